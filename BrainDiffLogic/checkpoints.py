@@ -1,0 +1,195 @@
+"""Checkpoints: weights in one .safetensors file, and beside it a .json card that says what they are for.
+
+Loading reads numbers and text; it never executes code from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import staged_output
+from BrainDiffLogic.volume import Volume, ras_axes
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.networks import Corrector
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+DEFAULT_MODEL = "attention-unet"
+OWN_FOLDER = "BRAINDIFF_MODELS"
+"""Environment variable that names the folder of imported models (default: ~/.braindiff/models)."""
+REQUIRED = ("format", "name", "version", "family", "arguments", "input", "training", "metrics", "sha256")
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("name", "version", "family", "sha256"), str), "arguments": dict, "input": dict, "metrics": list,
+}  # fmt: skip
+"""What these entries of a card must be."""
+
+Card = dict[str, Any]
+
+
+def shipped_folder() -> Path:
+    """Where the shipped weights are: beside the library in a checkout and in Slicer, inside it in a wheel."""
+    library = Path(__file__).resolve().parent
+    beside, inside = library.parent / "Resources" / "Checkpoints", library / "Resources" / "Checkpoints"
+    return inside if inside.is_dir() else beside
+
+
+def imported_folder() -> Path:
+    """Where ``import_checkpoint`` puts models."""
+    return Path(os.environ.get(OWN_FOLDER) or Path.home() / ".braindiff" / "models")
+
+
+def available() -> dict[str, Path]:
+    """The weights by model name; an imported model comes before a shipped one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in (shipped_folder(), imported_folder()):
+        found.update({path.stem: path for path in sorted(folder.glob("*" + SUFFIX))})
+    return found
+
+
+def find_checkpoint(model: str | os.PathLike[str]) -> Path:
+    """The .safetensors file of a model by name or path. Raises InputError when there is none."""
+    path = Path(model)
+    if path.suffix == SUFFIX or len(path.parts) > 1:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such checkpoint; give a {SUFFIX} file or a model's name")
+        return path
+    models = available()
+    if str(model) not in models:
+        raise InputError(f"there is no model {str(model)!r}; available: {', '.join(models) or 'none'}")
+    return models[str(model)]
+
+
+def read_card(checkpoint: str | os.PathLike[str]) -> Card:
+    """The card beside a checkpoint. Raises InputError when it is missing, not a card, or of another format."""
+    path = Path(checkpoint).with_suffix(".json")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        name = Path(checkpoint).name
+        raise InputError(f"{path}: the card of {name} is missing; keep the two files together") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make the card readable") from None
+    except ValueError:  # no JSON, no text
+        raise InputError(f"{path}: not a model card (no valid JSON); get the model again") from None
+    missing = [name for name in REQUIRED if not isinstance(card, dict) or name not in card]
+    if missing:
+        raise InputError(f"{path}: not a model card ({missing[0]!r} is missing); get the model again")
+    if card["format"] != FORMAT:
+        raise InputError(
+            f"{path}: card of format {card['format']}, this version reads {FORMAT}; update BrainDiff"
+        )
+    wrong = [name for name, kind in KINDS.items() if not isinstance(card[name], kind)]
+    if wrong or not _is_range(card["input"].get("spacing_mm")):
+        raise InputError(
+            f"{path}: not a model card ({(wrong or ['spacing_mm'])[0]!r} is malformed); get the model again"
+        )
+    return card
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
+
+
+def verify(checkpoint: str | os.PathLike[str]) -> Card:
+    """The card, once the weights have the card's sha256. Raises InputError when they do not."""
+    path, card = Path(checkpoint), read_card(checkpoint)
+    try:
+        same = sha256(path) == card["sha256"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make the weights readable") from None
+    if not same:
+        raise InputError(
+            f"{path}: the weights are not those of the card (sha256 differs); get the model again"
+        )
+    return card
+
+
+def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
+    """The corrector of a model, ready to correct, and its card. ``model`` is a name or a .safetensors file.
+
+    Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from BrainDiffLogic.networks import build
+
+    path = find_checkpoint(model)
+    card = verify(path)
+    try:
+        corrector = build(card["family"], card["arguments"])
+    except InputError as error:
+        raise InputError(f"{path.with_suffix('.json')}: {error}; get the model again") from None
+    try:
+        corrector.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (SafetensorError, RuntimeError, AttributeError):
+        raise InputError(
+            f"{path}: the weights do not fit the network of their card; get the model again"
+        ) from None
+    return corrector.eval(), card
+
+
+def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[str]) -> Card:
+    """Write weights (names to tensors) and their card; returns the card with the sha256 of the weights."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path}: a checkpoint's name ends with {SUFFIX}")
+    with staged_output(path) as staged:
+        save_file(state, staged)
+        card = {**card, "format": FORMAT, "name": path.stem, "sha256": sha256(staged)}
+        staged.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Copy a checkpoint and its card, verified and loaded once, to the user's models; returns the copy."""
+    path = find_checkpoint(source)
+    load_checkpoint(path)
+    target = imported_folder() / path.name
+    if target.exists() and not overwrite:
+        raise InputError(
+            f"{target}: a model of this name is there already; rename yours or allow it with --overwrite"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{target.parent}: cannot be created ({error.strerror}); name another folder in {OWN_FOLDER}"
+        ) from None
+    with staged_output(target) as staged:
+        shutil.copyfile(path, staged)
+        shutil.copyfile(path.with_suffix(".json"), staged.with_suffix(".json"))
+    return target
+
+
+def outside_domain(volume: Volume, card: Card) -> list[str]:
+    """What of the volume's geometry lies outside what the model was trained on, one sentence each."""
+    domain = card["input"]
+    low, high = domain["spacing_mm"]
+    spacing = volume.spacing[ras_axes(volume.affine)[0]]
+    found = []
+    for name, size in zip(("left-right", "anterior-posterior", "superior-inferior"), spacing, strict=True):
+        if not low <= size <= high:
+            found.append(f"voxels of {size:.2f} mm along {name}: the model was trained on {low} to {high} mm")
+    extent = np.array(volume.shape)[ras_axes(volume.affine)[0]] * spacing
+    smallest = domain.get("extent_mm", 0.0)
+    if extent.min() < smallest:
+        found.append(f"a field of view of {extent.min():.0f} mm: a head needs {smallest:.0f} mm or more")
+    return found
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The command line of BrainDiff, one module a subcommand."""

@@ -1,0 +1,145 @@
+"""Correct head motion in a volume: the one engine behind the panel, the CLI module, the command and Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from BrainDiffLogic import __version__
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint, outside_domain
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.volume import Volume, from_sagittal, pad_to_multiple, to_sagittal
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.networks import Corrector
+
+Progress = Callable[[float, str], None]
+"""Called with the share done, 0 to 1, and the name of the stage."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the network found in ``volume``, before it is blended with it.
+
+    change  (I, J, K) what to add at strength 1, in the volume's units
+    head    (I, J, K) bool
+    facts   the part of the report that does not depend on the strength
+    """
+
+    volume: Volume
+    change: np.ndarray
+    head: np.ndarray
+    facts: dict[str, Any]
+
+    def blended(self, strength: float) -> Correction:
+        """The volume plus ``strength`` (0 to 1) times the change."""
+        check_strength(strength)
+        original = self.volume.array
+        if strength == 0:
+            corrected, difference = original, np.zeros(original.shape, self.change.dtype)
+        else:
+            corrected = original + np.float32(strength) * self.change
+            difference = corrected - original
+        return Correction(
+            self.volume.with_array(corrected, kind="magnitude"),
+            self.volume.with_array(difference, kind="difference"),
+            {**self.facts, "strength": strength, **self._figures(difference)},
+            self,
+        )
+
+    def _figures(self, difference: np.ndarray) -> dict[str, Any]:
+        """How much was changed inside the head, and the slice of ``to_sagittal`` where it was most."""
+        size = np.abs(difference, dtype=np.float32) * self.head
+        total = float(np.abs(self.volume.array[self.head], dtype=np.float64).sum())
+        by_slice = to_sagittal(self.volume.with_array(size, kind="difference")).mean(axis=(1, 2))
+        return {
+            "changed_share": float(size.sum(dtype=np.float64) / total) if total else 0.0,
+            "worst_sagittal_slice": int(by_slice.argmax()),
+        }
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What ``correct`` gives.
+
+    corrected   the corrected volume on the grid of the input; float32, or float64 where float32 cannot hold the
+                input's values (int32, float64); at strength 0 the input's own voxels
+    difference  corrected - input, signed, in the input's units, exactly
+    report      what was done, with which model, and what was noticed; JSON-able
+    finding     what the network found, for another strength
+    """
+
+    corrected: Volume
+    difference: Volume
+    report: dict[str, Any] = field(repr=False)
+    finding: Finding = field(repr=False)
+
+    def with_strength(self, strength: float) -> Correction:
+        """The same correction at another strength, without running the network again."""
+        return self.finding.blended(strength)
+
+
+def check_strength(strength: float) -> None:
+    """Raises InputError unless 0 <= strength <= 1."""
+    check_strength(strength)
+
+
+def correct(
+    volume: Volume | str | Path,
+    model: str | Path | tuple[Corrector, Card] = DEFAULT_MODEL,
+    *,
+    strength: float = 1.0,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Correction:
+    """Correct head motion in a T1-weighted head volume.
+
+    volume     a Volume, or a file or DICOM folder to read
+    model      name of an available model, a .safetensors file, or (corrector, card)
+    strength   0 (the input, voxel for voxel) to 1 (all that the model would remove)
+    device     "auto", "cpu", "cuda" or "mps"
+    force      correct also a volume outside the domain on the model's card
+    progress   called with (share done, stage) after every batch of slices
+    cancelled  asked before every batch; when it says True, ``Cancelled`` is raised
+
+    The volume is cut into sagittal slices without resampling, brought to one robust scale, and the model's
+    residual is taken off in the input's own units (BrainDiff eq. 2): where the model predicts zero, the input
+    comes back bit for bit. Raises InputError for bad input, an unknown model, or a volume outside the model's
+    domain.
+    """
+    from BrainDiffLogic.inference import predict_residual
+
+    check_strength(strength)
+    started = time.perf_counter()
+    if not isinstance(volume, Volume):
+        from BrainDiffLogic.images import read_volume
+
+        volume = read_volume(volume)
+    corrector, card = model if isinstance(model, tuple) else load_checkpoint(model)
+    warnings = outside_domain(volume, card)
+    if warnings and not force:
+        raise InputError(f"{volume.name}: {warnings[0]}; correct it all the same with --force")
+
+    head = head_mask(volume.array)
+    scale = robust_scale(volume.array, head)
+    stack = scale.forward(np.ascontiguousarray(to_sagittal(volume)))
+    padded, original = pad_to_multiple(stack, corrector.multiple)
+    run = predict_residual(corrector, padded, device=device, progress=progress, cancelled=cancelled)
+    change = -scale.residual_to_input_units(from_sagittal(run.residual[original], volume))
+    facts = {
+        "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
+        "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
+        "outside_domain": warnings, "forced": bool(warnings), "device": run.device, "notes": run.notes,
+        "intensity_offset": scale.offset, "intensity_scale": scale.scale,
+        "seconds": round(time.perf_counter() - started, 2),
+    }  # fmt: skip
+    exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
+    return Finding(volume, change.astype(exact, copy=False), head, facts).blended(strength)

@@ -1,0 +1,97 @@
+"""Reading volumes from files and writing them back on exactly the same grid.
+
+Every reader returns a ``Volume`` whose affine maps voxel indices to RAS millimetres; files which keep LPS
+(NRRD, MetaImage, DICOM) are converted by exact sign changes. Every writer stages the files beside their
+destination and renames them when they are complete.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.dicom_series import is_dicom_file, read_dicom_series
+from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd, write_meta_nrrd
+from BrainDiffLogic.images.nifti import read_nifti, write_nifti
+from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
+from BrainDiffLogic.images.stored_values import OutputType, choose_storage, stored_values
+from BrainDiffLogic.volume import Storage, Volume
+
+__all__ = [
+    "READABLE",
+    "WRITABLE",
+    "check_output",
+    "file_suffix",
+    "read_volume",
+    "staged_output",
+    "write_volume",
+]
+
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+META_NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")
+DICOM = (".dcm", ".ima")
+READABLE = NIFTI + META_NRRD + DICOM
+
+
+def read_volume(path: str | PathLike[str]) -> Volume:
+    """Read one 3D scalar image.
+
+    path  a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, a folder with
+          exactly one DICOM series, or one file of a DICOM series (the series it belongs to is read from its
+          folder)
+
+    The array is (I, J, K) with real values: unscaled integers keep their integer type, scaled integers become
+    float32 where that tells all stored integers apart, else float64. ``storage`` remembers type, slope and
+    intercept of the file. A NIfTI takes its affine from the sform when that has a code, else from the qform;
+    a 4D file of one volume is read as that volume.
+
+    Raises InputError, naming the file and the remedy, for anything else than one finite 3D scalar image.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; check the path")
+    if path.is_dir():
+        return read_dicom_series(path)
+    suffix = file_suffix(path)
+    if suffix in NIFTI:
+        return read_nifti(path)
+    if suffix in META_NRRD:
+        return read_meta_nrrd(path)
+    if suffix in DICOM or is_dicom_file(path):
+        return read_dicom_series(path)
+    raise InputError(
+        f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder"
+    )
+
+
+def write_volume(
+    volume: Volume, path: str | PathLike[str], like: Volume | None = None, dtype: OutputType = "input"
+) -> Storage:
+    """Write a volume to .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, replacing what is there; returns how it
+    was stored.
+
+    like   the volume whose storage (type, slope, intercept, header) is repeated, default: the volume's own
+    dtype  "input": the type of ``like`` where the values fit, else the next wider one (``choose_storage``;
+           values are rounded to the nearest integer and never clipped); "float32"
+
+    NIfTI goes to NIfTI with the same codes, units and description, bit-equal geometry included. The file
+    appears atomically; after a failure nothing is left behind. Of a header with detached data (.nhdr, .mhd)
+    the data are renamed into place first, the header last.
+
+    Raises InputError when the extension is unknown or the folder cannot be written.
+    """
+    path = Path(path)
+    like = like or volume
+    suffix = file_suffix(path)
+    if suffix not in WRITABLE:
+        raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
+    nifti = suffix in NIFTI
+    storage = choose_storage(volume, like.storage, dtype, can_scale=nifti)
+    stored = stored_values(volume.array, storage)
+    with staged_output(path) as staged:
+        if nifti:
+            write_nifti(stored, volume, storage, staged)
+        else:
+            write_meta_nrrd(stored, volume, staged)
+    return storage

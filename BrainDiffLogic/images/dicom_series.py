@@ -1,0 +1,179 @@
+"""A DICOM series of single-frame files as one volume, its geometry from the position of every slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS, quiet
+from BrainDiffLogic.images.stored_values import real_values
+from BrainDiffLogic.volume import Storage, Volume
+
+SERIES_UID, DESCRIPTION = "0020|000e", "0008|103e"
+POSITION, ORIENTATION = "0020|0032", "0020|0037"
+BITS, SIGN, INTERCEPT, SLOPE = "0028|0100", "0028|0103", "0028|1052", "0028|1053"
+SPACING_TOLERANCE = 0.05
+"""Largest deviation of a slice from even spacing, as a share of the spacing (headers round positions)."""
+DIRECTION_TOLERANCE = 1e-3
+"""Largest difference of the direction cosines of two slices of one volume."""
+
+
+@dataclass(frozen=True)
+class _Slice:
+    name: str
+    position: np.ndarray  # LPS mm
+    direction: np.ndarray  # (3, 3) LPS, columns are the image's rows, columns and normal
+    spacing: np.ndarray
+    size: tuple[int, ...]
+    rescale: tuple[str, float, float]  # stored type, slope, intercept
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether the file carries DICOM's magic word."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_dicom_series(path: Path) -> Volume:
+    """The one series of a folder, or the series that a given file belongs to, from that file's folder.
+
+    Slices are ordered by position, whatever the files are called. Refused with InputError: no or several
+    series, multi-frame or colour files, slices of different size or orientation, several images at one
+    position, missing slices (uneven spacing).
+    """
+    try:
+        with quiet():
+            slices = _ordered([_slice(name, path) for name in _series_files(path)], path)
+            step = _slice_step(slices, path)
+            image = _read_voxels(slices)
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise InputError(
+            f"{path}: the DICOM series cannot be read, a file is damaged; export it again"
+        ) from error
+    array = sitk.GetArrayFromImage(image).transpose()
+    first, (stored, slope, intercept) = slices[0], slices[0].rescale
+    storage = Storage(array.dtype, format="dicom")
+    if array.dtype.kind == "f" and image.GetPixelID() == sitk.sitkFloat64:
+        raw = np.rint((array - intercept) / slope).astype(stored)
+        array, storage = real_values(raw, slope, intercept), Storage(raw.dtype, slope, intercept, "dicom")
+    affine = np.eye(4)
+    affine[:3, :2] = LPS_TO_RAS @ (first.direction[:, :2] * first.spacing[:2])
+    affine[:3, 2], affine[:3, 3] = LPS_TO_RAS @ step, LPS_TO_RAS @ first.position
+    return Volume(array, affine + 0.0, storage=storage, source=str(path))
+
+
+def _series_files(path: Path) -> tuple[str, ...]:
+    reader = sitk.ImageSeriesReader
+    if path.is_file():
+        uid = _information(str(path)).GetMetaData(SERIES_UID).strip()
+        return reader.GetGDCMSeriesFileNames(str(path.parent), uid) or (str(path),)
+    uids = reader.GetGDCMSeriesIDs(str(path))
+    if not uids:
+        raise InputError(
+            f"{path}: no DICOM image lies in this folder; give the folder which holds the series' files"
+        )
+    series = [reader.GetGDCMSeriesFileNames(str(path), uid) for uid in uids]
+    if len(series) > 1:
+        listed = "; ".join(_describe(names) for names in series[:6]) + ("; ..." if len(series) > 6 else "")
+        raise InputError(
+            f"{path}: {len(series)} DICOM series ({listed}); "
+            "give one file of the wanted series instead of the folder"
+        )
+    return series[0]
+
+
+def _describe(names: tuple[str, ...]) -> str:
+    information = _information(names[0])
+    text = (
+        information.GetMetaData(DESCRIPTION).strip() if information.HasMetaDataKey(DESCRIPTION) else "unnamed"
+    )
+    return f"{' '.join(text.split())}: {len(names)} files, {Path(names[0]).name}"
+
+
+def _information(name: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(name)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _slice(name: str, path: Path) -> _Slice:
+    reader = _information(name)
+    size = reader.GetSize()
+    if len(size) > 2 and max(size[2:]) > 1:
+        raise InputError(
+            f"{path}: {Path(name).name} is a multi-frame DICOM; convert it to .nii.gz (dcm2niix does) first"
+        )
+    if reader.GetNumberOfComponents() > 1:
+        raise InputError(
+            f"{path}: {Path(name).name} is a colour image; give the grey-value scan it was made from"
+        )
+    if not (reader.HasMetaDataKey(POSITION) and reader.HasMetaDataKey(ORIENTATION)):
+        raise InputError(
+            f"{path}: {Path(name).name} does not say where its slice lies; export the original scan"
+        )
+
+    def number(key: str, default: float) -> float:
+        return float(reader.GetMetaData(key)) if reader.HasMetaDataKey(key) else default
+
+    stored = f"{'int' if number(SIGN, 0) else 'uint'}{int(number(BITS, 16))}"
+    rescale = (stored, number(SLOPE, 1.0), number(INTERCEPT, 0.0))
+    direction = np.reshape(reader.GetDirection(), (3, 3))
+    return _Slice(
+        name, np.array(reader.GetOrigin()), direction, np.array(reader.GetSpacing()), size[:2], rescale
+    )
+
+
+def _ordered(slices: list[_Slice], path: Path) -> list[_Slice]:
+    first = slices[0]
+    for other in slices[1:]:
+        if other.size != first.size or not np.allclose(other.spacing[:2], first.spacing[:2], rtol=1e-4):
+            raise InputError(
+                f"{path}: slices of different size or pixel spacing; keep the files of one scan only"
+            )
+        if np.abs(other.direction - first.direction).max() > DIRECTION_TOLERANCE:
+            raise InputError(f"{path}: slices of different orientation (a localizer?); give a 3D scan")
+    return sorted(slices, key=lambda item: float(item.position @ first.direction[:, 2]))
+
+
+def _slice_step(slices: list[_Slice], path: Path) -> np.ndarray:
+    """(3,) LPS mm from one slice to the next; InputError unless all slices are one such step apart."""
+    first = slices[0]
+    if len(slices) == 1:
+        return first.direction[:, 2] * first.spacing[2]
+    positions = np.array([item.position for item in slices])
+    gaps = np.diff(positions @ first.direction[:, 2])
+    usual = float(np.median(gaps))
+    if gaps.min() <= SPACING_TOLERANCE * usual or usual <= 0:
+        raise InputError(
+            f"{path}: several images lie at one position (echoes, time points?); keep those of one volume"
+        )
+    if gaps.max() > 1.5 * usual:
+        after = Path(slices[int(np.argmax(gaps))].name).name
+        missing = int(np.rint(gaps / usual - 1).sum())
+        raise InputError(
+            f"{path}: {missing} slices seem to be missing (first after {after}); export the series again"
+        )
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)
+    even = positions[0] + np.arange(len(slices))[:, None] * step
+    if np.abs(even - positions).max() > SPACING_TOLERANCE * usual:
+        raise InputError(
+            f"{path}: the slices are not evenly spaced ({gaps.min():.3f} to {gaps.max():.3f} mm); "
+            "resample the scan to even spacing or export it again"
+        )
+    return step
+
+
+def _read_voxels(slices: list[_Slice]) -> sitk.Image:
+    """Voxels in the order of the slices; float32 where the slices were scaled differently."""
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([item.name for item in slices])
+    if len({item.rescale for item in slices}) > 1:
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    return reader.Execute()

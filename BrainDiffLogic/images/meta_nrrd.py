@@ -1,0 +1,116 @@
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) files through ITK, which keeps geometry in LPS."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.volume import Storage, Volume
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_redirection = threading.Lock()
+
+
+def read_meta_nrrd(path: Path) -> Volume:
+    """One 3D scalar volume; InputError for anything else."""
+    try:
+        with quiet():
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            size = reader.GetSize()
+            _check_information(reader, path)
+            if len(size) > 3:
+                reader.SetExtractSize((*size[:3], *([0] * (len(size) - 3))))
+            image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        if any(word in str(error) for word in ("determinant", "pacing", "space direction")):
+            raise InputError(
+                f"{path}: the affine cannot be inverted; repair the header's geometry"
+            ) from error
+        raise InputError(
+            f"{path}: cannot be read, it is damaged or incomplete; copy it again "
+            "(a .nhdr or .mhd with its data file)"
+        ) from error
+    affine = affine_from_lps(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    array = sitk.GetArrayFromImage(image).transpose()
+    storage = Storage(array.dtype, format="nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "meta")
+    return Volume(array, affine, storage=storage, source=str(path))
+
+
+def write_meta_nrrd(stored: np.ndarray, volume: Volume, path: Path) -> None:
+    """Write voxels (I, J, K) on the volume's grid, compressed without loss."""
+    image = sitk.GetImageFromArray(stored.transpose())
+    lps = LPS_TO_RAS @ volume.affine[:3]
+    image.SetOrigin((lps[:, 3] + 0.0).tolist())
+    image.SetSpacing(volume.spacing.tolist())
+    image.SetDirection((lps[:, :3] / volume.spacing + 0.0).ravel().tolist())
+    with quiet():
+        try:
+            sitk.WriteImage(image, str(path), useCompression=True)
+        except RuntimeError as error:
+            raise OSError("the image library could not write it") from error
+
+
+def affine_from_lps(
+    origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]
+) -> np.ndarray:
+    """(4, 4) IJK to RAS mm from ITK's origin, spacing and row-major direction cosines in LPS mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS @ (np.reshape(direction, (3, 3)) * np.asarray(spacing))
+    affine[:3, 3] = LPS_TO_RAS @ np.asarray(origin)
+    return affine + 0.0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Send what ITK's C and C++ libraries print on stdout and stderr to nowhere; errors still raise.
+
+    The redirection is of the whole process, for the duration of one call.
+    """
+    with _redirection:
+        saved = []
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        for descriptor in (1, 2):
+            with suppress(OSError):
+                saved.append((descriptor, os.dup(descriptor)))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            for descriptor, _ in saved:
+                os.dup2(nowhere, descriptor)
+            yield
+        finally:
+            if os.name == "posix":
+                ctypes.CDLL(None).fflush(None)
+            os.close(nowhere)
+            for descriptor, copy in saved:
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+def _check_information(reader: sitk.ImageFileReader, path: Path) -> None:
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+    if "complex" in pixel:
+        raise InputError(f"{path}: voxels of type {pixel} are not real numbers; save the magnitude image")
+    if components > 1:
+        raise InputError(
+            f"{path}: {components} values a voxel (colour, vectors or 4D); extract one 3D volume"
+        )
+    if len(size) < 3:
+        raise InputError(f"{path}: a 2D image of shape {size}; give the whole 3D volume")
+    if max(size[3:], default=1) > 1:
+        raise InputError(
+            f"{path}: a 4D file of {int(np.prod(size[3:]))} volumes; extract one of them and give that"
+        )

@@ -1,0 +1,91 @@
+"""Stored integers to real values and back, and the type that an output is stored in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.volume import Storage, Volume
+
+OutputType = Literal["input", "float32"]
+WIDER_INTEGERS = (np.dtype(np.int16), np.dtype(np.int32))
+FLOAT32 = np.dtype(np.float32)
+
+
+def real_values(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """``slope * raw + intercept``, computed in float64 slice by slice, as the narrowest sufficient float
+    type.
+
+    float32 serves when its spacing at the largest value is below a quarter of the slope, so that rounding
+    finds every stored integer again; else float64. Raw floats keep at least their precision.
+    """
+    ends = slope * np.array([raw.min(), raw.max()], dtype=np.float64) + intercept
+    step = abs(slope) if raw.dtype.kind in "iu" else np.inf
+    enough = np.abs(ends).max() * np.finfo(np.float32).eps < step / 4
+    dtype = FLOAT32 if enough and raw.dtype != np.float64 else np.dtype(np.float64)
+    real = np.empty(raw.shape, dtype, order="F")
+    for k in range(raw.shape[-1]):
+        real[..., k] = raw[..., k].astype(np.float64) * slope + intercept
+    return real
+
+
+def choose_storage(volume: Volume, like: Storage | None, dtype: OutputType, can_scale: bool) -> Storage:
+    """How ``volume`` is stored in an output whose input was stored as ``like``.
+
+    Integers stay integers at the input's slope and intercept: the input's type where all values fit after
+    rounding, else int16, else int32, else float32. A difference has no intercept and a signed type. Floats
+    keep their type. A mask is stored as it is. Formats without slope (``can_scale`` False) keep integers only
+    when slope and intercept are whole numbers, so that the real values are integers, and take float32
+    otherwise.
+    """
+    if dtype not in ("input", "float32"):
+        raise InputError(f"output type {dtype!r} is unknown: use 'input' or 'float32'")
+    own = Storage(np.dtype(np.uint8) if volume.array.dtype == bool else volume.array.dtype)
+    like = own if like is None else like
+    wanted = replace(like, dtype=own.dtype, slope=1.0, intercept=0.0) if volume.kind == "mask" else like
+    as_float = replace(like, dtype=FLOAT32, slope=1.0, intercept=0.0)
+    if dtype == "float32":
+        return as_float
+    if volume.kind == "difference":
+        wanted = replace(wanted, intercept=0.0)
+    if wanted.dtype.kind == "f":
+        wide = wanted.dtype.itemsize > 4 or not _fits(volume.array, as_float)
+        return replace(as_float, dtype=np.dtype(np.float64)) if wide else as_float
+    if not can_scale:
+        if not (float(wanted.slope).is_integer() and float(wanted.intercept).is_integer()):
+            return as_float
+        wanted = replace(wanted, slope=1.0, intercept=0.0)
+    candidates = (replace(wanted, dtype=d) for d in _integer_types(wanted.dtype, volume.kind == "difference"))
+    return next((storage for storage in candidates if _fits(volume.array, storage)), as_float)
+
+
+def stored_values(array: np.ndarray, storage: Storage) -> np.ndarray:
+    """The values to store for real values ``array`` (I, J, K): scaled back, rounded to nearest for an integer
+    type."""
+    if array.dtype == storage.dtype and storage.slope == 1 and storage.intercept == 0:
+        return array
+    stored = np.empty(array.shape, storage.dtype, order="F")
+    for k in range(array.shape[-1]):
+        values = array[..., k]
+        if storage.slope != 1 or storage.intercept != 0:
+            values = (values.astype(np.float64) - storage.intercept) / storage.slope
+        stored[..., k] = (
+            np.rint(values) if storage.dtype.kind in "iu" and values.dtype.kind == "f" else values
+        )
+    return stored
+
+
+def _integer_types(dtype: np.dtype, signed: bool) -> list[np.dtype]:
+    own = [] if signed and dtype.kind == "u" else [dtype]
+    return own + [wider for wider in WIDER_INTEGERS if wider != dtype and np.can_cast(dtype, wider)]
+
+
+def _fits(array: np.ndarray, storage: Storage) -> bool:
+    ends = (np.array([array.min(), array.max()], dtype=np.float64) - storage.intercept) / storage.slope
+    if storage.dtype.kind == "f":
+        return bool(np.abs(ends).max() <= np.finfo(storage.dtype).max)
+    limits = np.iinfo(storage.dtype)
+    return bool(np.rint(ends.min()) >= limits.min and np.rint(ends.max()) <= limits.max)

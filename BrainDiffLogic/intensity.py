@@ -1,0 +1,99 @@
+"""One robust, reversible intensity scale for a whole volume, and the head it is measured in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+HEAD_PERCENTILE = 99.0
+"""This percentile of the voxels inside the head becomes 1: above white matter, below vessels and fat."""
+FLOOR_PERCENTILE = 0.5
+"""This percentile of the whole volume becomes 0: air in a magnitude image."""
+GHOST_MARGIN = 0.5
+"""The head threshold as a share of Otsu's: low enough for CSF at the edge, above the ghosts in the air."""
+
+
+@dataclass(frozen=True)
+class RobustScale:
+    """``scaled = (value - offset) / scale``; nothing is clipped."""
+
+    offset: float
+    scale: float
+
+    def forward(self, array: np.ndarray) -> np.ndarray:
+        """Input units to the network's units, float32."""
+        return (array.astype(np.float32) - np.float32(self.offset)) / np.float32(self.scale)
+
+    def residual_to_input_units(self, residual: np.ndarray) -> np.ndarray:
+        """A difference in the network's units as a difference in input units, float32."""
+        return residual.astype(np.float32, copy=False) * np.float32(self.scale)
+
+
+def robust_scale(array: np.ndarray, mask: np.ndarray | None = None) -> RobustScale:
+    """The scale of a volume (I, J, K): its floor to 0, the 99th percentile inside the head to 1.
+
+    One scale for all slices, so that a slice keeps its brightness relative to its neighbours; percentiles, so that a
+    bright vessel does not set it. ``mask`` is the head (default: ``head_mask``). Any affine change of units
+    a * array + b with a > 0 gives the same scaled image.
+    """
+    mask = head_mask(array) if mask is None else mask
+    inside = array[mask] if mask.any() else array.ravel()
+    floor = float(np.percentile(array, FLOOR_PERCENTILE))
+    top = float(np.percentile(inside, HEAD_PERCENTILE))
+    if top <= floor:
+        top = float(array.max())
+    return RobustScale(offset=floor, scale=top - floor if top > floor else 1.0)
+
+
+def head_mask(array: np.ndarray) -> np.ndarray:
+    """(I, J, K) bool: the head (or the brain of a stripped image), filled, without the ghosts in the air around it.
+
+    Otsu's threshold on a smoothed copy of half the resolution, lowered, largest connected component, holes filled
+    along each axis.
+    """
+    steps = tuple(2 if size >= 32 else 1 for size in array.shape)
+    coarse = _block_mean(array.astype(np.float32), steps)
+    low, high = np.percentile(coarse, [FLOOR_PERCENTILE, 99.5])
+    smooth = ndimage.gaussian_filter(np.clip(coarse, low, max(high, low)), 1.0) - low
+    if smooth.max() <= 0:
+        return np.ones(array.shape, dtype=bool)
+    mask = smooth > GHOST_MARGIN * threshold_otsu(smooth)
+    mask = _largest(_close_and_fill(_largest(ndimage.binary_opening(mask)) if min(mask.shape) > 4 else mask))
+    for axis, step in enumerate(steps):
+        mask = np.repeat(mask, step, axis=axis)
+    mask = np.pad(mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge")
+    return mask[tuple(slice(n) for n in array.shape)]
+
+
+def _block_mean(array: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
+    trimmed = array[tuple(slice(size - size % step) for size, step in zip(array.shape, steps, strict=True))]
+    shape = [n for size, step in zip(trimmed.shape, steps, strict=True) for n in (size // step, step)]
+    return trimmed.reshape(shape).mean(axis=(1, 3, 5))
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    labels, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+
+
+def _close_and_fill(mask: np.ndarray) -> np.ndarray:
+    """Close gaps of a few voxels, then fill what is enclosed in 3D or within a slice of any of the three planes."""
+    padded = np.pad(mask, 4)
+    mask = ndimage.binary_closing(padded, iterations=3)[4:-4, 4:-4, 4:-4] | mask
+    mask = ndimage.binary_fill_holes(mask)
+    plane = np.zeros((3, 3, 3), dtype=bool)
+    for axis in range(3):
+        cross = plane.copy()
+        cross[1, 1, 1] = True
+        for other in {0, 1, 2} - {axis}:
+            index = [1, 1, 1]
+            for shift in (0, 2):
+                index[other] = shift
+                cross[tuple(index)] = True
+        mask = ndimage.binary_fill_holes(mask, structure=cross)
+    return mask

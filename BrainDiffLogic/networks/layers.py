@@ -1,0 +1,38 @@
+"""Building blocks that the corrector families share."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from BrainDiffLogic.errors import InputError
+
+
+def norm_layer(norm: str, channels: int) -> nn.Module:
+    """Normalisation over channels of (N, C, H, W): "batch", "instance" (with affine) or "none"."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if norm == "none":
+        return nn.Identity()
+    raise InputError(f'norm must be "batch", "instance" or "none", not "{norm}"')
+
+
+def activation_layer(activation: str) -> nn.Module:
+    """Activation: "relu", "leaky-relu" (slope 0.1) or "silu"."""
+    if activation == "relu":
+        return nn.ReLU(inplace=True)
+    if activation == "leaky-relu":
+        return nn.LeakyReLU(0.1, inplace=True)
+    if activation == "silu":
+        return nn.SiLU(inplace=True)
+    raise InputError(f'activation must be "relu", "leaky-relu" or "silu", not "{activation}"')
+
+
+def init_he_normal(module: nn.Module, slope: float = 0.0) -> None:
+    """He-normal weights and zero biases in every convolution of `module` (He 2015, fan in)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=slope, nonlinearity="leaky_relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

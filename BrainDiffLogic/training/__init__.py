@@ -1,0 +1,1 @@
+"""Training of the correctors, without the Slicer application and without a screen."""

@@ -1,0 +1,59 @@
+"""From a training run to a checkpoint: the averaged weights and a card that says what they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from BrainDiffLogic import __version__
+from BrainDiffLogic.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.training.configuration import Configuration, find_sources
+from BrainDiffLogic.training.run import network_arguments, trained_state
+
+SPACING_MM = (0.6, 2.0)
+"""Voxel sizes that training covers: 0.8 to 1.33 mm, zoomed by 0.75 to 1.28."""
+EXTENT_MM = 60.0
+
+
+def export(configuration: Configuration, checkpoint: Path, path: Path, data: str | Path) -> Card:
+    """Write the averaged weights in a run's checkpoint to ``path`` (.safetensors), with a card; returns the card.
+
+    The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/bench_correctors.py``).
+    """
+    steps = int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
+    card: dict[str, Any] = {
+        "title": f"BrainDiff {configuration.family}",
+        "version": __version__,
+        "family": configuration.family,
+        "arguments": network_arguments(configuration),
+        "input": {
+            "contrast": "T1-weighted, without contrast agent", "plane": "sagittal", "anatomy": "human head or brain",
+            "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
+            "scaling": "volume floor to 0, 99th percentile inside the head to 1",
+        },
+        "training": _training(configuration, data, steps),
+        "limits": "Trained and measured on simulated rigid motion of single-coil magnitude images. For research; not "
+        "for primary diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
+        "metrics": [],
+        "licence": "Apache-2.0",
+    }  # fmt: skip
+    return save_checkpoint(trained_state(checkpoint), card, path)
+
+
+def _training(configuration: Configuration, data: str | Path, steps: int) -> dict[str, Any]:
+    training, validation = find_sources(configuration, data)
+    recipe = asdict(configuration.recipe)
+    return {
+        "data": dict(Counter(source.subject.rsplit("-", 1)[0].rsplit("_", 1)[0] for source in training)),
+        "subjects": len({source.subject for source in training}),
+        "held_out_subjects": sorted(source.subject for source in validation),
+        "motion": recipe,
+        "stages": [asdict(stage) for stage in configuration.stages],
+        "batch": configuration.batch, "crop": configuration.crop, "optimiser": "AdamW",
+        "precision": configuration.precision, "steps": steps, "pairs": configuration.pairs,
+        "seed": configuration.seed, "weights": f"EMA {configuration.ema}",
+    }  # fmt: skip

@@ -1,0 +1,224 @@
+"""Training pairs: a still scan made different in resolution, contrast and noise, then moved by simulation.
+
+Each pair depends only on (recipe, seed, index): the same numbers give the same pair on any machine, and a cache that
+was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import fft, ndimage
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import read_volume
+from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
+from BrainDiffLogic.training.painting import paint
+from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+
+MARGIN_MM = 12.0
+FFT_ACCURACY = 1e-3
+LARGEST_TURN = 25.0
+"""Degrees: more than a head can turn in a head coil."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One still volume to train on. kind: "head", "brain" (skull-stripped) or "labels" (painted)."""
+
+    path: str
+    subject: str
+    kind: str = "head"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a still scan is varied and moved. Ranges are drawn uniformly, severities log-uniformly."""
+
+    presets: dict[str, float] = field(
+        default_factory=lambda: {"nod": 1.0, "drift": 1.0, "steps": 1.5, "swallow": 0.7, "tremor": 1.5}
+    )
+    pe_axes: dict[str, float] = field(default_factory=lambda: {"AP": 0.5, "SI": 0.4, "LR": 0.1})
+    severity_mm: tuple[float, float] = (0.3, 6.0)
+    still_share: float = 0.08
+    zoom: tuple[float, float] = (0.8, 1.2)
+    gamma: tuple[float, float] = (0.75, 1.35)
+    bias_field: float = 0.3
+    noise: tuple[float, float] = (0.0, 0.03)
+    phase_share: float = 0.4
+    blur_share: float = 0.25
+    max_voxels: float = 7.5e6
+
+
+def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tuple[np.ndarray, dict]:
+    """A pair as ((2, slices, rows, columns) float16, facts): moved and still sagittal stacks in network units."""
+    rng = np.random.default_rng([seed, index])
+    still = vary(load(source, rng), recipe, rng)
+    pe_axis = _choose(recipe.pe_axes, rng)
+    kind = "still" if rng.random() < recipe.still_share else _choose(recipe.presets, rng)
+    severity = 0.0 if kind == "still" else float(np.exp(rng.uniform(*np.log(recipe.severity_mm))))
+    lines = still.shape[{"LR": 0, "AP": 1, "SI": 2}[pe_axis]]
+    trajectory, severity = _trajectory(kind, lines, severity, rng)
+    phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
+    simulation = simulate_motion(
+        still, trajectory, pe_axis, noise=rng.uniform(*recipe.noise), seed=int(rng.integers(2**31)), phase=phase,
+        accuracy=FFT_ACCURACY,
+    )  # fmt: skip
+    scale = robust_scale(simulation.moved.array)
+    stacks = np.stack([scale.forward(simulation.moved.array), scale.forward(simulation.reference.array)])
+    occupied = np.flatnonzero(head_mask(simulation.reference.array).any(axis=(1, 2)))
+    stacks = stacks[:, max(0, occupied[0] - 2) : occupied[-1] + 3]
+    facts = {
+        "subject": source.subject, "kind": source.kind, "preset": kind, "pe_axis": pe_axis, "severity": severity,
+        "trajectory": trajectory_name(seed, index), "error": float(np.abs(stacks[0] - stacks[1]).mean()),
+    }  # fmt: skip
+    return np.clip(stacks, -60000, 60000).astype(np.float16), facts
+
+
+def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator) -> tuple[Trajectory, float]:
+    """A motion of this kind and its severity in mm: drawn again, ever milder, while the head would turn too far.
+
+    A few short nods need 30 degrees and more to reach a mean displacement of 2 mm; no head does that in a coil.
+    """
+    while severity > 0:
+        with suppress(InputError):
+            trajectory = with_severity(preset(kind, lines, rng), severity)
+            if np.abs(trajectory.rotations).max() <= LARGEST_TURN:
+                return trajectory, severity
+        severity *= 0.9
+    return with_severity(preset("drift", lines, rng), 0.0), 0.0
+
+
+def trajectory_name(seed: int, index: int) -> str:
+    """The identity of the trajectory of a pair: no trajectory is shared between training and validation."""
+    return f"{seed}-{index}"
+
+
+def load(source: Source, rng: np.random.Generator) -> Volume:
+    """The source as a RAS+ volume in network units, cropped to the head and a margin of air."""
+    if source.kind == "labels":
+        image = paint_file(source.path, rng)
+    else:
+        image = read_volume(source.path)
+    stack, affine = to_sagittal(image), sagittal_affine(image)
+    stack = robust_scale(np.ascontiguousarray(stack)).forward(stack)
+    if source.kind != "head":  # air around a cropped brain, so that what turns out of the box does not wrap around
+        stack = np.pad(stack, 16)
+    return _cropped(Volume(stack, affine, source=source.path))
+
+
+def paint_file(path: str, rng: np.random.Generator) -> Volume:
+    """A head painted from a label map in a file."""
+    labels = read_volume(path)
+    box = tuple(slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0])
+    affine = labels.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng), affine, source=path)
+
+
+def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
+    """Another head on another scanner: mirrored, resampled, other contrast, receive field and sharpness."""
+    array = np.ascontiguousarray(volume.array[::-1]) if rng.random() < 0.5 else volume.array
+    zoom = rng.uniform(*recipe.zoom) * rng.uniform(0.93, 1.07, size=3)
+    zoom *= min(1.0, (recipe.max_voxels / (array.size * zoom.prod())) ** (1 / 3))
+    shape = [fft.next_fast_len(int(n * z)) for n, z in zip(array.shape, zoom, strict=True)]
+    array = np.maximum(fourier_resampled(array, shape), 0)
+    if rng.random() < recipe.blur_share:
+        array = ndimage.gaussian_filter(array, rng.uniform(0.3, 0.8))
+    array = array ** np.float32(rng.uniform(*recipe.gamma))
+    array *= np.exp(rng.uniform(0, recipe.bias_field) * smooth_field(array.shape, rng, 2))
+    affine = np.diag([*(volume.spacing * volume.shape / np.array(shape)), 1.0])
+    return Volume(array, affine, source=volume.source)
+
+
+def fourier_resampled(array: np.ndarray, shape: list[int]) -> np.ndarray:
+    """The array on another grid of the same field of view: its spectrum cropped or padded with zeros."""
+    for axis, size in enumerate(shape):
+        old = array.shape[axis]
+        spectrum = fft.rfft(array, axis=axis)
+        spectrum = np.take(spectrum, range(min(old, size) // 2), axis=axis)
+        array = fft.irfft(spectrum, n=size, axis=axis) * (size / old)
+    return array.astype(np.float32)
+
+
+def smooth_field(shape: tuple[int, ...], rng: np.random.Generator, waves: int) -> np.ndarray:
+    """(I, J, K) float32 smooth random field within about -1 to 1, ``waves`` half periods over the volume."""
+    coarse = rng.normal(size=(waves + 2,) * 3)
+    field_ = coarse / np.abs(coarse).max()
+    for axis, size in enumerate(shape):
+        matrix = ndimage.zoom(np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest")
+        field_ = np.moveaxis(np.tensordot(field_, matrix.astype(np.float32), axes=(axis, 0)), -1, axis)
+    return field_.astype(np.float32)
+
+
+def _cropped(volume: Volume) -> Volume:
+    mask = head_mask(volume.array)
+    box = []
+    for axis, (size, spacing) in enumerate(zip(volume.shape, volume.spacing, strict=True)):
+        rows = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(MARGIN_MM / spacing)
+        box.append(slice(max(0, rows[0] - margin), min(size, rows[-1] + 1 + margin)))
+    return Volume(volume.array[tuple(box)], np.diag([*volume.spacing, 1.0]), source=volume.source)
+
+
+def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
+    names = list(weights)
+    chances = np.array([weights[name] for name in names], dtype=float)
+    return names[rng.choice(len(names), p=chances / chances.sum())]
+
+
+class PairCache:
+    """Pairs on disk, one .npy file each with a .json of facts, made once and read as memory maps.
+
+    The folder is named after what the pairs depend on, so that a changed recipe never reads old pairs.
+    """
+
+    def __init__(self, folder: str | Path, sources: list[Source], recipe: Recipe, seed: int) -> None:
+        if not sources:
+            raise InputError("there are no volumes to train on; check the sources of the configuration")
+        key = json.dumps([[asdict(s) for s in sources], asdict(recipe), seed], sort_keys=True)
+        self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:12]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sources, self.recipe, self.seed = sources, recipe, seed
+
+    def source_of(self, index: int) -> Source:
+        """The volume that pair ``index`` is made from."""
+        weights = np.array([source.weight for source in self.sources])
+        rng = np.random.default_rng([self.seed, index, 1])
+        return self.sources[rng.choice(len(weights), p=weights / weights.sum())]
+
+    def make(self, index: int) -> None:
+        """Simulate pair ``index`` unless it is there; the facts are written last, so a pair is whole or absent."""
+        data, facts_file = self._files(index)
+        if facts_file.exists():
+            return
+        stacks, facts = simulate_pair(self.source_of(index), self.recipe, self.seed, index)
+        partial = data.with_suffix(f".{os.getpid()}.part")
+        with open(partial, "wb") as file:
+            np.save(file, stacks)
+        os.replace(partial, data)
+        partial.write_text(json.dumps(facts))
+        os.replace(partial, facts_file)
+
+    def ready(self, count: int) -> list[int]:
+        """Which of the pairs 0 to count - 1 are there."""
+        return [index for index in range(count) if self._files(index)[1].exists()]
+
+    def stacks(self, index: int) -> np.ndarray:
+        """(2, slices, rows, columns) float16, memory-mapped: moved, still."""
+        return np.load(self._files(index)[0], mmap_mode="r")
+
+    def facts(self, index: int) -> dict:
+        """What pair ``index`` is: subject, kind, preset, pe_axis, severity in mm, error of doing nothing."""
+        return json.loads(self._files(index)[1].read_text())
+
+    def _files(self, index: int) -> tuple[Path, Path]:
+        return self.folder / f"{index:05d}.npy", self.folder / f"{index:05d}.json"

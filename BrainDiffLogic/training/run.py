@@ -1,0 +1,177 @@
+"""Run supervised training: make the pairs, fit, resume, export the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.networks import CONFIGURATIONS, build
+from BrainDiffLogic.training.configuration import Configuration, find_sources
+from BrainDiffLogic.training.pairs import PairCache
+from BrainDiffLogic.training.slices import CachedSlices, Sample, SimulatedSlices, ValidationSlices
+from BrainDiffLogic.training.supervised import SupervisedCorrection
+
+LAST = "last.ckpt"
+
+
+def caches(configuration: Configuration, data: str | Path, folder: str | Path) -> tuple[PairCache, PairCache]:
+    """The training and the validation pairs of a configuration: other subjects, other trajectories."""
+    training, validation = find_sources(configuration, data)
+    seeds = configuration.seed, configuration.seed + 10_000
+    return (
+        PairCache(folder, training, configuration.recipe, seeds[0]),
+        PairCache(folder, validation, replace(configuration.recipe, still_share=0.15), seeds[1]),
+    )
+
+
+def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None) -> None:
+    """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes of one thread each."""
+    missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
+    if not missing:
+        return
+    with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for done, job in enumerate(as_completed([pool.submit(cache.make, index) for index in missing]), 1):
+            job.result()
+            if report:
+                report(pairs - len(missing) + done, pairs)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start meanwhile use one thread each (numerical libraries read this when they load)."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def train(
+    configuration: Configuration,
+    data: str | Path,
+    run: str | Path,
+    *,
+    cache: str | Path | None = None,
+    accelerator: str = "auto",
+    workers: int = 1,
+    jobs: int = 1,
+    initial: str | Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train a corrector and write its weights; goes on from ``run``/last.ckpt when that is there.
+
+    data     folder of the sources' patterns
+    run      folder of checkpoints and TensorBoard logs
+    cache    folder of simulated pairs (default: ``run``/pairs); other runs of the same recipe may share it
+    initial  checkpoint of the shipped kind (.safetensors) to start from
+    Everything drawn at random depends on the seed and the epoch, and checkpoints lie at the ends of epochs, so a run
+    that is killed and started again is the run that was not. Returns the path of the weights, ``run``/weights.ckpt.
+    """
+    L.seed_everything(configuration.seed, workers=True, verbose=False)
+    run = Path(run)
+    training, validation = caches(configuration, data, cache or run / "pairs")
+    make_pairs(validation, configuration.validation_pairs, jobs, report)
+    if configuration.pairs:
+        make_pairs(training, configuration.pairs, jobs, report)
+    corrector = build(configuration.family, network_arguments(configuration))
+    if initial:
+        _load_initial(corrector, initial)
+    if configuration.crop % corrector.multiple:
+        raise InputError(f"crop {configuration.crop} is not a multiple of {corrector.multiple}, which the network needs")
+    module = SupervisedCorrection(corrector, configuration)
+    trainer = _trainer(configuration, run, accelerator)
+    last = run / LAST
+    trainer.fit(module, datamodule=_Slices(configuration, training, validation, corrector.context, workers),
+                ckpt_path=str(last) if last.exists() else None, weights_only=False)  # fmt: skip
+    return last
+
+
+def network_arguments(configuration: Configuration) -> dict[str, Any]:
+    """The arguments of the network of a configuration, as a card stores them."""
+    if isinstance(configuration.network, dict):
+        return configuration.network
+    known = CONFIGURATIONS.get(configuration.family, {})
+    if configuration.network not in known:
+        raise InputError(
+            f"network {configuration.network!r} of family {configuration.family!r} is unknown: use one of"
+            f" {', '.join(known) or 'the families ' + ', '.join(CONFIGURATIONS)}, or give its arguments"
+        )
+    return known[configuration.network]
+
+
+def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of the network in a checkpoint of ``train``, by the network's own names."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    return {name.removeprefix("network."): value.float().contiguous() for name, value in state.items()
+            if name.startswith("network.")}  # fmt: skip
+
+
+class _Slices(L.LightningDataModule):
+    """Loaders whose content depends on the epoch, rebuilt at each."""
+
+    def __init__(
+        self, configuration: Configuration, training: PairCache, validation: PairCache, context: int, workers: int
+    ) -> None:
+        super().__init__()
+        self.configuration, self.pairs, self.held_out = configuration, training, validation
+        self.context, self.workers = context, workers
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        c = self.configuration
+        samples = c.batch * c.epoch_steps
+        dataset: CachedSlices | SimulatedSlices
+        if c.pairs:
+            dataset = CachedSlices(self.pairs, c.pairs, samples, self.context, c.crop, c.seed)
+        else:
+            dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed)
+        dataset.epoch = self.trainer.current_epoch if self.trainer else 0
+        return DataLoader(dataset, c.batch, num_workers=self.workers, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        c = self.configuration
+        dataset = ValidationSlices(self.held_out, c.validation_pairs, self.context, c.crop)
+        return DataLoader(dataset, c.batch, num_workers=0)
+
+
+def _trainer(configuration: Configuration, run: Path, accelerator: str) -> L.Trainer:
+    callbacks: list[Callback] = [
+        ModelCheckpoint(run, filename="last", save_top_k=1, monitor=None, every_n_epochs=1,
+                        save_on_train_epoch_end=True, enable_version_counter=False),
+        TQDMProgressBar(refresh_rate=20),
+    ]  # fmt: skip
+    if configuration.ema:
+        callbacks.append(EMAWeightAveraging(decay=configuration.ema))
+    return L.Trainer(
+        accelerator=accelerator, devices=1, precision=configuration.precision,  # type: ignore[arg-type]
+        max_steps=configuration.steps, max_epochs=-1, gradient_clip_val=configuration.clip, callbacks=callbacks,
+        check_val_every_n_epoch=5, num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1,
+        logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
+        enable_model_summary=False,
+    )  # fmt: skip
+
+
+def _load_initial(corrector: torch.nn.Module, path: str | Path) -> None:
+    from BrainDiffLogic.checkpoints import load_checkpoint
+
+    source, _ = load_checkpoint(path)
+    try:
+        corrector.load_state_dict(source.state_dict())
+    except RuntimeError:
+        raise InputError(f"{path}: these weights are of another network than the configuration's") from None

@@ -1,0 +1,154 @@
+"""A volume with its geometry, and its sagittal slices: taken and put back without resampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from BrainDiffLogic.errors import InputError
+
+LEFT_RIGHT = 0  # row of an affine, and axis of a RAS+ array
+KINDS = ("magnitude", "difference", "mask")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the voxels lie on disk: ``real value = slope * stored value + intercept``.
+
+    ``header`` keeps what the format knows beyond array and affine, so that the output's header can repeat it.
+    """
+
+    dtype: np.dtype
+    slope: float = 1.0
+    intercept: float = 0.0
+    format: str = "nifti1"
+    header: Any = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D scalar image and where it lies.
+
+    array   (I, J, K) real voxel values in the image's own units
+    affine  (4, 4) from voxel indices IJK to RAS millimetres
+    kind    "magnitude" (an MR image), "difference" (signed, same units) or "mask"
+    storage how it was stored in the file it came from, None for a volume made in memory
+    source  the file it came from, for messages
+
+    Raises InputError for anything that is not one finite, non-constant 3D scalar image with a valid geometry (a
+    difference or a mask may be constant).
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    kind: str = "magnitude"
+    storage: Storage | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
+        if self.kind not in KINDS:
+            raise InputError(f"kind of volume {self.kind!r} is unknown: use one of {', '.join(KINDS)}")
+        _check_array(self.array, self.name, self.kind)
+        _check_affine(self.affine, self.name)
+
+    @property
+    def name(self) -> str:
+        """What messages call this volume."""
+        return self.source or "the volume"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along I, J, K."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) distance between voxel centres along I, J, K in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def with_array(self, array: np.ndarray, **changes: Any) -> Volume:
+        """The same geometry around other voxel values; ``changes`` replaces further fields."""
+        if array.shape != self.array.shape:
+            raise InputError(f"an array of shape {array.shape} does not fit the grid {self.shape} of {self.name}")
+        return replace(self, array=array, **changes)
+
+
+def _check_array(array: np.ndarray, name: str, kind: str) -> None:
+    if array.ndim != 3:
+        raise InputError(f"{name}: a 3D volume is needed, this one has shape {tuple(array.shape)}; extract one volume")
+    if array.size == 0:
+        raise InputError(f"{name}: the volume is empty (shape {tuple(array.shape)}); export the scan again")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name}: voxels of type {array.dtype} are not real numbers; save the magnitude image")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        raise InputError(f"{name}: {bad} voxels are NaN or infinite; replace them (with 0, say) and try again")
+    if kind == "magnitude" and array.min() == array.max():
+        raise InputError(f"{name}: all voxels have the value {array.flat[0]}; this is not a scan, check the export")
+
+
+def _check_affine(affine: np.ndarray, name: str) -> None:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise InputError(f"{name}: the affine must be 4x4 and finite; repair the header's geometry")
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    if (columns <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.where(columns > 0, columns, 1))) < 1e-4:
+        raise InputError(f"{name}: the affine cannot be inverted (spacing {columns}); repair the header's geometry")
+
+
+def ras_axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which array axis lies nearest to each of R, A, S, and whether it runs along (+1) or against (-1) it.
+
+    Returns (axes, signs), both (3,): ``axes[0]`` is the array axis nearest to left-right. The assignment maximises
+    the summed cosine over the 6 permutations, so it is a permutation for any oblique affine.
+    """
+    from itertools import permutations
+
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    best = max(permutations(range(3)), key=lambda p: sum(abs(directions[row, p[row]]) for row in range(3)))
+    axes = np.array(best)
+    signs = np.array([1 if directions[row, axes[row]] >= 0 else -1 for row in range(3)])
+    return axes, signs
+
+
+def to_sagittal(volume: Volume) -> np.ndarray:
+    """The volume as a stack of sagittal slices (slices, rows, columns), a view without resampling.
+
+    Slices run left to right, rows posterior to anterior, columns inferior to superior: the array axes nearest to
+    R, A and S, flipped where they run the other way.
+    """
+    axes, signs = ras_axes(volume.affine)
+    return volume.array.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+
+
+def from_sagittal(stack: np.ndarray, volume: Volume) -> np.ndarray:
+    """The exact inverse of ``to_sagittal``: a stack (slices, rows, columns) as an (I, J, K) array on volume's grid."""
+    axes, signs = ras_axes(volume.affine)
+    return stack[tuple(slice(None, None, sign) for sign in signs)].transpose(np.argsort(axes))
+
+
+def sagittal_affine(volume: Volume) -> np.ndarray:
+    """(4, 4) from the indices (slice, row, column) of ``to_sagittal`` to RAS mm."""
+    axes, signs = ras_axes(volume.affine)
+    affine = np.eye(4)
+    affine[:3, :3] = volume.affine[:3, axes] * signs
+    first = np.zeros(3)
+    first[axes] = np.where(signs < 0, np.array(volume.shape)[axes] - 1, 0)
+    affine[:3, 3] = volume.affine[:3, :3] @ first + volume.affine[:3, 3]
+    return affine
+
+
+def pad_to_multiple(stack: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Pad rows and columns (the last two axes) with zeros, evenly on both sides, to multiples of ``multiple``.
+
+    Returns the padded stack and the slices that cut the original out of it again.
+    """
+    pads, cut = [(0, 0)] * (stack.ndim - 2), [slice(None)] * (stack.ndim - 2)
+    for size in stack.shape[-2:]:
+        extra = -size % multiple
+        pads.append((extra // 2, extra - extra // 2))
+        cut.append(slice(extra // 2, extra // 2 + size))
+    return np.pad(stack, pads), tuple(cut)

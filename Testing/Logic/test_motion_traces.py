@@ -1,0 +1,201 @@
+"""Recorded traces: files as each tool writes them, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.motion.rigid import rotation_matrices
+from BrainDiffLogic.motion.traces import read_trajectory, write_trajectory
+from BrainDiffLogic.motion.trajectory import Trajectory
+
+FINITE = st.floats(-1e3, 1e3, allow_subnormal=False)
+ROWS = st.integers(2, 12).flatmap(lambda n: arrays(float, (n, 6), elements=FINITE))
+
+
+def a_file(folder, name: str, text: str):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def rows_of(trajectory: Trajectory) -> np.ndarray:
+    return np.hstack([trajectory.translations, trajectory.rotations])
+
+
+@given(ROWS, st.none() | arrays(float, 3, elements=FINITE), st.none() | st.floats(1, 600))
+def test_what_is_written_is_read_back_to_the_last_bit(tmp_path_factory, rows, centre, seconds):
+    path = tmp_path_factory.mktemp("trace") / "trace.csv"
+    write_trajectory(Trajectory(rows[:, :3], rows[:, 3:], centre), path, seconds)
+    again = read_trajectory(path)
+    assert np.array_equal(rows_of(again), rows)
+    assert (again.centre is None) if centre is None else np.array_equal(again.centre, centre)
+
+
+def test_a_written_trace_names_its_columns_with_units(tmp_path):
+    path = tmp_path / "trace.csv"
+    write_trajectory(Trajectory(np.zeros((2, 3)), np.ones((2, 3)), np.array([1, 2, 3])), path, seconds=4)
+    header, first, _ = path.read_text().splitlines()
+    assert header == "time_s,tx_mm,ty_mm,tz_mm,rx_deg,ry_deg,rz_deg,cx_mm,cy_mm,cz_mm"
+    assert first == "1.0,0.0,0.0,0.0,1.0,1.0,1.0,1.0,2.0,3.0"
+
+
+def test_csv_columns_come_in_any_order_in_radians_and_beside_others(tmp_path):
+    lines = [
+        "\ufeff# tracker 7",
+        "rz_rad,RX_RAD,ry_deg,note,tx_mm,tz_mm, ty_mm",
+        "0.1,0.2,3,ok,1,3,2",
+        "",
+        "0,0,0,?,0,0,0",
+    ]
+    rows = rows_of(read_trajectory(a_file(tmp_path, "t.CSV", "\r\n".join(lines))))
+    np.testing.assert_allclose(rows[0], [1, 2, 3, np.rad2deg(0.2), 3, np.rad2deg(0.1)])
+    assert not rows[1].any()
+
+
+def test_uneven_times_are_resampled_to_even_ones(tmp_path):
+    head = "time_s,tx_mm,ty_mm,tz_mm,rx_deg,ry_deg,rz_deg\n"
+    even = read_trajectory(
+        a_file(tmp_path, "even.csv", head + "0,0,0,0,0,0,0\n1,5,0,0,1,0,0\n2,4,0,0,4,0,0\n")
+    )
+    np.testing.assert_allclose(even.translations[:, 0], [0, 5, 4])
+    uneven = read_trajectory(
+        a_file(tmp_path, "uneven.csv", head + "0,0,0,0,0,0,0\n3,3,0,0,6,0,0\n4,4,0,0,8,0,0\n")
+    )
+    np.testing.assert_allclose(uneven.translations[:, 0], [0, 2, 4])
+    np.testing.assert_allclose(uneven.rotations[:, 0], [0, 4, 8])
+
+
+def left_handed(axis: int, angle: float) -> np.ndarray:
+    """FSL's make_rot, and spm_matrix for x and z."""
+    a, b = [(1, 2), (2, 0), (0, 1)][axis]
+    turn = np.eye(3)
+    turn[a, a] = turn[b, b] = np.cos(angle)
+    turn[a, b], turn[b, a] = np.sin(angle), -np.sin(angle)
+    return turn
+
+
+def assert_inverse(trajectory: Trajectory, turn: np.ndarray, shift: np.ndarray, axes: np.ndarray) -> None:
+    """The first pose undoes x -> turn x + shift, written in the frame whose axes are the rows of ``axes``."""
+    point = np.array([10.0, 50.0, -30.0])  # where some tissue is in the reference, RAS mm from the centre
+    moved = rotation_matrices(trajectory.rotations)[0] @ point + trajectory.translations[0]
+    np.testing.assert_allclose(axes.T @ (turn @ (axes @ moved) + shift), point, atol=1e-9)
+
+
+def test_fsl_par_is_undone_in_fsl_axes(tmp_path):
+    """Frame L, A, S; x -> Rx Ry Rz x + t (miscmaths)."""
+    angles, shift = (0.11, -0.07, 0.05), np.array([1.5, -2.5, 0.75])
+    line = "  ".join(f"{value:.9g}" for value in (*angles, *shift))
+    trajectory = read_trajectory(a_file(tmp_path, "mc.par", f"{line}  \n0 0 0 0 0 0\n"))
+    turn = left_handed(0, angles[0]) @ left_handed(1, angles[1]) @ left_handed(2, angles[2])
+    assert_inverse(trajectory, turn, shift, np.diag([-1, 1, 1]))
+
+
+def test_spm_rp_is_undone_in_ras(tmp_path):
+    """x -> Rx Ry Rz x + t with spm_matrix's signs, which turn about y the other way."""
+    angles, shift = (0.11, -0.07, 0.05), np.array([1.5, -2.5, 0.75])
+    line = "  ".join(f"{value: .7e}" for value in (*shift, *angles))
+    trajectory = read_trajectory(a_file(tmp_path, "rp_bold.txt", f"{line}\n 0 0 0 0 0 0\n"))
+    turn = left_handed(0, angles[0]) @ left_handed(1, -angles[1]) @ left_handed(2, angles[2])
+    assert_inverse(trajectory, turn, shift, np.eye(3))
+
+
+def test_afni_1d_is_undone_in_afni_axes(tmp_path):
+    """Frame L, P, S, right-handed turns: -rotate <roll>I <pitch>R <yaw>A -ashift <dS>S <dL>L <dP>P."""
+    roll, pitch, yaw = 4.0, -6.0, 3.0
+    text = f"# 3dvolreg -1Dfile\n {roll} {pitch} {yaw} 1.5 -2.5 0.75\n0 0 0 0 0 0\n"
+    trajectory = read_trajectory(a_file(tmp_path, "motion.1D", text))
+    roll, pitch, yaw = np.deg2rad([roll, pitch, yaw])
+    turn = left_handed(2, -roll) @ left_handed(0, -pitch) @ left_handed(1, -yaw)
+    assert_inverse(trajectory, turn, np.array([-2.5, 0.75, 1.5]), np.diag([-1, -1, 1]))
+
+
+TABLE = """
+  mc.par     0.01 0 0  0 0 0     +pitch
+  mc.par     0 0.01 0  0 0 0     -roll
+  mc.par     0 0 0.01  0 0 0     -yaw
+  mc.par     0 0 0  1 0 0        +R
+  mc.par     0 0 0  0 1 0        -A
+  rp_a.txt   0 0 0  0.01 0 0     +pitch
+  rp_a.txt   0 0 0  0 0.01 0     -roll
+  rp_a.txt   0 0 0  0 0 0.01     +yaw
+  rp_a.txt   1 0 0  0 0 0        -R
+  dfile.1D   1 0 0  0 0 0        -yaw
+  dfile.1D   0 1 0  0 0 0        +pitch
+  dfile.1D   0 0 1  0 0 0        +roll
+  dfile.1D   0 0 0  1 0 0        -S
+  dfile.1D   0 0 0  0 1 0        +R
+  dfile.1D   0 0 0  0 0 1        +A
+"""
+
+
+@pytest.mark.parametrize("case", TABLE.strip().splitlines())
+def test_each_column_moves_the_head_as_the_table_says(tmp_path, case):
+    name, *columns, direction = case.split()
+    path = a_file(tmp_path, name, " ".join(columns) + "\n" + "0 " * 6 + "\n")
+    row = rows_of(read_trajectory(path))[0]
+    place = ["R", "A", "S", "pitch", "roll", "yaw"].index(direction[1:])
+    assert np.flatnonzero(np.abs(row) > 1e-9).tolist() == [place]
+    assert np.sign(row[place]) == (1 if direction[0] == "+" else -1)
+
+
+ROW = "0 0 0 0 0 0\n"
+HEADER = "tx_mm,ty_mm,tz_mm,rx_deg,ry_deg,rz_deg\n"
+CSV_ROW = "0,0,0,0,0,0\n"
+BAD = {
+    "wrong columns": ("a.par", ROW + "0 0 0 0 0\n", "line 2: 5 columns, expected 6: rx_rad"),
+    "words": ("a.par", ROW + "0 0 zero 0 0 0\n", "line 2: rz_rad is 'zero', not a number"),
+    "nan": ("rp_a.txt", ROW + ROW + "0 0 nan 0 0 0\n", "line 3: z is nan"),
+    "infinite": ("a.1D", "# x\n" + ROW + "0 0 inf 0 0 0\n", "line 3: yaw is inf"),
+    "degrees for radians": ("a.par", ROW + "12 0 0 0 0 0\n", "line 2: rx_rad is 12.*degrees"),
+    "degrees for radians, SPM": ("rp_a.txt", ROW + "0 0 0 0 9 0\n", "line 2: ry_rad is 9"),
+    "empty": ("a.par", "", "0 poses"),
+    "only comments": ("a.1D", "# nothing\n\n", "0 poses"),
+    "one row": ("a.1D", ROW, "1 poses.*at least 2"),
+    "another .txt": ("motion.txt", ROW + ROW, "rp_\\*.txt"),
+    "unknown extension": ("a.mat", ROW + ROW, "'.mat' are unknown; use .csv"),
+    "no extension": ("trace", ROW + ROW, "'none' are unknown"),
+    "csv empty": ("a.csv", "", "0 poses"),
+    "csv without names": ("a.csv", CSV_ROW * 3, "line 1: no column tx_mm; name the columns"),
+    "csv without units": ("a.csv", HEADER.replace("_mm", "") + CSV_ROW * 2, "no column tx_mm"),
+    "csv without a rotation": ("a.csv", "tx_mm,ty_mm,tz_mm\n0,0,0\n0,0,0\n", "no column rx_deg"),
+    "csv with a short line": ("a.csv", HEADER + CSV_ROW + "0,0\n", "line 3: 2 columns but 6 names"),
+    "csv with a hole": ("a.csv", HEADER + CSV_ROW + "0,0,,0,0,0\n", "line 3: tz_mm is '', not a number"),
+    "csv back in time": (
+        "a.csv",
+        "time_s," + HEADER + "0," + CSV_ROW + "0," + CSV_ROW,
+        "time_s does not grow",
+    ),
+    "csv with two centres": (
+        "a.csv",
+        "cx_mm,cy_mm,cz_mm," + HEADER + "0,0,0," + CSV_ROW + "1,0,0," + CSV_ROW,
+        "centre changes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_trace_gets_one_line_that_names_the_file(tmp_path, case):
+    name, text, message = BAD[case]
+    path = a_file(tmp_path, name, text)
+    with pytest.raises(InputError, match=message) as error:
+        read_trajectory(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_folders_and_binary_files_get_one_line(tmp_path):
+    (tmp_path / "binary.par").write_bytes(b"\x89PNG\xff\xfe\x00")
+    with pytest.raises(InputError, match="not a text file"):
+        read_trajectory(tmp_path / "binary.par")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_trajectory(tmp_path / "missing.csv")
+    trajectory = Trajectory(np.zeros((2, 3)), np.zeros((2, 3)))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_trajectory(trajectory, tmp_path / "nowhere" / "trace.csv")
+    with pytest.raises(InputError, match="ends in .csv"):
+        write_trajectory(trajectory, tmp_path / "trace.par")
