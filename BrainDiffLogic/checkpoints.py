@@ -28,7 +28,8 @@ OWN_FOLDER = "BRAINDIFF_MODELS"
 """Environment variable that names the folder of imported models (default: ~/.braindiff/models)."""
 REQUIRED = ("format", "name", "version", "family", "arguments", "input", "training", "metrics", "sha256")
 KINDS: dict[str, type] = {
-    **dict.fromkeys(("name", "version", "family", "sha256"), str), "arguments": dict, "input": dict, "metrics": list,
+    **dict.fromkeys(("name", "version", "family", "sha256"), str),
+    **{"arguments": dict, "input": dict, "metrics": list},
 }  # fmt: skip
 """What these entries of a card must be."""
 
@@ -69,7 +70,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
 
 
 def read_card(checkpoint: str | os.PathLike[str]) -> Card:
-    """The card beside a checkpoint. Raises InputError when it is missing, not a card, or of another format."""
+    """The card beside a checkpoint. Raises InputError when it is missing, no card, or of another format."""
     path = Path(checkpoint).with_suffix(".json")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +117,8 @@ def verify(checkpoint: str | os.PathLike[str]) -> Card:
 def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
     """The corrector of a model, ready to correct, and its card. ``model`` is a name or a .safetensors file.
 
-    Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the weights.
+    Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the
+    weights.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""Correct head motion in a volume: the one engine behind the panel, the CLI module, the command and Python."""
+"""Correct head motion in a volume: the one engine of the panel, the CLI module, the command and Python."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Finding:
 class Correction:
     """What ``correct`` gives.
 
-    corrected   the corrected volume on the grid of the input; float32, or float64 where float32 cannot hold the
-                input's values (int32, float64); at strength 0 the input's own voxels
+    corrected   the corrected volume on the grid of the input; float32, or float64 where float32 cannot hold
+                the input's values (int32, float64); at strength 0 the input's own voxels
     difference  corrected - input, signed, in the input's units, exactly
     report      what was done, with which model, and what was noticed; JSON-able
     finding     what the network found, for another strength

@@ -43,10 +43,10 @@ def predict_residual(
 ) -> Run:
     """The residual of every slice of a stack (slices, rows, columns) in network units.
 
-    Rows and columns are multiples of the network's. Slices beyond the ends, as neighbours, repeat the last one;
-    slices of one single value (air of a stripped image) are left alone. When the device runs out of memory the
-    batch is halved, at one slice the CPU takes over, and the notes say so. Raises Cancelled as soon as
-    ``cancelled`` says so between two batches.
+    Rows and columns are multiples of the network's. Slices beyond the ends, as neighbours, repeat the last
+    one; slices of one single value (air of a stripped image) are left alone. When the device runs out of
+    memory the batch is halved, at one slice the CPU takes over, and the notes say so. Raises Cancelled as
+    soon as ``cancelled`` says so between two batches.
     """
     target = choose_device(device)
     run = Run(np.zeros(stack.shape, dtype=np.float32), str(target))
@@ -86,11 +86,12 @@ def _with_less_memory(batch: int, target: torch.device, run: Run) -> tuple[int, 
 def _residual_if_it_fits(
     corrector: Corrector, stack: np.ndarray, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray | None:
-    """None when the device runs out of memory: what it had taken is free again only outside of the handler."""
+    """None when the device runs out of memory; what it had taken is free again once the handler is left."""
     try:
         return _residual_of(corrector, stack, chosen, device)
     except RuntimeError as error:
-        if not isinstance(error, torch.cuda.OutOfMemoryError) and not any(w in str(error) for w in OUT_OF_MEMORY):
+        full = isinstance(error, torch.cuda.OutOfMemoryError) or any(w in str(error) for w in OUT_OF_MEMORY)
+        if not full:
             raise
     return None
 
@@ -126,7 +127,7 @@ def _precision(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     # most processors only emulate it, slower than float32
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     if device.type == "cpu" and (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()

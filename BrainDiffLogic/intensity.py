@@ -60,11 +60,13 @@ def head_mask(array: np.ndarray) -> np.ndarray:
     smooth = ndimage.gaussian_filter(np.clip(coarse, low, max(high, low)), 1.0) - low
     if smooth.max() <= 0:
         return np.ones(array.shape, dtype=bool)
-    mask = smooth > GHOST_MARGIN * threshold_otsu(smooth)
+    mask = smooth > GHOST_MARGIN * threshold_otsu(smooth.ravel())
     mask = _largest(_close_and_fill(_largest(ndimage.binary_opening(mask)) if min(mask.shape) > 4 else mask))
     for axis, step in enumerate(steps):
         mask = np.repeat(mask, step, axis=axis)
-    mask = np.pad(mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge")
+    mask = np.pad(
+        mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge"
+    )
     return mask[tuple(slice(n) for n in array.shape)]
 
 

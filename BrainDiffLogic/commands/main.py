@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     arguments = list(sys.argv[1:] if argv is None else argv)
     for name, summary in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + "."
+        )
         if arguments[:1] == [name]:
             module = import_module(f"BrainDiffLogic.commands.{name}")
             module.add_arguments(subparser)

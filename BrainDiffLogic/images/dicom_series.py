@@ -13,13 +13,17 @@ from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS, quiet
 from BrainDiffLogic.images.stored_values import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
-SERIES_UID, DESCRIPTION = "0020|000e", "0008|103e"
+SERIES_UID, SOP_CLASS, DESCRIPTION = "0020|000e", "0008|0016", "0008|103e"
 POSITION, ORIENTATION = "0020|0032", "0020|0037"
 BITS, SIGN, INTERCEPT, SLOPE = "0028|0100", "0028|0103", "0028|1052", "0028|1053"
 SPACING_TOLERANCE = 0.05
 """Largest deviation of a slice from even spacing, as a share of the spacing (headers round positions)."""
 DIRECTION_TOLERANCE = 1e-3
 """Largest difference of the direction cosines of two slices of one volume."""
+
+
+META_BYTES = 1024
+"""The preamble and the file meta information, which names the SOP class, lie in these first bytes."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +71,42 @@ def read_dicom_series(path: Path) -> Volume:
 
 
 def _series_files(path: Path) -> tuple[str, ...]:
+    folder = path.parent if path.is_file() else path
     reader = sitk.ImageSeriesReader
     if path.is_file():
-        uid = _information(str(path)).GetMetaData(SERIES_UID).strip()
-        return reader.GetGDCMSeriesFileNames(str(path.parent), uid) or (str(path),)
-    uids = reader.GetGDCMSeriesIDs(str(path))
+        uids = (_information(str(path)).GetMetaData(SERIES_UID).strip(),)
+    else:
+        uids = reader.GetGDCMSeriesIDs(str(folder))
     if not uids:
-        raise InputError(
-            f"{path}: no DICOM image lies in this folder; give the folder which holds the series' files"
-        )
-    series = [reader.GetGDCMSeriesFileNames(str(path), uid) for uid in uids]
+        raise InputError(f"{path}: no DICOM image lies in this folder; give the folder of the series' files")
+    series = [reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in uids]
     if len(series) > 1:
         listed = "; ".join(_describe(names) for names in series[:6]) + ("; ..." if len(series) > 6 else "")
         raise InputError(
             f"{path}: {len(series)} DICOM series ({listed}); "
             "give one file of the wanted series instead of the folder"
         )
-    return series[0]
+    names = series[0] or (str(path),)
+    _refuse_damaged(folder, names)
+    return names
+
+
+def _refuse_damaged(folder: Path, names: tuple[str, ...]) -> None:
+    """InputError if GDCM passed over a file of the series: one that carries its UID and SOP class."""
+    first = _information(names[0])
+    uid, sop_class = (first.GetMetaData(key).strip("\0 ").encode() for key in (SERIES_UID, SOP_CLASS))
+    for file in {path for path in folder.iterdir() if path.is_file()} - {Path(name) for name in names}:
+        content = file.read_bytes() if is_dicom_file(file) else b""
+        if sop_class in content[:META_BYTES] and uid in content and _is_unreadable(file):
+            raise InputError(f"{file}: this file of the DICOM series is damaged; export the series again")
+
+
+def _is_unreadable(file: Path) -> bool:
+    try:
+        _information(str(file))
+    except RuntimeError:
+        return True
+    return False
 
 
 def _describe(names: tuple[str, ...]) -> str:
@@ -154,10 +177,9 @@ def _slice_step(slices: list[_Slice], path: Path) -> np.ndarray:
             f"{path}: several images lie at one position (echoes, time points?); keep those of one volume"
         )
     if gaps.max() > 1.5 * usual:
-        after = Path(slices[int(np.argmax(gaps))].name).name
-        missing = int(np.rint(gaps / usual - 1).sum())
+        after, missing = Path(slices[int(np.argmax(gaps))].name).name, int(np.rint(gaps / usual - 1).sum())
         raise InputError(
-            f"{path}: {missing} slices seem to be missing (first after {after}); export the series again"
+            f"{path}: slices are missing ({missing}, the first after {after}); export the scan again"
         )
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
     even = positions[0] + np.arange(len(slices))[:, None] * step

@@ -17,6 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.stored_values import real_values
@@ -30,7 +31,7 @@ DISPLAY = ("cal_min", "cal_max", "intent_code", "intent_name", "intent_p1", "int
 """Header fields that an output repeats: on the same grid, always, and for an image of the input's kind."""
 SCANNER = 1
 """Code of an sform or qform in scanner coordinates."""
-DAMAGED = (EOFError, zlib.error, HeaderDataError, ImageFileError)
+DAMAGED = (EOFError, zlib.error, HeaderDataError, ImageFileError, WrapStructError)
 UNREADABLE = (*DAMAGED, OSError, ValueError, MemoryError, OverflowError)
 
 

@@ -95,8 +95,8 @@ def _assemble(body_class: type[Body], arguments: Mapping[str, Any], names: set[s
     check_input(context, shuffle)
     if body_class is Rmman:
         residual = outer.setdefault("residual", True)
-        outer.pop("shuffle", None)
-        return Corrector(Rmman(context, shuffle=shuffle, residual=residual, **own), **outer)
+        inner = {name: outer.pop(name) for name in ("shuffle", "gain") if name in outer}
+        return Corrector(Rmman(context, residual=residual, **inner, **own), **outer)
     return Corrector(body_class(context * shuffle**2, shuffle**2, **own), **outer)
 
 

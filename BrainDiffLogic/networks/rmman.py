@@ -126,7 +126,7 @@ class Rmman(MultiScaleBody):
     def __init__(
         self, in_channels: int = 1, channels: Sequence[int] = CHANNELS, kernel: int = 5, blocks: int = 3,
         block: str = "dw", act_between: bool = False, scales: int = 3, shared: bool = True,
-        residual: bool = False, shuffle: int = 1,
+        residual: bool = False, shuffle: int = 1, gain: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         if kernel not in (3, 5, 7):
@@ -138,8 +138,8 @@ class Rmman(MultiScaleBody):
                 f"RMMAN needs 3 channel numbers and 1 scale or more, not {channels} and {scales}"
             )
         cell = shuffle**2
-        self.gain = gain
-        self.in_channels, self.scales, self.residual, self.shuffle = in_channels, scales, residual, shuffle
+        self.in_channels, self.scales, self.residual = in_channels, scales, residual
+        self.shuffle, self.gain = shuffle, gain
         self.networks = nn.ModuleList(
             ScaleNetwork((in_channels + 1) * cell, cell, channels, kernel, blocks, block, act_between)
             for _ in range(1 if shared else scales)

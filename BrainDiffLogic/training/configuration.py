@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -11,9 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.pairs import Recipe, Source
 
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1")
+PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
+KINDS = ("head", "brain", "labels")
+PE_AXES = ("AP", "SI", "LR")
+
+
+Limits = dict[str, tuple[type, float, float]]
+"""Each number of a section: int or float, lowest and highest value."""
+CONFIGURATION_NUMBERS: Limits = {
+    "pairs": (int, 0, math.inf), "validation_pairs": (int, 1, math.inf), "batch": (int, 1, math.inf),
+    "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
+    "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "epoch_steps": (int, 1, math.inf),
+}  # fmt: skip
+STAGE_NUMBERS: Limits = {
+    "steps": (int, 1, math.inf), "learning_rate": (float, 0, math.inf), "warmup": (int, 0, math.inf),
+    "decay": (float, 0, 1),
+}  # fmt: skip
+RECIPE_NUMBERS: Limits = {
+    "still_share": (float, 0, 1), "bias_field": (float, 0, math.inf), "phase_share": (float, 0, 1),
+    "blur_share": (float, 0, 1), "max_voxels": (float, 1, math.inf),
+}  # fmt: skip
+RECIPE_RANGES = ("severity_mm", "zoom", "gamma", "noise")
 
 
 @dataclass(frozen=True)
@@ -34,7 +57,8 @@ class Stage:
 class Configuration:
     """A run of supervised training.
 
-    sources      volumes to train on: a list of {glob, kind, weight}; the subject is the file name up to "_T1w" or "."
+    sources      volumes to train on: a list of {glob, kind, weight}; the subject is the file name up
+                 to "_T1w" or its extension
     validation   subjects held out, by name
     network      "compact", "paper", or a mapping of arguments of the family
     stages       one after the other, see ``Stage``
@@ -64,6 +88,22 @@ class Configuration:
         return sum(stage.steps for stage in self.stages)
 
 
+def shipped_folder() -> Path:
+    """Where the shipped configurations are: beside the library in a checkout, inside it in a wheel."""
+    library = Path(__file__).resolve().parents[1]
+    beside, inside = library.parent / "Resources" / "Training", library / "Resources" / "Training"
+    return inside if inside.is_dir() else beside
+
+
+def find_configuration(name: str | Path) -> Path:
+    """A configuration file by its path, or a shipped one by its name ("mc-net", "mc-net.yaml")."""
+    path = Path(name)
+    if path.is_file() or len(path.parts) > 1:
+        return path
+    shipped = shipped_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
+    return shipped if shipped.is_file() else path
+
+
 def read_configuration(path: str | Path, **overrides: Any) -> Configuration:
     """The configuration in a YAML file; unknown or missing fields are an InputError that names them."""
     import yaml
@@ -71,23 +111,30 @@ def read_configuration(path: str | Path, **overrides: Any) -> Configuration:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such configuration file") from None
+        raise InputError(f"{path}: there is no such configuration file; shipped are {_shipped()}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give --config a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a configuration is a mapping of fields, see Resources/Training")
     content = {**content, **{name: value for name, value in overrides.items() if value is not None}}
-    content["stages"] = [_make(Stage, stage, path) for stage in content.get("stages", [])]
-    if not content["stages"]:
+    if not isinstance(content.get("stages"), list) or not content["stages"]:
         raise InputError(f"{path}: stages is missing: give at least one stage with steps and loss")
-    for stage in content["stages"]:
-        if unknown := set(stage.loss) - set(LOSS_TERMS):
-            raise InputError(f"{path}: loss {sorted(unknown)} is unknown: use {', '.join(LOSS_TERMS)}")
-    content["recipe"] = _make(Recipe, content.get("recipe", {}), path)
-    return _make(Configuration, content, path)
+    content["stages"] = [_make(Stage, stage, path, "stages") for stage in content["stages"]]
+    content["recipe"] = _make(Recipe, content.get("recipe", {}), path, "recipe")
+    configuration = _make(Configuration, content, path)
+    _check(configuration, path)
+    return configuration
 
 
-def _make(cls: type, content: dict[str, Any], path: str | Path) -> Any:
+def _shipped() -> str:
+    return ", ".join(path.stem for path in sorted(shipped_folder().glob("*.yaml"))) or "none"
+
+
+def _make(cls: type, content: Any, path: str | Path, section: str = "configuration") -> Any:
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {section} must hold fields with values, got {content!r}")
     names = {f.name for f in dataclasses.fields(cls)}
     required = {
         f.name
@@ -95,18 +142,93 @@ def _make(cls: type, content: dict[str, Any], path: str | Path) -> Any:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
     if unknown := set(content) - names:
-        raise InputError(f"{path}: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(names))}")
+        name = sorted(map(str, unknown))[0]
+        raise InputError(f"{path}: unknown field {name!r} in {section}; known are {', '.join(sorted(names))}")
     if missing := required - set(content):
-        raise InputError(f"{path}: the field {sorted(missing)[0]!r} is missing")
-    return cls(**{name: tuple(v) if isinstance(v, list) and cls is Recipe else v for name, v in content.items()})
+        raise InputError(f"{path}: the field {sorted(missing)[0]!r} of {section} is missing")
+    if cls is Recipe:
+        content = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    return cls(**content)
+
+
+def _check(configuration: Configuration, path: str | Path) -> None:
+    """Raise InputError for a value that no run can use."""
+    _check_numbers(configuration, path, CONFIGURATION_NUMBERS)
+    for stage in configuration.stages:
+        _check_numbers(stage, path, STAGE_NUMBERS)
+        _check_weights("loss", stage.loss, LOSS_TERMS, path)
+    _check_recipe(configuration.recipe, path)
+    if configuration.precision not in PRECISIONS:
+        raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
+    names = configuration.validation
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: validation must list the names of subjects to hold out")
+    if not isinstance(configuration.sources, list) or not configuration.sources:
+        raise InputError(f"{path}: sources must list the volumes to train on as {{glob, kind, weight}}")
+    for entry in configuration.sources:
+        if not isinstance(entry, dict) or not isinstance(entry.get("glob"), str):
+            raise InputError(f"{path}: sources: glob is missing in {entry!r}")
+        if unknown := set(entry) - {"glob", "kind", "weight"}:
+            raise InputError(f"{path}: sources: unknown field {min(unknown)!r}; known are glob, kind, weight")
+        if entry.get("kind", "head") not in KINDS:
+            raise InputError(
+                f"{path}: sources: kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}"
+            )
+        _check_number("weight", entry.get("weight", 1.0), (float, 0, math.inf), path)
+
+
+def _check_recipe(recipe: Recipe, path: str | Path) -> None:
+    _check_numbers(recipe, path, RECIPE_NUMBERS)
+    _check_weights("presets", recipe.presets, tuple(PRESETS), path)
+    _check_weights("pe_axes", recipe.pe_axes, PE_AXES, path)
+    for name in RECIPE_RANGES:
+        limits = getattr(recipe, name)
+        if not isinstance(limits, tuple) or len(limits) != 2:
+            raise InputError(f"{path}: {name} must be [lowest, highest], got {limits!r}")
+        for limit in limits:
+            _check_number(name, limit, (float, 0, math.inf), path)
+        if limits[0] > limits[1] or (limits[0] == 0 and name != "noise"):
+            raise InputError(f"{path}: {name} must be [lowest, highest] above 0, got {list(limits)}")
+
+
+def _check_numbers(section: object, path: str | Path, numbers: Limits) -> None:
+    for name, limits in numbers.items():
+        _check_number(name, getattr(section, name), limits, path)
+
+
+def _check_number(name: str, value: Any, limits: tuple[type, float, float], path: str | Path) -> None:
+    kind, low, high = limits
+    allowed = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        hint = "; YAML reads 1e-3 as text, write 0.001" if isinstance(value, str) else ""
+        raise InputError(
+            f"{path}: {name} must be {'a whole' if kind is int else 'a'} number, got {value!r}{hint}"
+        )
+    if not low <= value <= high:
+        bound = f"{low} or more" if high == math.inf else f"between {low} and {high}"
+        raise InputError(f"{path}: {name} must be {bound}, got {value}")
+
+
+def _check_weights(name: str, weights: Any, known: tuple[str, ...], path: str | Path) -> None:
+    """A mapping of known names to weights that are not all 0."""
+    if not isinstance(weights, dict) or not weights:
+        raise InputError(f"{path}: {name} must map names to weights, got {weights!r}")
+    if unknown := set(map(str, weights)) - set(known):
+        raise InputError(f"{path}: {name} {min(unknown)!r} is unknown; use {', '.join(known)}")
+    for value in weights.values():
+        _check_number(name, value, (float, 0, math.inf), path)
+    if not any(weights.values()):
+        raise InputError(f"{path}: {name} has no weight above 0")
 
 
 def find_sources(configuration: Configuration, data: str | Path) -> tuple[list[Source], list[Source]]:
     """(training, validation) volumes below the folder ``data``, split by subject.
 
-    Raises InputError when a pattern finds nothing, a validation subject is missing, or one subject is on both sides.
+    Raises InputError when a pattern finds nothing, a validation subject is missing, or one subject is on both
+    sides.
     """
-    training, validation = [], []
+    training: list[Source] = []
+    validation: list[Source] = []
     for entry in configuration.sources:
         files = sorted(glob.glob(os.path.join(data, entry["glob"])))
         if not files:

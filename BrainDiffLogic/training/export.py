@@ -12,7 +12,8 @@ import torch
 from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.training.configuration import Configuration, find_sources
-from BrainDiffLogic.training.run import network_arguments, trained_state
+from BrainDiffLogic.training.run import network_arguments
+from BrainDiffLogic.training.run_folder import trained_state
 
 SPACING_MM = (0.6, 2.0)
 """Voxel sizes that training covers: 0.8 to 1.33 mm, zoomed by 0.75 to 1.28."""
@@ -20,7 +21,7 @@ EXTENT_MM = 60.0
 
 
 def export(configuration: Configuration, checkpoint: Path, path: Path, data: str | Path) -> Card:
-    """Write the averaged weights in a run's checkpoint to ``path`` (.safetensors), with a card; returns the card.
+    """Write the averaged weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns it.
 
     The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/bench_correctors.py``).
     """
@@ -31,13 +32,14 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
         "family": configuration.family,
         "arguments": network_arguments(configuration),
         "input": {
-            "contrast": "T1-weighted, without contrast agent", "plane": "sagittal", "anatomy": "human head or brain",
+            "contrast": "T1-weighted, without contrast agent", "plane": "sagittal",
+            "anatomy": "human head or brain",
             "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
             "scaling": "volume floor to 0, 99th percentile inside the head to 1",
         },
         "training": _training(configuration, data, steps),
-        "limits": "Trained and measured on simulated rigid motion of single-coil magnitude images. For research; not "
-        "for primary diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
+        "limits": "Trained and measured on simulated rigid motion of single-coil magnitude images. For "
+        "research; not for primary diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
         "metrics": [],
         "licence": "Apache-2.0",
     }  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 from BrainDiffLogic.networks.rmman import image_pyramid
 
 TV_EXPONENT = 1.25
-"""MC-Net eq. 2. With squared differences inside it is a TV of power 2.5; 0.5 would be isotropic total variation."""
+"""MC-Net eq. 2: with squared differences inside a TV of power 2.5; 0.5 would be isotropic total variation."""
 BALANCE_FLOOR = 0.01
 """Error in network units below which a pair counts as still: keeps the weights of mild pairs finite."""
 
@@ -16,8 +16,8 @@ BALANCE_FLOOR = 0.01
 def pair_weights(moved: Tensor, clean: Tensor) -> Tensor:
     """(N, 1, 1, 1) weights of mean 1 that make a mild pair count as much as a severe one.
 
-    moved, clean (N, 1, H, W). Each pair's error is divided by the error of doing nothing (plus a floor): the network
-    is asked for a share of the artifact, and pays for touching a still scan.
+    moved, clean (N, 1, H, W). Each pair's error is divided by the error of doing nothing (plus a floor): the
+    network is asked for a share of the artifact, and pays for touching a still scan.
     """
     weights = 1 / ((moved - clean).abs().mean(dim=(1, 2, 3), keepdim=True) + BALANCE_FLOOR)
     return weights / weights.mean()
@@ -29,11 +29,11 @@ def l1(prediction: Tensor, clean: Tensor, weights: Tensor) -> Tensor:
 
 
 def total_variation(error: Tensor, exponent: float = TV_EXPONENT, eps: float = 1e-8) -> Tensor:
-    """MC-Net eq. 2 on the residual image error = prediction - clean, (N, 1, H, W): mean((dx^2 + dy^2)^exponent).
+    """mean((dx^2 + dy^2)^exponent), MC-Net eq. 2, of the residual error = prediction - clean (N, 1, H, W).
 
-    The residual reading of the abstract is the only one with its minimum at the truth: the TV of the prediction
-    itself punishes the clean image. The mean, not the sum, so that alpha = beta = 1 does not depend on the image size.
-    eps keeps the gradient finite for exponents below 1.
+    The residual reading of the abstract is the only one with its minimum at the truth: the TV of the
+    prediction itself punishes the clean image. The mean, not the sum, so that alpha = beta = 1 does not
+    depend on the image size. eps keeps the gradient finite for exponents below 1.
     """
     rows = error[..., 1:, :-1] - error[..., :-1, :-1]
     columns = error[..., :-1, 1:] - error[..., :-1, :-1]
@@ -43,8 +43,8 @@ def total_variation(error: Tensor, exponent: float = TV_EXPONENT, eps: float = 1
 def multi_scale_l2(predictions: list[Tensor], clean: Tensor, weights: Tensor) -> Tensor:
     """RMMAN eq. 3: the squared error at each scale against the target of that size, summed over the scales.
 
-    predictions coarse to fine, each (N, 1, h, w). Mean over pixels at each scale (SRN); the paper's division by the
-    batch size alone would weigh the finest scale 16 times the coarsest.
+    predictions coarse to fine, each (N, 1, h, w). Mean over pixels at each scale (SRN); the paper's division
+    by the batch size alone would weigh the finest scale 16 times the coarsest.
     """
     targets = image_pyramid(clean, len(predictions))
     return torch.stack(
@@ -53,6 +53,6 @@ def multi_scale_l2(predictions: list[Tensor], clean: Tensor, weights: Tensor) ->
 
 
 def multi_scale_l1(predictions: list[Tensor], clean: Tensor, weights: Tensor) -> Tensor:
-    """As ``multi_scale_l2`` with absolute errors: for comparison, and where L2 leaves mild motion untouched."""
+    """As ``multi_scale_l2`` with absolute errors, where L2 leaves mild motion untouched."""
     targets = image_pyramid(clean, len(predictions))
     return torch.stack([l1(p, t, weights) for p, t in zip(predictions, targets, strict=True)]).sum()

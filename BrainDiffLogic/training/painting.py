@@ -1,7 +1,7 @@
 """Synthetic heads painted from label maps: anatomy without the noise, resolution and contrast of any scanner.
 
-After SynthSeg (Billot et al., Medical Image Analysis 2023;86:102789): each label gets its own random grey value and
-texture. Here most heads keep the order of a T1-weighted image, the rest have any contrast.
+After SynthSeg (Billot et al., Medical Image Analysis 2023;86:102789): each label gets its own random grey
+value and texture. Here most heads keep the order of a T1-weighted image, the rest have any contrast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T1_LEVELS = {
     "fluid": ((4, 5, 14, 15, 24, 43, 44, 72), (0.08, 0.3)),
     "lesion": ((25, 57, 30, 62), (0.3, 0.9)),
 }
-"""FreeSurfer labels by tissue, and the range of their grey values in a T1-weighted image, white matter near 1."""
+"""FreeSurfer labels by tissue, and the range of their grey values in T1-weighted images; white is near 1."""
 OTHER_RANGE = (0.05, 1.1)
 """Skull, skin, fat, muscle, eyes: anything."""
 T1_SHARE = 0.75

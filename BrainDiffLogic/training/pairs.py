@@ -1,7 +1,7 @@
 """Training pairs: a still scan made different in resolution, contrast and noise, then moved by simulation.
 
-Each pair depends only on (recipe, seed, index): the same numbers give the same pair on any machine, and a cache that
-was interrupted goes on where it stopped.
+Each pair depends only on (recipe, seed, index): the same numbers give the same pair on any machine, and a
+cache that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Recipe:
 
 
 def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tuple[np.ndarray, dict]:
-    """A pair as ((2, slices, rows, columns) float16, facts): moved and still sagittal stacks in network units."""
+    """((2, slices, rows, columns) float16, facts): moved and still sagittal stacks in network units."""
     rng = np.random.default_rng([seed, index])
     still = vary(load(source, rng), recipe, rng)
     pe_axis = _choose(recipe.pe_axes, rng)
@@ -67,26 +67,31 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     severity = 0.0 if kind == "still" else float(np.exp(rng.uniform(*np.log(recipe.severity_mm))))
     lines = still.shape[{"LR": 0, "AP": 1, "SI": 2}[pe_axis]]
     trajectory, severity = _trajectory(kind, lines, severity, rng)
-    phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
+    phase = (
+        smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi)
+        if rng.random() < recipe.phase_share
+        else None
+    )
     simulation = simulate_motion(
-        still, trajectory, pe_axis, noise=rng.uniform(*recipe.noise), seed=int(rng.integers(2**31)), phase=phase,
-        accuracy=FFT_ACCURACY,
+        still, trajectory, pe_axis, noise=rng.uniform(*recipe.noise), seed=int(rng.integers(2**31)),
+        phase=phase, accuracy=FFT_ACCURACY,
     )  # fmt: skip
     scale = robust_scale(simulation.moved.array)
     stacks = np.stack([scale.forward(simulation.moved.array), scale.forward(simulation.reference.array)])
     occupied = np.flatnonzero(head_mask(simulation.reference.array).any(axis=(1, 2)))
     stacks = stacks[:, max(0, occupied[0] - 2) : occupied[-1] + 3]
     facts = {
-        "subject": source.subject, "kind": source.kind, "preset": kind, "pe_axis": pe_axis, "severity": severity,
-        "trajectory": trajectory_name(seed, index), "error": float(np.abs(stacks[0] - stacks[1]).mean()),
+        "subject": source.subject, "kind": source.kind, "preset": kind, "pe_axis": pe_axis,
+        "severity": severity, "trajectory": trajectory_name(seed, index),
+        "error": float(np.abs(stacks[0] - stacks[1]).mean()),
     }  # fmt: skip
     return np.clip(stacks, -60000, 60000).astype(np.float16), facts
 
 
 def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator) -> tuple[Trajectory, float]:
-    """A motion of this kind and its severity in mm: drawn again, ever milder, while the head would turn too far.
+    """A motion of this kind and its severity in mm: drawn again, ever milder, while the head turns too far.
 
-    A few short nods need 30 degrees and more to reach a mean displacement of 2 mm; no head does that in a coil.
+    A few short nods need 30 degrees and more to reach a mean displacement of 2 mm; no head does so in a coil.
     """
     while severity > 0:
         with suppress(InputError):
@@ -104,13 +109,12 @@ def trajectory_name(seed: int, index: int) -> str:
 
 def load(source: Source, rng: np.random.Generator) -> Volume:
     """The source as a RAS+ volume in network units, cropped to the head and a margin of air."""
-    if source.kind == "labels":
-        image = paint_file(source.path, rng)
-    else:
-        image = read_volume(source.path)
+    image = paint_file(source.path, rng) if source.kind == "labels" else read_volume(source.path)
     stack, affine = to_sagittal(image), sagittal_affine(image)
     stack = robust_scale(np.ascontiguousarray(stack)).forward(stack)
-    if source.kind != "head":  # air around a cropped brain, so that what turns out of the box does not wrap around
+    if (
+        source.kind != "head"
+    ):  # air around a cropped brain, so that what turns out of the box does not wrap around
         stack = np.pad(stack, 16)
     return _cropped(Volume(stack, affine, source=source.path))
 
@@ -118,7 +122,10 @@ def load(source: Source, rng: np.random.Generator) -> Volume:
 def paint_file(path: str, rng: np.random.Generator) -> Volume:
     """A head painted from a label map in a file."""
     labels = read_volume(path)
-    box = tuple(slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0])
+    box = tuple(
+        slice(max(0, s.start - 8), s.stop + 8)
+        for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0]
+    )
     affine = labels.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng), affine, source=path)
@@ -154,7 +161,9 @@ def smooth_field(shape: tuple[int, ...], rng: np.random.Generator, waves: int) -
     coarse = rng.normal(size=(waves + 2,) * 3)
     field_ = coarse / np.abs(coarse).max()
     for axis, size in enumerate(shape):
-        matrix = ndimage.zoom(np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest")
+        matrix = ndimage.zoom(
+            np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest"
+        )
         field_ = np.moveaxis(np.tensordot(field_, matrix.astype(np.float32), axes=(axis, 0)), -1, axis)
     return field_.astype(np.float32)
 
@@ -196,7 +205,7 @@ class PairCache:
         return self.sources[rng.choice(len(weights), p=weights / weights.sum())]
 
     def make(self, index: int) -> None:
-        """Simulate pair ``index`` unless it is there; the facts are written last, so a pair is whole or absent."""
+        """Simulate pair ``index`` unless it is there; facts are written last: a pair is whole or absent."""
         data, facts_file = self._files(index)
         if facts_file.exists():
             return
@@ -207,6 +216,10 @@ class PairCache:
         os.replace(partial, data)
         partial.write_text(json.dumps(facts))
         os.replace(partial, facts_file)
+
+    def trajectories(self, count: int) -> set[str]:
+        """The identities of the trajectories of the pairs 0 to count - 1."""
+        return {trajectory_name(self.seed, index) for index in range(count)}
 
     def ready(self, count: int) -> list[int]:
         """Which of the pairs 0 to count - 1 are there."""

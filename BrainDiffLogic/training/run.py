@@ -1,4 +1,4 @@
-"""Run supervised training: make the pairs, fit, resume, export the weights."""
+"""Run supervised training: make the pairs, fit, go on after an interruption."""
 
 from __future__ import annotations
 
@@ -13,31 +13,46 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.training.configuration import Configuration, find_sources
 from BrainDiffLogic.training.pairs import PairCache
+from BrainDiffLogic.training.progress import progress_callback, quiet
+from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, last_checkpoint, prepare
 from BrainDiffLogic.training.slices import CachedSlices, Sample, SimulatedSlices, ValidationSlices
 from BrainDiffLogic.training.supervised import SupervisedCorrection
 
-LAST = "last.ckpt"
+VALIDATION_SEEDS = 10_000
+"""Added to the seed for the trajectories of validation, so that none of them is trained on."""
+VALIDATION_STILL = 0.15
+"""Share of still scans in validation: enough of them to see harm."""
+VALIDATE_EVERY = 5
+"""Epochs from one validation to the next."""
 
 
 def caches(configuration: Configuration, data: str | Path, folder: str | Path) -> tuple[PairCache, PairCache]:
     """The training and the validation pairs of a configuration: other subjects, other trajectories."""
     training, validation = find_sources(configuration, data)
-    seeds = configuration.seed, configuration.seed + 10_000
-    return (
-        PairCache(folder, training, configuration.recipe, seeds[0]),
-        PairCache(folder, validation, replace(configuration.recipe, still_share=0.15), seeds[1]),
+    seeds = configuration.seed, configuration.seed + VALIDATION_SEEDS
+    trained = PairCache(folder, training, configuration.recipe, seeds[0])
+    held_out = PairCache(
+        folder, validation, replace(configuration.recipe, still_share=VALIDATION_STILL), seeds[1]
     )
+    if both := trained.trajectories(configuration.pairs) & held_out.trajectories(
+        configuration.validation_pairs
+    ):
+        raise AssertionError(f"trajectory {min(both)} is both in training and in validation")
+    return trained, held_out
 
 
-def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None) -> None:
+def make_pairs(
+    cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None
+) -> None:
     """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes of one thread each."""
     missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
     if not missing:
@@ -78,29 +93,35 @@ def train(
     """Train a corrector and write its weights; goes on from ``run``/last.ckpt when that is there.
 
     data     folder of the sources' patterns
-    run      folder of checkpoints and TensorBoard logs
+    run      folder of checkpoints, the configuration and TensorBoard logs
     cache    folder of simulated pairs (default: ``run``/pairs); other runs of the same recipe may share it
     initial  checkpoint of the shipped kind (.safetensors) to start from
-    Everything drawn at random depends on the seed and the epoch, and checkpoints lie at the ends of epochs, so a run
-    that is killed and started again is the run that was not. Returns the path of the weights, ``run``/weights.ckpt.
+    All that is random depends on the seed and the epoch, and checkpoints lie at the ends of epochs, so a run
+    that is killed and started again is the run that was not. Returns ``run``/last.ckpt, which holds the
+    averaged weights. Raises InputError where the configuration, the data or the folder do not serve.
     """
     L.seed_everything(configuration.seed, workers=True, verbose=False)
     run = Path(run)
+    arguments = network_arguments(configuration)
+    corrector = build(configuration.family, arguments)
+    if configuration.crop % corrector.multiple:
+        raise InputError(
+            f"crop {configuration.crop} is not a multiple of {corrector.multiple}, as the network needs"
+        )
+    if initial:
+        _load_initial(corrector, initial)
+    prepare(run, configuration, arguments)
+    last = last_checkpoint(run, corrector)
     training, validation = caches(configuration, data, cache or run / "pairs")
     make_pairs(validation, configuration.validation_pairs, jobs, report)
     if configuration.pairs:
         make_pairs(training, configuration.pairs, jobs, report)
-    corrector = build(configuration.family, network_arguments(configuration))
-    if initial:
-        _load_initial(corrector, initial)
-    if configuration.crop % corrector.multiple:
-        raise InputError(f"crop {configuration.crop} is not a multiple of {corrector.multiple}, which the network needs")
-    module = SupervisedCorrection(corrector, configuration)
-    trainer = _trainer(configuration, run, accelerator)
-    last = run / LAST
-    trainer.fit(module, datamodule=_Slices(configuration, training, validation, corrector.context, workers),
-                ckpt_path=str(last) if last.exists() else None, weights_only=False)  # fmt: skip
-    return last
+    slices = _Slices(configuration, training, validation, corrector.context, workers)
+    with quiet():
+        trainer = _trainer(configuration, run, accelerator)
+        module = SupervisedCorrection(corrector, configuration)
+        trainer.fit(module, datamodule=slices, ckpt_path=last, weights_only=False)
+    return run / LAST
 
 
 def network_arguments(configuration: Configuration) -> dict[str, Any]:
@@ -116,18 +137,16 @@ def network_arguments(configuration: Configuration) -> dict[str, Any]:
     return known[configuration.network]
 
 
-def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of the network in a checkpoint of ``train``, by the network's own names."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
-    return {name.removeprefix("network."): value.float().contiguous() for name, value in state.items()
-            if name.startswith("network.")}  # fmt: skip
-
-
 class _Slices(L.LightningDataModule):
     """Loaders whose content depends on the epoch, rebuilt at each."""
 
     def __init__(
-        self, configuration: Configuration, training: PairCache, validation: PairCache, context: int, workers: int
+        self,
+        configuration: Configuration,
+        training: PairCache,
+        validation: PairCache,
+        context: int,
+        workers: int,
     ) -> None:
         super().__init__()
         self.configuration, self.pairs, self.held_out = configuration, training, validation
@@ -142,7 +161,7 @@ class _Slices(L.LightningDataModule):
         else:
             dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed)
         dataset.epoch = self.trainer.current_epoch if self.trainer else 0
-        return DataLoader(dataset, c.batch, num_workers=self.workers, drop_last=True)
+        return DataLoader(dataset, c.batch, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         c = self.configuration
@@ -154,17 +173,24 @@ def _trainer(configuration: Configuration, run: Path, accelerator: str) -> L.Tra
     callbacks: list[Callback] = [
         ModelCheckpoint(run, filename="last", save_top_k=1, monitor=None, every_n_epochs=1,
                         save_on_train_epoch_end=True, enable_version_counter=False),
-        TQDMProgressBar(refresh_rate=20),
+        progress_callback(),
     ]  # fmt: skip
     if configuration.ema:
         callbacks.append(EMAWeightAveraging(decay=configuration.ema))
-    return L.Trainer(
-        accelerator=accelerator, devices=1, precision=configuration.precision,  # type: ignore[arg-type]
-        max_steps=configuration.steps, max_epochs=-1, gradient_clip_val=configuration.clip, callbacks=callbacks,
-        check_val_every_n_epoch=5, num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1,
-        logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
-        enable_model_summary=False,
-    )  # fmt: skip
+    try:
+        return L.Trainer(
+            accelerator=accelerator, devices=1, precision=configuration.precision,
+            plugins=[AtomicCheckpoints()], max_steps=configuration.steps, max_epochs=-1,
+            gradient_clip_val=configuration.clip,
+            limit_train_batches=configuration.epoch_steps, check_val_every_n_epoch=VALIDATE_EVERY,
+            num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, callbacks=callbacks,
+            logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
+            enable_model_summary=False,
+        )  # fmt: skip
+    except MisconfigurationException:
+        raise InputError(
+            f"--device {accelerator}: this machine has none; give --device auto or cpu"
+        ) from None
 
 
 def _load_initial(corrector: torch.nn.Module, path: str | Path) -> None:

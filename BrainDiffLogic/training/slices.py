@@ -19,8 +19,9 @@ SLICES_PER_PAIR = 40
 def take_slice(stacks: np.ndarray, index: int, context: int, crop: int, rng: np.random.Generator) -> Sample:
     """One training sample out of (2, slices, rows, columns): moved, still.
 
-    "moved" (context, crop, crop) and "clean" (1, crop, crop) float32: a random window (zeros outside the image), a
-    random gain, and the neighbours in a random order of left and right. Slices beyond the stack repeat the last one.
+    "moved" (context, crop, crop) and "clean" (1, crop, crop) float32: a random window (zeros outside the
+    image), a random gain, and the neighbours in a random order of left and right. Slices beyond the stack
+    repeat the last one.
     """
     slices, rows, columns = stacks.shape[1:]
     order = np.arange(context) - context // 2
@@ -41,7 +42,9 @@ def take_slice(stacks: np.ndarray, index: int, context: int, crop: int, rng: np.
 class CachedSlices(Dataset[Sample]):
     """Random slices of cached pairs; what sample i of an epoch is depends on (seed, epoch, i) alone."""
 
-    def __init__(self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int) -> None:
+    def __init__(
+        self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int
+    ) -> None:
         self.cache, self.pairs = cache, cache.ready(pairs)
         self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, 0
 
@@ -55,36 +58,38 @@ class CachedSlices(Dataset[Sample]):
 
 
 class SimulatedSlices(IterableDataset[Sample]):
-    """Slices of pairs simulated on the fly: each worker simulates a pair, gives some of its slices, and goes on."""
+    """Slices of pairs simulated on the fly: each worker simulates a pair, gives some slices and goes on.
 
-    def __init__(
-        self, cache: PairCache, samples: int, context: int, crop: int, seed: int
-    ) -> None:
-        self.cache, self.samples, self.context, self.crop, self.seed, self.epoch = cache, samples, context, crop, seed, 0
+    The slices of an epoch depend on (seed, epoch) alone, their order also on the number of workers; no epoch
+    repeats a pair of another.
+    """
+
+    def __init__(self, cache: PairCache, samples: int, context: int, crop: int, seed: int) -> None:
+        self.cache, self.samples, self.context, self.crop = cache, samples, context, crop
+        self.seed, self.epoch = seed, 0
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         pairs = -(-self.samples // SLICES_PER_PAIR)
-        given = 0
         for pair in range(worker, pairs, workers):
             index = self.epoch * pairs + pair
             rng = np.random.default_rng([self.seed, self.epoch, pair])
             stacks, _ = simulate_pair(self.cache.source_of(index), self.cache.recipe, self.cache.seed, index)
-            for _ in range(min(SLICES_PER_PAIR, self.samples - given)):
-                given += 1
+            for _ in range(min(SLICES_PER_PAIR, self.samples - pair * SLICES_PER_PAIR)):
                 yield take_slice(stacks, int(rng.integers(stacks.shape[1])), self.context, self.crop, rng)
 
 
 class ValidationSlices(Dataset[Sample]):
-    """Every ``step``-th slice of the held-out pairs, centred windows, always the same."""
+    """Every ``step``-th slice of the held-out pairs, with windows and gains that are always the same."""
 
     def __init__(self, cache: PairCache, pairs: int, context: int, crop: int, step: int = 10) -> None:
         self.cache, self.context, self.crop = cache, context, crop
         self.items = []
         for pair in cache.ready(pairs):
             severity = cache.facts(pair)["severity"]
-            self.items += [(pair, index, severity) for index in range(step, cache.stacks(pair).shape[1] - step, step)]
+            slices = cache.stacks(pair).shape[1]
+            self.items += [(pair, index, severity) for index in range(step, slices - step, step)]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -94,5 +99,3 @@ class ValidationSlices(Dataset[Sample]):
         rng = np.random.default_rng([pair, index])
         sample = take_slice(self.cache.stacks(pair), index, self.context, self.crop, rng)
         return {**sample, "severity": torch.tensor(severity)}
-
-

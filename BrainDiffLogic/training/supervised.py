@@ -17,7 +17,7 @@ from BrainDiffLogic.training.slices import Sample
 
 
 class SupervisedCorrection(L.LightningModule):
-    """Loss, optimiser and logging of a corrector ``network`` ((N, context, H, W) to residual (N, 1, H, W))."""
+    """Loss, optimiser and logging of a corrector ``network``: (N, context, H, W) to (N, 1, H, W)."""
 
     def __init__(self, network: nn.Module, configuration: Configuration) -> None:
         super().__init__()
@@ -31,7 +31,8 @@ class SupervisedCorrection(L.LightningModule):
         predictions = [p.float() for p in self.network.scale_predictions(moved)]
         centre = self._centre(batch)
         stage, _ = stage_at(self.configuration.stages, self.global_step)
-        weights = losses.pair_weights(centre, batch["clean"]) if stage.balance else torch.ones_like(centre[:1, :, :1, :1])
+        even = torch.ones_like(centre[:1, :, :1, :1])
+        weights = losses.pair_weights(centre, batch["clean"]) if stage.balance else even
         terms = self._terms(stage, predictions, batch["clean"], weights)
         for name, value in terms.items():
             self.log(f"loss/{name}", value)
@@ -57,7 +58,8 @@ class SupervisedCorrection(L.LightningModule):
         centre = self._centre(batch)
         corrected = centre - self.network(moved).float()
         errors = [(image - batch["clean"]).abs().mean(dim=(1, 2, 3)) for image in (corrected, centre)]
-        for severity, after, before in zip(batch["severity"].tolist(), *(e.tolist() for e in errors), strict=True):
+        rows = zip(batch["severity"].tolist(), *(error.tolist() for error in errors), strict=True)
+        for severity, after, before in rows:
             name = "still" if severity == 0 else stratum(severity)
             for key in (name, "all"):
                 sums = self.sums.setdefault(key, [0.0, 0.0, 0.0])
@@ -65,7 +67,7 @@ class SupervisedCorrection(L.LightningModule):
                     sums[position] += value
 
     def on_validation_epoch_end(self) -> None:
-        """Log the error that remains as a share of the input's, for each stratum; still: absolute, in 1e-3."""
+        """Log the error that remains as a share of the input's by stratum; of still scans the error, 1e-3."""
         for key, (after, before, count) in self.sums.items():
             if key == "still":
                 self.log("validation/still_error_1e-3", 1e3 * after / count)

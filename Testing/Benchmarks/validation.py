@@ -105,7 +105,9 @@ def simulated(case: Case, data: Path, out: Path) -> tuple[Volume, Volume]:
         lines = still.shape[ras_axes(still.affine)[0][{"LR": 0, "AP": 1, "SI": 2}[case.pe_axis]]]
         kind = "drift" if case.preset == "still" else case.preset
         seed = SEED + SUBJECTS.index(case.subject)
-        simulation = simulate_motion(still, with_severity(preset(kind, lines, seed), case.severity), case.pe_axis)
+        simulation = simulate_motion(
+            still, with_severity(preset(kind, lines, seed), case.severity), case.pe_axis
+        )
         for file, volume in zip(files, (simulation.moved, simulation.reference), strict=True):
             write_volume(volume, file, dtype="float32")
     moved, still = (read_volume(file) for file in files)
@@ -165,8 +167,12 @@ def table(rows: list[dict[str, str]]) -> list[dict[str, object]]:
             if not chosen:
                 continue
             limits = [1 + (WORSE_TOLERANCE if float(r["severity"]) <= 1 else 0) for r in chosen]
-            worse = [float(r["mre"]) > a * before[r["case"]] + 1e-9 for r, a in zip(chosen, limits, strict=True)]
-            means = {metric: round(float(np.mean([float(r[metric]) for r in chosen])), 4) for metric in METRICS}
+            worse = [
+                float(r["mre"]) > a * before[r["case"]] + 1e-9 for r, a in zip(chosen, limits, strict=True)
+            ]
+            means = {
+                metric: round(float(np.mean([float(r[metric]) for r in chosen])), 4) for metric in METRICS
+            }
             result.append({"severity": name, "method": method, "volumes": len(chosen), **means,
                            "worse_than_input": None if name == "still" else round(float(np.mean(worse)), 3)})  # fmt: skip
     return result
@@ -174,7 +180,16 @@ def table(rows: list[dict[str, str]]) -> list[dict[str, object]]:
 
 def markdown(result: list[dict[str, object]]) -> str:
     """The table as Markdown, the convention under it."""
-    head = ["severity (mm)", "method", "volumes", "PSNR (dB)", "SSIM", "MRE", "Tenengrad ratio", "worse than input"]
+    head = [
+        "severity (mm)",
+        "method",
+        "volumes",
+        "PSNR (dB)",
+        "SSIM",
+        "MRE",
+        "Tenengrad ratio",
+        "worse than input",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result:
         cells = [str(row["severity"]), str(row["method"]), str(row["volumes"]), f"{row['psnr']:.2f}"]
@@ -199,8 +214,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=None, help="names or files (default: all that are available)")
-    parser.add_argument("--write-cards", action="store_true", help="write the rows into the shipped models' cards")
+    parser.add_argument(
+        "--models", nargs="*", default=None, help="names or files (default: all that are available)"
+    )
+    parser.add_argument(
+        "--write-cards", action="store_true", help="write the rows into the shipped models' cards"
+    )
     args = parser.parse_args()
     result = table(measure(args.data, args.out, list(available()) if args.models is None else args.models))
     (args.out / "table.md").write_text(markdown(result) + "\n")

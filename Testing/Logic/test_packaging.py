@@ -12,6 +12,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBRARY = CHECKOUT / "BrainDiffLogic"
 CHECKPOINTS = CHECKOUT / "Resources" / "Checkpoints"
+TRAINING = CHECKOUT / "Resources" / "Training"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 SLICER_ONLY = {"slicer", "qt", "vtk", "ctk"}
 
@@ -60,9 +61,9 @@ def an_installed_tree(a_wheel: Path) -> Path:
     return folder
 
 
-def test_the_wheel_holds_every_source_file_and_every_checkpoint(an_installed_tree: Path) -> None:
+def test_the_wheel_holds_every_source_file_checkpoint_and_training_configuration(an_installed_tree: Path) -> None:
     expected = names_in(LIBRARY, "*.py", "BrainDiffLogic")
-    expected |= names_in(LIBRARY, "*.yaml", "BrainDiffLogic")
+    expected |= names_in(TRAINING, "*.yaml", "BrainDiffLogic/Resources/Training")
     expected |= names_in(CHECKPOINTS, "[!.]*", "BrainDiffLogic/Resources/Checkpoints")
     assert expected - names_in(an_installed_tree / "BrainDiffLogic", "*", "BrainDiffLogic") == set()
 

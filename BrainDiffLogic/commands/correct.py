@@ -1,0 +1,71 @@
+"""``braindiff correct``: correct head motion in one volume."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL
+from BrainDiffLogic.commands.progress import shown_progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``braindiff correct``."""
+    parser.add_argument("input", metavar="IN", help="volume: NIfTI, NRRD, MetaImage or a DICOM folder")
+    parser.add_argument(
+        "output", metavar="OUT", type=Path, help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd"
+    )
+    parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
+    parser.add_argument("--report", metavar="F.json", type=Path, help="also write what was done, and quality")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})"
+    )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, metavar="0..1",
+        help="0: IN as it is; 1 (default): all that is found",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    parser.add_argument(
+        "--dtype", default="input", choices=["input", "float32"],
+        help="type of the voxels that are written (default: input)",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="correct also outside of the model's domain")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, correct, write all outputs or none."""
+    from BrainDiffLogic.checkpoints import find_checkpoint, load_checkpoint
+    from BrainDiffLogic.correction import check_strength, correct
+    from BrainDiffLogic.delivery import check_outputs, write_correction
+    from BrainDiffLogic.images import WRITABLE, read_volume
+    from BrainDiffLogic.inference import choose_device
+
+    check_strength(args.strength)
+    weights = find_checkpoint(args.model)
+    named = [(args.output, WRITABLE), (args.difference, WRITABLE), (args.report, (".json",))]
+    inputs = [args.input, weights, weights.with_suffix(".json")]
+    check_outputs([(path, suffixes) for path, suffixes in named if path], inputs, args.overwrite)
+    volume = read_volume(args.input)
+    model = load_checkpoint(weights)
+    choose_device(args.device)
+    with shown_progress() as progress:
+        correction = correct(
+            volume, model, strength=args.strength, device=args.device, force=args.force, progress=progress
+        )
+    report = write_correction(correction, args.output, args.difference, args.report, args.dtype)
+    for line in [*report["outside_domain"], *report["notes"]]:
+        print(f"braindiff correct: {args.input}: {line}", file=sys.stderr)
+    print(_summary(report))
+    return 0
+
+
+def _summary(report: dict[str, Any]) -> str:
+    share = f"{100 * report['changed_share']:.1f} % of the head's intensity changed"
+    if report["changed_share"]:
+        share += f", most in sagittal slice {report['worst_sagittal_slice']}"
+    how = f"{report['model']} {report['model_version']}, strength {report['strength']:g}"
+    files = ", ".join(report["outputs"].values())
+    return f"{share} ({how}, {report['seconds']:.1f} s on {report['device']}); written: {files}"

@@ -1,0 +1,39 @@
+"""Progress of long work on stderr: a bar on a terminal, a plain line for every tenth elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[float, str], None]
+TENTHS = 10
+
+
+@contextmanager
+def shown_progress() -> Iterator[Report]:
+    """A function to call with the share done, 0 to 1, and the name of the stage."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=1.0, bar_format="{desc}{percentage:3.0f}% |{bar}| {elapsed}<{remaining}") as bar:
+
+        def report(share: float, stage: str) -> None:
+            bar.set_description(stage, refresh=False)
+            bar.update(share - bar.n)
+
+        yield report
+
+
+def _plain_lines() -> Report:
+    shown: dict[str, int] = {}
+
+    def report(share: float, stage: str) -> None:
+        tenth = int(share * TENTHS + 1e-9)
+        if tenth > shown.get(stage, 0):
+            shown[stage] = tenth
+            print(f"{stage}: {100 * tenth // TENTHS} %", file=sys.stderr, flush=True)
+
+    return report

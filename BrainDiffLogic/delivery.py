@@ -1,0 +1,100 @@
+"""A correction as files: all of them appear, or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from BrainDiffLogic.correction import Correction
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import check_output, read_volume, staged_output, write_volume
+from BrainDiffLogic.images.stored_values import OutputType
+from BrainDiffLogic.quality import assess
+from BrainDiffLogic.volume import Volume
+
+
+@contextmanager
+def staged_outputs(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Paths to write to, one for each of ``paths``; when the block ends well, the files move into place.
+
+    When the block or one of the moves fails, no file remains that was not there before.
+    """
+    paths = list(paths)
+    new = [path for path in paths if not os.path.lexists(path)]
+    try:
+        with ExitStack() as stack:
+            yield [stack.enter_context(staged_output(path)) for path in paths]
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def check_outputs(
+    outputs: Iterable[tuple[Path, tuple[str, ...]]], inputs: Iterable[str | Path], overwrite: bool
+) -> None:
+    """Refuse outputs, each a path and the extensions it may have, before any work is done.
+
+    Raises InputError as ``images.check_output`` does, and where two outputs are one file.
+    """
+    seen: list[Path] = []
+    for path, suffixes in outputs:
+        check_output(path, inputs, overwrite, suffixes)
+        if path.resolve() in seen:
+            raise InputError(f"{path}: named for two outputs; give each a file of its own")
+        seen.append(path.resolve())
+
+
+def write_correction(
+    correction: Correction,
+    corrected: Path,
+    difference: Path | None = None,
+    report: Path | None = None,
+    dtype: OutputType = "input",
+) -> dict[str, Any]:
+    """Write the corrected volume and, where wanted, difference and report (.json); returns the report.
+
+    dtype  "input": the input's type where the values fit (``images.write_volume``); "float32"
+
+    The difference is that of the stored values: file ``corrected`` minus the input, voxel for voxel, also
+    where rounding to integers moved them. The report file adds to ``Correction.report`` the no-reference
+    quality before and after (``quality.assess``, both in the input's head), the stored type and the files.
+    """
+    files = {"corrected": corrected, "difference": difference, "report": report}
+    wanted = {name: path for name, path in files.items() if path is not None}
+    with staged_outputs(wanted.values()) as paths:
+        staged = dict(zip(wanted, paths, strict=True))
+        storage = write_volume(correction.corrected, staged["corrected"], dtype=dtype)
+        stored = replace(read_volume(staged["corrected"]), storage=storage)
+        if "difference" in staged:
+            write_volume(_difference(stored, correction), staged["difference"], dtype=dtype)
+        facts = {
+            **correction.report,
+            "stored_as": str(storage.dtype),
+            "outputs": {name: str(path) for name, path in wanted.items()},
+        }
+        if "report" in staged:
+            facts["quality"] = _quality(correction, stored)
+            text = json.dumps(facts, indent=1, allow_nan=False)
+            staged["report"].write_text(text + "\n", encoding="utf-8")
+    return facts
+
+
+def _difference(stored: Volume, correction: Correction) -> Volume:
+    original = correction.finding.volume.array
+    exact = np.result_type(stored.array.dtype, original.dtype, np.float32)
+    array = np.subtract(stored.array, original, dtype=exact)
+    return correction.difference.with_array(array, storage=stored.storage)
+
+
+def _quality(correction: Correction, stored: Volume) -> dict[str, Any]:
+    before, head = correction.finding.volume, correction.finding.head
+    pair = {"before": before, "after": before.with_array(stored.array)}
+    return {name: assess(volume, head).as_dict() for name, volume in pair.items()}

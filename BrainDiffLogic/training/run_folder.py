@@ -1,0 +1,98 @@
+"""The folder of a training run: its configuration, checkpoints that are whole, whether a run can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.training.configuration import Configuration
+
+LAST = "last.ckpt"
+CONFIGURATION = "configuration.json"
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then moves it: a run killed meanwhile keeps the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``, whole or not at all."""
+        partial = f"{path}.part"
+        with open(partial, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+def prepare(run: Path, configuration: Configuration, arguments: dict[str, Any]) -> None:
+    """Make the folder and write the configuration into it.
+
+    arguments  those of the network, as a card stores them
+    Raises InputError when it cannot be written, or holds a run of another network.
+    """
+    file = run / CONFIGURATION
+    content = {**asdict(configuration), "network": arguments}
+    if (run / LAST).exists() and file.exists():
+        before = _read(file)
+        for name in ("family", "network"):
+            if before.get(name) != json.loads(json.dumps(content[name])):
+                raise InputError(
+                    f"{run}: holds a run of another {name} ({CONFIGURATION}); give another --run"
+                )
+    partial = file.with_suffix(".part")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{run}: the run's folder cannot be written ({reason}); give another --run"
+        ) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except ValueError:
+        raise InputError(f"{file}: not the configuration of a run; give another --run") from None
+
+
+def last_checkpoint(run: Path, network: nn.Module) -> Path | None:
+    """The checkpoint a run goes on from, or None for a new run.
+
+    Raises InputError when it cannot be read, or its weights are not of ``network``.
+    """
+    path = run / LAST
+    if not path.exists():
+        return None
+    try:
+        state = trained_state(path)
+    except Exception:  # whatever unpickling a foreign or damaged file raises
+        raise InputError(f"{path}: not a checkpoint of a run; delete it to start the run again") from None
+    expected = network.state_dict()
+    if {name: value.shape for name, value in state.items()} != {
+        name: v.shape for name, v in expected.items()
+    }:
+        raise InputError(
+            f"{path}: the run is of another network than the configuration's; give another --run"
+        )
+    return path
+
+
+def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of the network in a checkpoint of ``train``, by the network's own names."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    return {
+        name.removeprefix("network."): value.float().contiguous()
+        for name, value in state.items()
+        if name.startswith("network.")
+    }

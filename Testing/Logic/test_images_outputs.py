@@ -1,0 +1,136 @@
+"""Outputs: what is refused before work starts, and that files appear complete or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from image_files import (
+    OBLIQUE,
+    SUFFIXES,
+    a_file,
+    assert_one_line,
+    voxels,
+)
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import check_output, nifti, staged_output, write_volume
+from BrainDiffLogic.volume import Volume
+
+
+@pytest.mark.parametrize("name", ["out.docx", "out", "out.gz", "out.hdr", "out.dcm"])
+def test_an_output_of_unknown_type_is_refused(tmp_path: Path, name: str) -> None:
+    for call in (
+        lambda: check_output(tmp_path / name),
+        lambda: write_volume(Volume(voxels("int16"), OBLIQUE), tmp_path / name),
+    ):
+        with pytest.raises(InputError) as error:
+            call()
+        assert_one_line(error, name, ".nii.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_needs_overwrite(tmp_path: Path) -> None:
+    path = a_file(tmp_path)
+    with pytest.raises(InputError, match="--overwrite"):
+        check_output(path)
+    assert check_output(path, overwrite=True) == path
+
+
+def test_existing_detached_data_need_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "out.raw.gz").write_bytes(b"precious")
+    with pytest.raises(InputError, match="out.raw.gz"):
+        check_output(tmp_path / "out.nhdr")
+
+
+def test_an_output_that_is_the_input_is_refused_by_whatever_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = a_file(tmp_path)
+    (tmp_path / "symbolic.nii.gz").symlink_to(path)
+    os.link(path, tmp_path / "hard.nii.gz")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.nii.gz", "symbolic.nii.gz", "hard.nii.gz", "sub/../in.nii.gz", str(path)):
+        with pytest.raises(InputError, match="would replace the input"):
+            check_output(name, [path], overwrite=True)
+    check_output("other.nii.gz", [path])
+
+
+def test_an_output_must_not_replace_the_data_file_of_an_input(tmp_path: Path) -> None:
+    path = a_file(tmp_path, "in.nhdr")
+    (tmp_path / "in.raw.gz").rename(tmp_path / "in.zraw")
+    path.write_text(path.read_text().replace("in.raw.gz", "in.zraw"))
+    with pytest.raises(InputError, match="would replace the input"):
+        check_output(tmp_path / "in.mhd", [path], overwrite=True)
+
+
+def test_a_missing_folder_a_folder_as_output_and_an_unwritable_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        check_output(tmp_path / "missing" / "a.nii")
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        check_output(tmp_path / "folder.nii")
+    volume = Volume(voxels("int16"), OBLIQUE)
+    unwritable = Path("/proc") if Path("/proc").is_dir() else Path("/")
+    for call in (check_output, lambda path: write_volume(volume, path)):
+        with pytest.raises(InputError, match="cannot be written"):
+            call(unwritable / "a.nii")
+
+
+def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_output(tmp_path / "a.nii.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failure_on_the_way_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, failing: str
+) -> None:
+    real, calls = getattr(os, failing), itertools.count()
+    last = 1 if suffix in (".nhdr", ".mhd") else 0  # these write two files: let the second fail
+
+    def fail(*arguments: object) -> None:
+        if next(calls) == last:
+            raise OSError(28, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(InputError) as error:
+        write_volume(Volume(voxels("int16"), OBLIQUE), tmp_path / f"a{suffix}")
+    assert_one_line(error, f"a{suffix}", "No space left")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = a_file(tmp_path)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nifti, "_set_geometry", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_volume(Volume(voxels("uint8"), OBLIQUE), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_appears_under_the_final_name_before_the_file_is_complete(tmp_path: Path) -> None:
+    with staged_output(tmp_path / "report.json") as staged:
+        staged.write_text("half")
+        assert not (tmp_path / "report.json").exists() and staged.suffix == ".json"
+        staged.write_text("whole")
+    assert (tmp_path / "report.json").read_text() == "whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_files_are_readable_for_others_as_the_umask_allows(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    assert a_file(tmp_path).stat().st_mode == (tmp_path / "plain").stat().st_mode
