@@ -87,7 +87,8 @@ class Correction:
 
 def check_strength(strength: float) -> None:
     """Raises InputError unless 0 <= strength <= 1."""
-    check_strength(strength)
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength {strength} is outside 0 to 1; 1 removes all that the model finds")
 
 
 def correct(

@@ -27,6 +27,7 @@ MARGIN_MM = 8.0
 DIVERGING = ("#bff3ff", "#2f9bff", "#0b2a66", "#000000", "#661010", "#ff6a2f", "#ffe9a8")
 """Less than the input (blue) to more (red); no change is as black as the air."""
 GREY = "#b8b8b8"
+PANEL_INCHES, DOTS_PER_INCH = 3.5, 110
 
 
 @dataclass(frozen=True)
@@ -68,35 +69,79 @@ def difference_picture(
 
     clean = next(iter(panels.values()))
     views = _views(clean)
-    shapes = [_extent(view, clean) for view in views]
-    figure = Figure(figsize=(15.2, 15.4), dpi=110, facecolor="black")
+    layout = _Layout.of([height / width for height, width in (_extent(view, clean) for view in views)], len(panels))
+    figure = Figure(figsize=layout.size, dpi=DOTS_PER_INCH, facecolor="black")
     FigureCanvasAgg(figure)
-    heights = [height / width for height, width in shapes]
-    grid = figure.add_gridspec(
-        len(views) + 1, len(panels), height_ratios=[*heights, 0.42], left=0.035, right=0.93, top=0.945,
-        bottom=0.05, wspace=0.02, hspace=0.07,
-    )  # fmt: skip
     low, high = _window(clean)
-    arrays = {name: to_sagittal(volume) for name, volume in panels.items()}
-    for row, view in enumerate(views):
-        for column, (name, volume) in enumerate(panels.items()):
-            axes = figure.add_subplot(grid[row, column])
-            limit = DIFFERENCE_SHARE * (high - low)
-            signed = volume.kind == "difference"
-            ends = (-limit, limit) if signed else (low, high)
-            mapped = _show(axes, view, clean, arrays[name], ends, signed)
+    limit = DIFFERENCE_SHARE * (high - low)
+    for column, (name, volume) in enumerate(panels.items()):
+        signed, array = volume.kind == "difference", to_sagittal(volume)
+        ends = (-limit, limit) if signed else (low, high)
+        for row, view in enumerate(views):
+            axes = figure.add_axes(layout.panel(row, column))
+            mapped = _show(axes, view, clean, array, ends, signed)
             _letters(axes, view.letters)
-            if row == 0:
-                axes.set_title(name, color="white", fontsize=15, pad=8)
-            if row == len(views) - 1:
-                axes.set_xlabel(captions.get(name, ""), color="white", fontsize=11, labelpad=6)
             if column == 0:
                 axes.set_ylabel(view.plane, color=GREY, fontsize=11)
-            if signed and row == 0:
-                _colour_bar(figure, axes, mapped, limit)
-    _draw_trajectory(figure, grid[len(views), :], trajectory)
-    figure.suptitle(title, color="white", fontsize=13, y=0.985)
+        figure.text(*layout.above(column), name, color="white", fontsize=15, ha="center", va="bottom")
+        figure.text(*layout.below(column), captions.get(name, ""), color="white", fontsize=11, ha="center", va="top")
+        if signed:
+            _colour_bar(figure, layout.beside(column), mapped, limit)
+    _draw_trajectory(figure, layout, trajectory)
+    figure.text(0.5, 1 - 0.3 / layout.size[1], title, color="white", fontsize=13, ha="center", va="center")
     figure.savefig(path, facecolor="black")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things go on the figure: ``size`` in inches; rows from the top, all else in shares of the figure."""
+
+    size: tuple[float, float]
+    heights: list[float]
+    columns: int
+
+    LEFT, RIGHT, TOP, BELOW, GAP, PLOT, BOTTOM = 0.65, 1.2, 0.95, 0.75, 0.08, 1.7, 0.6
+
+    @classmethod
+    def of(cls, ratios: Sequence[float], columns: int) -> _Layout:
+        """For rows of these ratios of height to width."""
+        heights = [PANEL_INCHES * ratio for ratio in ratios]
+        width = cls.LEFT + columns * (PANEL_INCHES + cls.GAP) + cls.RIGHT
+        rest = cls.TOP + cls.BELOW + cls.PLOT + cls.BOTTOM
+        return cls((width, rest + sum(heights) + cls.GAP * (len(heights) - 1)), heights, columns)
+
+    def panel(self, row: int, column: int) -> tuple[float, float, float, float]:
+        """(left, bottom, width, height) of a panel."""
+        top = self.TOP + sum(self.heights[:row]) + self.GAP * row
+        return self._box(self._left(column), top, PANEL_INCHES, self.heights[row])
+
+    def above(self, column: int) -> tuple[float, float]:
+        """The middle of the line above a column."""
+        x, y, width, height = self.panel(0, column)
+        return x + width / 2, y + height + 0.1 / self.size[1]
+
+    def below(self, column: int) -> tuple[float, float]:
+        """The middle of the line below a column."""
+        x, y, width, _ = self.panel(len(self.heights) - 1, column)
+        return x + width / 2, y - 0.1 / self.size[1]
+
+    def beside(self, column: int) -> tuple[float, float, float, float]:
+        """The box of a colour bar, right of the first row of a column."""
+        return self._box(self._left(column + 1) + 0.05, self.TOP, 0.15, self.heights[0])
+
+    def plot(self, number: int, count: int) -> tuple[float, float, float, float]:
+        """The box of one of ``count`` plots in the last row."""
+        gap = 0.7
+        width = (self._left(self.columns) - self.LEFT - gap * (count - 1)) / count
+        top = self.size[1] - self.PLOT - self.BOTTOM
+        return self._box(self.LEFT + number * (width + gap), top, width, self.PLOT)
+
+    def _left(self, column: int) -> float:
+        return self.LEFT + column * (PANEL_INCHES + self.GAP)
+
+    def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        full_width, full_height = self.size
+        return left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height
 
 
 def _window(volume: Volume) -> tuple[float, float]:
@@ -115,9 +160,9 @@ def _views(volume: Volume) -> list[View]:
     ]
     left_right = int(ends[0].sum()) // 2
     top = int(ends[2][1])
-    axial = max(box[2].start, round(top - 70 / _spacing(volume)[2]))  # 70 mm below the vertex: the ventricles
+    axial = max(box[2].start, round(top - 76 / _spacing(volume)[2]))  # 76 mm below the vertex: the ventricles
     detail = [_within(ends[1].mean() - 5, 42 / _spacing(volume)[1], inside.shape[1])]
-    detail += [_within(top - 68 / _spacing(volume)[2], 38 / _spacing(volume)[2], inside.shape[2])]
+    detail += [_within(top - 78 / _spacing(volume)[2], 38 / _spacing(volume)[2], inside.shape[2])]
     return [
         View("sagittal, middle", (left_right, box[1], box[2]), "APSI"),
         View("axial", (box[0], box[1], axial), "RLAP"),
@@ -176,25 +221,23 @@ def _letters(axes: Axes, letters: str) -> None:
         )
 
 
-def _colour_bar(figure: Figure, axes: Axes, mapped: Any, limit: float) -> None:
-    place = axes.get_position()
-    side = figure.add_axes((place.x1 + 0.012, place.y0, 0.011, place.height))
+def _colour_bar(figure: Figure, box: tuple[float, float, float, float], mapped: Any, limit: float) -> None:
+    side = figure.add_axes(box)
     bar = figure.colorbar(mapped, cax=side, ticks=[-limit, -limit / 2, 0, limit / 2, limit])
     share = 100 * DIFFERENCE_SHARE
     bar.ax.set_yticklabels([f"{share * part:+.0f} %" if part else "0" for part in (-1, -0.5, 0, 0.5, 1)])
     bar.ax.tick_params(colors=GREY, labelsize=9)
     bar.outline.set_edgecolor("#404040")
-    bar.set_label("corrected - motion, share of the grey window", color=GREY, fontsize=9)
+    bar.set_label("share of the grey window", color=GREY, fontsize=9)
 
 
-def _draw_trajectory(figure: Figure, place: Any, trajectory: Trajectory) -> None:
-    halves = place.subgridspec(1, 2, wspace=0.12)
+def _draw_trajectory(figure: Figure, layout: _Layout, trajectory: Trajectory) -> None:
     rows: Sequence[tuple[np.ndarray, str, tuple[str, ...]]] = (
         (trajectory.translations, "translation (mm)", ("to R", "to A", "to S")),
         (trajectory.rotations, "rotation (degrees)", ("about R: pitch", "about A: roll", "about S: yaw")),
     )
-    for column, (values, label, names) in enumerate(rows):
-        axes = figure.add_subplot(halves[0, column])
+    for number, (values, label, names) in enumerate(rows):
+        axes = figure.add_axes(layout.plot(number, len(rows)))
         axes.set_facecolor("black")
         for line, name, colour in zip(values.T, names, ("#ff6b6b", "#7bd88f", "#6bb3ff"), strict=True):
             axes.plot(line, color=colour, linewidth=1.3, label=name)
@@ -204,5 +247,6 @@ def _draw_trajectory(figure: Figure, place: Any, trajectory: Trajectory) -> None
         axes.tick_params(colors=GREY, labelsize=9)
         for spine in axes.spines.values():
             spine.set_color("#505050")
-        axes.margins(x=0)
-        axes.legend(loc="upper left", fontsize=9, frameon=False, labelcolor=GREY, ncols=3)
+        axes.margins(x=0, y=0.18)
+        axes.legend(loc="upper left", fontsize=9, framealpha=0.6, facecolor="black", edgecolor="none",
+                    labelcolor=GREY, ncols=3)  # fmt: skip

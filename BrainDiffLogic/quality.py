@@ -198,9 +198,7 @@ def assess(volume: Image, mask: Image | None = None, tissues: Tissues | None = N
     )
 
 
-def _tissue_metrics(
-    scan: Volume, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]
-) -> dict[str, float]:
+def _tissue_metrics(scan: Volume, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]) -> dict[str, float]:
     names = ("cjv", "cnr", "snr_csf", "snr_gm", "snr_wm", "snr_total")
     try:
         found = tissues or tissue_masks(scan.array, inner_head_mask(scan))

@@ -41,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
     from BrainDiffLogic.correction import check_strength, correct
     from BrainDiffLogic.delivery import check_outputs, write_correction
     from BrainDiffLogic.images import WRITABLE, read_volume
-    from BrainDiffLogic.inference import choose_device
 
     check_strength(args.strength)
     weights = find_checkpoint(args.model)
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([(path, suffixes) for path, suffixes in named if path], inputs, args.overwrite)
     volume = read_volume(args.input)
     model = load_checkpoint(weights)
-    choose_device(args.device)
+    _check_device(args.device)
     with shown_progress() as progress:
         correction = correct(
             volume, model, strength=args.strength, device=args.device, force=args.force, progress=progress
@@ -60,6 +59,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"braindiff correct: {args.input}: {line}", file=sys.stderr)
     print(_summary(report))
     return 0
+
+
+def _check_device(device: str) -> None:
+    from BrainDiffLogic.inference import choose_device  # loads PyTorch, which bad input need not wait for
+
+    choose_device(device)
 
 
 def _summary(report: dict[str, Any]) -> str:

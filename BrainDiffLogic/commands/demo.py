@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("the demo draws with matplotlib: pip install 'braindiff[demo]'")
     model = load_checkpoint(DEFAULT_MODEL)
     _make_folder(args.out)
-    print(f"head: {SOURCE}")
+    print(f"head: {SOURCE}", flush=True)
     clean = read_volume(head)
     simulation = _simulated(clean, args.preset)
     files = {Path(name).name.split(".")[0]: args.out / name for name in FILES}

@@ -60,9 +60,7 @@ def read_volume(path: str | PathLike[str]) -> Volume:
         return read_meta_nrrd(path)
     if suffix in DICOM or is_dicom_file(path):
         return read_dicom_series(path)
-    raise InputError(
-        f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder"
-    )
+    raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
 
 
 def write_volume(

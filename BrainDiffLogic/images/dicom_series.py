@@ -55,9 +55,7 @@ def read_dicom_series(path: Path) -> Volume:
             step = _slice_step(slices, path)
             image = _read_voxels(slices)
     except (RuntimeError, MemoryError, OSError) as error:
-        raise InputError(
-            f"{path}: the DICOM series cannot be read, a file is damaged; export it again"
-        ) from error
+        raise InputError(f"{path}: the DICOM series cannot be read, a file is damaged; export it again") from error
     array = sitk.GetArrayFromImage(image).transpose()
     first, (stored, slope, intercept) = slices[0], slices[0].rescale
     storage = Storage(array.dtype, format="dicom")
@@ -83,8 +81,7 @@ def _series_files(path: Path) -> tuple[str, ...]:
     if len(series) > 1:
         listed = "; ".join(_describe(names) for names in series[:6]) + ("; ..." if len(series) > 6 else "")
         raise InputError(
-            f"{path}: {len(series)} DICOM series ({listed}); "
-            "give one file of the wanted series instead of the folder"
+            f"{path}: {len(series)} DICOM series ({listed}); give one file of the wanted series instead of the folder"
         )
     names = series[0] or (str(path),)
     _refuse_damaged(folder, names)
@@ -111,9 +108,7 @@ def _is_unreadable(file: Path) -> bool:
 
 def _describe(names: tuple[str, ...]) -> str:
     information = _information(names[0])
-    text = (
-        information.GetMetaData(DESCRIPTION).strip() if information.HasMetaDataKey(DESCRIPTION) else "unnamed"
-    )
+    text = information.GetMetaData(DESCRIPTION).strip() if information.HasMetaDataKey(DESCRIPTION) else "unnamed"
     return f"{' '.join(text.split())}: {len(names)} files, {Path(names[0]).name}"
 
 
@@ -133,13 +128,9 @@ def _slice(name: str, path: Path) -> _Slice:
             f"{path}: {Path(name).name} is a multi-frame DICOM; convert it to .nii.gz (dcm2niix does) first"
         )
     if reader.GetNumberOfComponents() > 1:
-        raise InputError(
-            f"{path}: {Path(name).name} is a colour image; give the grey-value scan it was made from"
-        )
+        raise InputError(f"{path}: {Path(name).name} is a colour image; give the grey-value scan it was made from")
     if not (reader.HasMetaDataKey(POSITION) and reader.HasMetaDataKey(ORIENTATION)):
-        raise InputError(
-            f"{path}: {Path(name).name} does not say where its slice lies; export the original scan"
-        )
+        raise InputError(f"{path}: {Path(name).name} does not say where its slice lies; export the original scan")
 
     def number(key: str, default: float) -> float:
         return float(reader.GetMetaData(key)) if reader.HasMetaDataKey(key) else default
@@ -147,18 +138,14 @@ def _slice(name: str, path: Path) -> _Slice:
     stored = f"{'int' if number(SIGN, 0) else 'uint'}{int(number(BITS, 16))}"
     rescale = (stored, number(SLOPE, 1.0), number(INTERCEPT, 0.0))
     direction = np.reshape(reader.GetDirection(), (3, 3))
-    return _Slice(
-        name, np.array(reader.GetOrigin()), direction, np.array(reader.GetSpacing()), size[:2], rescale
-    )
+    return _Slice(name, np.array(reader.GetOrigin()), direction, np.array(reader.GetSpacing()), size[:2], rescale)
 
 
 def _ordered(slices: list[_Slice], path: Path) -> list[_Slice]:
     first = slices[0]
     for other in slices[1:]:
         if other.size != first.size or not np.allclose(other.spacing[:2], first.spacing[:2], rtol=1e-4):
-            raise InputError(
-                f"{path}: slices of different size or pixel spacing; keep the files of one scan only"
-            )
+            raise InputError(f"{path}: slices of different size or pixel spacing; keep the files of one scan only")
         if np.abs(other.direction - first.direction).max() > DIRECTION_TOLERANCE:
             raise InputError(f"{path}: slices of different orientation (a localizer?); give a 3D scan")
     return sorted(slices, key=lambda item: float(item.position @ first.direction[:, 2]))
@@ -173,14 +160,10 @@ def _slice_step(slices: list[_Slice], path: Path) -> np.ndarray:
     gaps = np.diff(positions @ first.direction[:, 2])
     usual = float(np.median(gaps))
     if gaps.min() <= SPACING_TOLERANCE * usual or usual <= 0:
-        raise InputError(
-            f"{path}: several images lie at one position (echoes, time points?); keep those of one volume"
-        )
+        raise InputError(f"{path}: several images lie at one position (echoes, time points?); keep those of one volume")
     if gaps.max() > 1.5 * usual:
         after, missing = Path(slices[int(np.argmax(gaps))].name).name, int(np.rint(gaps / usual - 1).sum())
-        raise InputError(
-            f"{path}: slices are missing ({missing}, the first after {after}); export the scan again"
-        )
+        raise InputError(f"{path}: slices are missing ({missing}, the first after {after}); export the scan again")
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
     even = positions[0] + np.arange(len(slices))[:, None] * step
     if np.abs(even - positions).max() > SPACING_TOLERANCE * usual:

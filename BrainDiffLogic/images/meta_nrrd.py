@@ -34,12 +34,9 @@ def read_meta_nrrd(path: Path) -> Volume:
             image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
         if any(word in str(error) for word in ("determinant", "pacing", "space direction")):
-            raise InputError(
-                f"{path}: the affine cannot be inverted; repair the header's geometry"
-            ) from error
+            raise InputError(f"{path}: the affine cannot be inverted; repair the header's geometry") from error
         raise InputError(
-            f"{path}: cannot be read, it is damaged or incomplete; copy it again "
-            "(a .nhdr or .mhd with its data file)"
+            f"{path}: cannot be read, it is damaged or incomplete; copy it again (a .nhdr or .mhd with its data file)"
         ) from error
     affine = affine_from_lps(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
     array = sitk.GetArrayFromImage(image).transpose()
@@ -61,9 +58,7 @@ def write_meta_nrrd(stored: np.ndarray, volume: Volume, path: Path) -> None:
             raise OSError("the image library could not write it") from error
 
 
-def affine_from_lps(
-    origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]
-) -> np.ndarray:
+def affine_from_lps(origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]) -> np.ndarray:
     """(4, 4) IJK to RAS mm from ITK's origin, spacing and row-major direction cosines in LPS mm."""
     affine = np.eye(4)
     affine[:3, :3] = LPS_TO_RAS @ (np.reshape(direction, (3, 3)) * np.asarray(spacing))
@@ -105,12 +100,8 @@ def _check_information(reader: sitk.ImageFileReader, path: Path) -> None:
     if "complex" in pixel:
         raise InputError(f"{path}: voxels of type {pixel} are not real numbers; save the magnitude image")
     if components > 1:
-        raise InputError(
-            f"{path}: {components} values a voxel (colour, vectors or 4D); extract one 3D volume"
-        )
+        raise InputError(f"{path}: {components} values a voxel (colour, vectors or 4D); extract one 3D volume")
     if len(size) < 3:
         raise InputError(f"{path}: a 2D image of shape {size}; give the whole 3D volume")
     if max(size[3:], default=1) > 1:
-        raise InputError(
-            f"{path}: a 4D file of {int(np.prod(size[3:]))} volumes; extract one of them and give that"
-        )
+        raise InputError(f"{path}: a 4D file of {int(np.prod(size[3:]))} volumes; extract one of them and give that")

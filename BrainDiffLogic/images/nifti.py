@@ -48,9 +48,7 @@ def read_nifti(path: Path) -> Volume:
     except InputError:
         raise
     except UNREADABLE as error:
-        raise InputError(
-            f"{path}: cannot be read as NIfTI, it is damaged or incomplete; copy it again"
-        ) from error
+        raise InputError(f"{path}: cannot be read as NIfTI, it is damaged or incomplete; copy it again") from error
     raw = raw.reshape(raw.shape[:3], order="F")
     raw = raw.astype(np.float64 if raw.dtype.itemsize > 8 else raw.dtype.newbyteorder("="), copy=False)
     array = raw if (slope, intercept) == (1.0, 0.0) else real_values(raw, slope, intercept)
@@ -97,9 +95,7 @@ def _opened(path: Path) -> Iterator[nib.Nifti1Pair]:
     if path.suffix.lower() in (".hdr", ".img"):
         pair = nib.load(path, mmap=False)
         if not isinstance(pair, nib.Nifti1Pair):
-            raise InputError(
-                f"{path}: Analyze 7.5 does not say which side is left; convert the scan to .nii.gz"
-            )
+            raise InputError(f"{path}: Analyze 7.5 does not say which side is left; convert the scan to .nii.gz")
         yield pair
         return
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
@@ -122,15 +118,11 @@ def _check_header(header: nib.Nifti1Header, path: Path) -> None:
     if len(shape) == 4 and shape[3] > 1:
         raise InputError(f"{path}: a 4D file of {shape[3]} volumes; extract one of them and give that")
     if max(shape[4:], default=1) > 1:
-        raise InputError(
-            f"{path}: an image of shape {shape} with several values a voxel; extract one 3D volume"
-        )
+        raise InputError(f"{path}: an image of shape {shape} with several values a voxel; extract one 3D volume")
     if dtype.fields is not None:
         raise InputError(f"{path}: a colour image; give the grey-value scan it was made from")
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: voxels of type {dtype} are not real numbers; save the magnitude image")
     if int(header["xyzt_units"]) & 7 in (1, 3):
         unit = header.get_xyzt_units()[0]
-        raise InputError(
-            f"{path}: the header gives lengths in {unit}s; convert the geometry and xyzt_units to mm"
-        )
+        raise InputError(f"{path}: the header gives lengths in {unit}s; convert the geometry and xyzt_units to mm")

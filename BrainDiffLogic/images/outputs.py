@@ -78,9 +78,7 @@ def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
         _move_into_place(folder, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(
-            f"{path}: cannot be written ({reason}); free space or choose another folder"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

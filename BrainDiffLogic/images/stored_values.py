@@ -72,9 +72,7 @@ def stored_values(array: np.ndarray, storage: Storage) -> np.ndarray:
         values = array[..., k]
         if storage.slope != 1 or storage.intercept != 0:
             values = (values.astype(np.float64) - storage.intercept) / storage.slope
-        stored[..., k] = (
-            np.rint(values) if storage.dtype.kind in "iu" and values.dtype.kind == "f" else values
-        )
+        stored[..., k] = np.rint(values) if storage.dtype.kind in "iu" and values.dtype.kind == "f" else values
     return stored
 
 

@@ -171,9 +171,7 @@ def _check(configuration: Configuration, path: str | Path) -> None:
         if unknown := set(entry) - {"glob", "kind", "weight"}:
             raise InputError(f"{path}: sources: unknown field {min(unknown)!r}; known are glob, kind, weight")
         if entry.get("kind", "head") not in KINDS:
-            raise InputError(
-                f"{path}: sources: kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}"
-            )
+            raise InputError(f"{path}: sources: kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}")
         _check_number("weight", entry.get("weight", 1.0), (float, 0, math.inf), path)
 
 
@@ -201,9 +199,7 @@ def _check_number(name: str, value: Any, limits: tuple[type, float, float], path
     allowed = int if kind is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed):
         hint = "; YAML reads 1e-3 as text, write 0.001" if isinstance(value, str) else ""
-        raise InputError(
-            f"{path}: {name} must be {'a whole' if kind is int else 'a'} number, got {value!r}{hint}"
-        )
+        raise InputError(f"{path}: {name} must be {'a whole' if kind is int else 'a'} number, got {value!r}{hint}")
     if not low <= value <= high:
         bound = f"{low} or more" if high == math.inf else f"between {low} and {high}"
         raise InputError(f"{path}: {name} must be {bound}, got {value}")

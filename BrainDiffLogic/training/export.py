@@ -7,13 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.training.configuration import Configuration, find_sources
 from BrainDiffLogic.training.run import network_arguments
-from BrainDiffLogic.training.run_folder import trained_state
+from BrainDiffLogic.training.run_folder import steps_done, trained_state
 
 SPACING_MM = (0.6, 2.0)
 """Voxel sizes that training covers: 0.8 to 1.33 mm, zoomed by 0.75 to 1.28."""
@@ -25,7 +23,6 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
 
     The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/bench_correctors.py``).
     """
-    steps = int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
     card: dict[str, Any] = {
         "title": f"BrainDiff {configuration.family}",
         "version": __version__,
@@ -37,7 +34,7 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
             "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
             "scaling": "volume floor to 0, 99th percentile inside the head to 1",
         },
-        "training": _training(configuration, data, steps),
+        "training": _training(configuration, data, steps_done(checkpoint)),
         "limits": "Trained and measured on simulated rigid motion of single-coil magnitude images. For "
         "research; not for primary diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
         "metrics": [],

@@ -47,9 +47,7 @@ def multi_scale_l2(predictions: list[Tensor], clean: Tensor, weights: Tensor) ->
     by the batch size alone would weigh the finest scale 16 times the coarsest.
     """
     targets = image_pyramid(clean, len(predictions))
-    return torch.stack(
-        [(weights * (p - t) ** 2).mean() for p, t in zip(predictions, targets, strict=True)]
-    ).sum()
+    return torch.stack([(weights * (p - t) ** 2).mean() for p, t in zip(predictions, targets, strict=True)]).sum()
 
 
 def multi_scale_l1(predictions: list[Tensor], clean: Tensor, weights: Tensor) -> Tensor:

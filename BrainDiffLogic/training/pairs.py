@@ -67,11 +67,7 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     severity = 0.0 if kind == "still" else float(np.exp(rng.uniform(*np.log(recipe.severity_mm))))
     lines = still.shape[{"LR": 0, "AP": 1, "SI": 2}[pe_axis]]
     trajectory, severity = _trajectory(kind, lines, severity, rng)
-    phase = (
-        smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi)
-        if rng.random() < recipe.phase_share
-        else None
-    )
+    phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
     simulation = simulate_motion(
         still, trajectory, pe_axis, noise=rng.uniform(*recipe.noise), seed=int(rng.integers(2**31)),
         phase=phase, accuracy=FFT_ACCURACY,
@@ -112,9 +108,7 @@ def load(source: Source, rng: np.random.Generator) -> Volume:
     image = paint_file(source.path, rng) if source.kind == "labels" else read_volume(source.path)
     stack, affine = to_sagittal(image), sagittal_affine(image)
     stack = robust_scale(np.ascontiguousarray(stack)).forward(stack)
-    if (
-        source.kind != "head"
-    ):  # air around a cropped brain, so that what turns out of the box does not wrap around
+    if source.kind != "head":  # air around a cropped brain, so that what turns out of the box does not wrap around
         stack = np.pad(stack, 16)
     return _cropped(Volume(stack, affine, source=source.path))
 
@@ -123,8 +117,7 @@ def paint_file(path: str, rng: np.random.Generator) -> Volume:
     """A head painted from a label map in a file."""
     labels = read_volume(path)
     box = tuple(
-        slice(max(0, s.start - 8), s.stop + 8)
-        for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0]
+        slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0]
     )
     affine = labels.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
@@ -161,9 +154,7 @@ def smooth_field(shape: tuple[int, ...], rng: np.random.Generator, waves: int) -
     coarse = rng.normal(size=(waves + 2,) * 3)
     field_ = coarse / np.abs(coarse).max()
     for axis, size in enumerate(shape):
-        matrix = ndimage.zoom(
-            np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest"
-        )
+        matrix = ndimage.zoom(np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest")
         field_ = np.moveaxis(np.tensordot(field_, matrix.astype(np.float32), axes=(axis, 0)), -1, axis)
     return field_.astype(np.float32)
 

@@ -19,6 +19,7 @@ HARMLESS = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     r".*[Dd]etected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",
     r".*`IterableDataset` has `__len__` defined",
+    r".*The dirpath has changed from",
 )
 """Warnings that say nothing about a run: few workers are intended, the folder is that of the run to go on."""
 TALKATIVE = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -42,15 +43,16 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def progress_callback() -> Callback:
-    """A progress bar where stderr is a terminal, else ``EpochLines``."""
-    return TQDMProgressBar(refresh_rate=20) if sys.stderr.isatty() else EpochLines()
+def progress_callback(steps: int) -> Callback:
+    """For a run of ``steps``: a progress bar where stderr is a terminal, else ``EpochLines``."""
+    return TQDMProgressBar(refresh_rate=20) if sys.stderr.isatty() else EpochLines(steps)
 
 
 class EpochLines(Callback):
     """One line on stderr at the end of each epoch: step, loss, share of the input's error, validation."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -64,7 +66,7 @@ class EpochLines(Callback):
         """Print the line; validation only in an epoch that had one."""
         mean = {name: value / self.count for name, value in self.sums.items()}
         line = (
-            f"epoch {trainer.current_epoch + 1}: step {trainer.global_step} of {trainer.max_steps},"
+            f"epoch {trainer.current_epoch + 1}: step {trainer.global_step} of {self.steps},"
             f" loss {mean['loss']:.5f}, {mean['share_of_input_error']:.3f} of the input's error"
         )
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0

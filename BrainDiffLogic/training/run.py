@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -40,19 +41,13 @@ def caches(configuration: Configuration, data: str | Path, folder: str | Path) -
     training, validation = find_sources(configuration, data)
     seeds = configuration.seed, configuration.seed + VALIDATION_SEEDS
     trained = PairCache(folder, training, configuration.recipe, seeds[0])
-    held_out = PairCache(
-        folder, validation, replace(configuration.recipe, still_share=VALIDATION_STILL), seeds[1]
-    )
-    if both := trained.trajectories(configuration.pairs) & held_out.trajectories(
-        configuration.validation_pairs
-    ):
+    held_out = PairCache(folder, validation, replace(configuration.recipe, still_share=VALIDATION_STILL), seeds[1])
+    if both := trained.trajectories(configuration.pairs) & held_out.trajectories(configuration.validation_pairs):
         raise AssertionError(f"trajectory {min(both)} is both in training and in validation")
     return trained, held_out
 
 
-def make_pairs(
-    cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None
-) -> None:
+def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None) -> None:
     """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes of one thread each."""
     missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
     if not missing:
@@ -105,13 +100,13 @@ def train(
     arguments = network_arguments(configuration)
     corrector = build(configuration.family, arguments)
     if configuration.crop % corrector.multiple:
-        raise InputError(
-            f"crop {configuration.crop} is not a multiple of {corrector.multiple}, as the network needs"
-        )
+        raise InputError(f"crop {configuration.crop} is not a multiple of {corrector.multiple}, as the network needs")
     if initial:
         _load_initial(corrector, initial)
+    last, done = last_checkpoint(run, corrector)
     prepare(run, configuration, arguments)
-    last = last_checkpoint(run, corrector)
+    if last and done >= configuration.steps:
+        return last
     training, validation = caches(configuration, data, cache or run / "pairs")
     make_pairs(validation, configuration.validation_pairs, jobs, report)
     if configuration.pairs:
@@ -137,6 +132,20 @@ def network_arguments(configuration: Configuration) -> dict[str, Any]:
     return known[configuration.network]
 
 
+class _StopAfter(Callback):
+    """Ends the run at a number of steps; the last epoch is shorter where they are no whole number of epochs.
+
+    Not the trainer's ``max_steps``: a run that counts steps goes on from the end of an epoch with its last batch
+    (Lightning 2.6, ``_FitLoop.restarting``), so that a resumed run would not be the run that was not interrupted.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
 class _Slices(L.LightningDataModule):
     """Loaders whose content depends on the epoch, rebuilt at each."""
 
@@ -154,7 +163,8 @@ class _Slices(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         c = self.configuration
-        samples = c.batch * c.epoch_steps
+        steps = min(c.epoch_steps, c.steps - self.trainer.global_step) if self.trainer else c.epoch_steps
+        samples = c.batch * steps
         dataset: CachedSlices | SimulatedSlices
         if c.pairs:
             dataset = CachedSlices(self.pairs, c.pairs, samples, self.context, c.crop, c.seed)
@@ -173,24 +183,22 @@ def _trainer(configuration: Configuration, run: Path, accelerator: str) -> L.Tra
     callbacks: list[Callback] = [
         ModelCheckpoint(run, filename="last", save_top_k=1, monitor=None, every_n_epochs=1,
                         save_on_train_epoch_end=True, enable_version_counter=False),
-        progress_callback(),
+        _StopAfter(configuration.steps),
+        progress_callback(configuration.steps),
     ]  # fmt: skip
     if configuration.ema:
         callbacks.append(EMAWeightAveraging(decay=configuration.ema))
     try:
         return L.Trainer(
             accelerator=accelerator, devices=1, precision=configuration.precision,
-            plugins=[AtomicCheckpoints()], max_steps=configuration.steps, max_epochs=-1,
-            gradient_clip_val=configuration.clip,
+            plugins=[AtomicCheckpoints()], max_epochs=-1, gradient_clip_val=configuration.clip,
             limit_train_batches=configuration.epoch_steps, check_val_every_n_epoch=VALIDATE_EVERY,
             num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, callbacks=callbacks,
             logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
-            enable_model_summary=False,
+            enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
         )  # fmt: skip
     except MisconfigurationException:
-        raise InputError(
-            f"--device {accelerator}: this machine has none; give --device auto or cpu"
-        ) from None
+        raise InputError(f"--device {accelerator}: this machine has none; give --device auto or cpu") from None
 
 
 def _load_initial(corrector: torch.nn.Module, path: str | Path) -> None:

@@ -44,9 +44,7 @@ def prepare(run: Path, configuration: Configuration, arguments: dict[str, Any]) 
         before = _read(file)
         for name in ("family", "network"):
             if before.get(name) != json.loads(json.dumps(content[name])):
-                raise InputError(
-                    f"{run}: holds a run of another {name} ({CONFIGURATION}); give another --run"
-                )
+                raise InputError(f"{run}: holds a run of another {name} ({CONFIGURATION}); give another --run")
     partial = file.with_suffix(".part")
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -54,9 +52,7 @@ def prepare(run: Path, configuration: Configuration, arguments: dict[str, Any]) 
         os.replace(partial, file)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(
-            f"{run}: the run's folder cannot be written ({reason}); give another --run"
-        ) from None
+        raise InputError(f"{run}: the run's folder cannot be written ({reason}); give another --run") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -66,26 +62,22 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not the configuration of a run; give another --run") from None
 
 
-def last_checkpoint(run: Path, network: nn.Module) -> Path | None:
-    """The checkpoint a run goes on from, or None for a new run.
+def last_checkpoint(run: Path, network: nn.Module) -> tuple[Path | None, int]:
+    """The checkpoint a run goes on from and the steps it has done; (None, 0) for a new run.
 
     Raises InputError when it cannot be read, or its weights are not of ``network``.
     """
     path = run / LAST
     if not path.exists():
-        return None
+        return None, 0
     try:
-        state = trained_state(path)
+        state, done = trained_state(path), steps_done(path)
     except Exception:  # whatever unpickling a foreign or damaged file raises
         raise InputError(f"{path}: not a checkpoint of a run; delete it to start the run again") from None
     expected = network.state_dict()
-    if {name: value.shape for name, value in state.items()} != {
-        name: v.shape for name, v in expected.items()
-    }:
-        raise InputError(
-            f"{path}: the run is of another network than the configuration's; give another --run"
-        )
-    return path
+    if {name: value.shape for name, value in state.items()} != {name: v.shape for name, v in expected.items()}:
+        raise InputError(f"{path}: the run is of another network than the configuration's; give another --run")
+    return path, done
 
 
 def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
@@ -96,3 +88,8 @@ def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
         for name, value in state.items()
         if name.startswith("network.")
     }
+
+
+def steps_done(checkpoint: str | Path) -> int:
+    """The optimiser steps behind a checkpoint of ``train``."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])

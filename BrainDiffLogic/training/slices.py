@@ -42,9 +42,7 @@ def take_slice(stacks: np.ndarray, index: int, context: int, crop: int, rng: np.
 class CachedSlices(Dataset[Sample]):
     """Random slices of cached pairs; what sample i of an epoch is depends on (seed, epoch, i) alone."""
 
-    def __init__(
-        self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int
-    ) -> None:
+    def __init__(self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int) -> None:
         self.cache, self.pairs = cache, cache.ready(pairs)
         self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, 0
 

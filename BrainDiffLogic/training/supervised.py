@@ -41,9 +41,7 @@ class SupervisedCorrection(L.LightningModule):
         self.log_dict({"loss": loss, "share_of_input_error": share}, prog_bar=True)
         return loss
 
-    def _terms(
-        self, stage: Stage, predictions: list[Tensor], clean: Tensor, weights: Tensor
-    ) -> dict[str, Tensor]:
+    def _terms(self, stage: Stage, predictions: list[Tensor], clean: Tensor, weights: Tensor) -> dict[str, Tensor]:
         compute = {
             "l1": lambda: losses.l1(predictions[-1], clean, weights),
             "tv": lambda: losses.total_variation(predictions[-1] - clean),

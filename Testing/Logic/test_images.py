@@ -26,9 +26,7 @@ from BrainDiffLogic.volume import Storage, Volume
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_volume_comes_back_with_the_same_bits_type_and_grid(
-    tmp_path: Path, dtype: str, suffix: str
-) -> None:
+def test_a_volume_comes_back_with_the_same_bits_type_and_grid(tmp_path: Path, dtype: str, suffix: str) -> None:
     volume = Volume(voxels(dtype), OBLIQUE)
     write_volume(volume, tmp_path / f"a{suffix}")
     back = read_volume(tmp_path / f"a{suffix}")
@@ -103,9 +101,7 @@ def test_a_nifti_output_repeats_the_inputs_header_bit_for_bit(tmp_path: Path, qf
     image.header["pixdim"][4] = 2.3
     nib.save(image, path)
     volume = read_volume(path)
-    write_volume(
-        volume.with_array(volume.array[::-1].astype(np.float32)), tmp_path / "out.nii.gz", like=volume
-    )
+    write_volume(volume.with_array(volume.array[::-1].astype(np.float32)), tmp_path / "out.nii.gz", like=volume)
     old, new = nib.load(path), nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(new.affine, old.affine)
     for field in HEADER_FIELDS:
@@ -143,9 +139,7 @@ def test_a_big_endian_nifti_reads_the_same(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(volume.array, voxels(dtype))
     assert volume.array.dtype.isnative
     write_volume(volume, tmp_path / "out.nii")
-    np.testing.assert_array_equal(
-        nib.load(tmp_path / "out.nii").affine, nib.load(tmp_path / "big.nii").affine
-    )
+    np.testing.assert_array_equal(nib.load(tmp_path / "out.nii").affine, nib.load(tmp_path / "big.nii").affine)
     np.testing.assert_array_equal(read_volume(tmp_path / "out.nii").array, voxels(dtype))
 
 
@@ -179,9 +173,7 @@ def test_scaled_integers_come_back_as_the_same_integers(
     raw_bytes[112:120] = np.array([slope, intercept], "<f4").tobytes()  # scl_slope, scl_inter
     path.write_bytes(raw_bytes)
     volume = read_volume(path)
-    np.testing.assert_allclose(
-        volume.array, nib.load(path).get_fdata(), rtol=1e-7, atol=1e-6 * abs(intercept)
-    )
+    np.testing.assert_allclose(volume.array, nib.load(path).get_fdata(), rtol=1e-7, atol=1e-6 * abs(intercept))
     storage = write_volume(volume, tmp_path / "out.nii.gz")
     assert storage.dtype == dtype
     old, new = nib.load(path).dataobj, nib.load(tmp_path / "out.nii.gz").dataobj
@@ -226,12 +218,8 @@ def test_values_are_rounded_and_the_type_grows_instead_of_clipping(
     np.testing.assert_allclose(back, array if expected[0] == "f" else np.rint(array), rtol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("stored", "expected"), [("uint8", "int16"), ("uint16", "int32"), ("int16", "int16")]
-)
-def test_a_difference_is_stored_signed_and_without_intercept(
-    tmp_path: Path, stored: str, expected: str
-) -> None:
+@pytest.mark.parametrize(("stored", "expected"), [("uint8", "int16"), ("uint16", "int32"), ("int16", "int16")])
+def test_a_difference_is_stored_signed_and_without_intercept(tmp_path: Path, stored: str, expected: str) -> None:
     like = Volume(voxels("uint8"), OBLIQUE, storage=Storage(np.dtype(stored), 0.5, -1024.0))
     array = np.zeros(SHAPE, np.float32)
     array.flat[:2] = -12.5, 12.5

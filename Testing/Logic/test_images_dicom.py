@@ -58,9 +58,7 @@ def test_slices_with_different_slopes_keep_their_real_values(tmp_path: Path) -> 
     for k in range(4, 7):
         piece = np.zeros(SHAPE)
         piece[:, :, k] = real[:, :, k] * 0.5
-        files = save_series(
-            tmp_path / f"s{k}", piece, tags={"0028|1053": "0.5", "0028|1052": "0"} | STORED_INT16
-        )
+        files = save_series(tmp_path / f"s{k}", piece, tags={"0028|1053": "0.5", "0028|1052": "0"} | STORED_INT16)
         files[k].rename(tmp_path / "series" / f"half{k}.dcm")
     expected = real.copy()
     expected[:, :, 4:] *= 0.5

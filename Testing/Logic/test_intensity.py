@@ -88,9 +88,7 @@ def test_the_scale_is_the_same_for_the_same_head_in_another_integer_type(a_noisy
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_a_zero_residual_returns_the_input_bit_for_bit(
-    a_noisy_head: np.ndarray, dtype: str, strength: float
-) -> None:
+def test_a_zero_residual_returns_the_input_bit_for_bit(a_noisy_head: np.ndarray, dtype: str, strength: float) -> None:
     array = (a_noisy_head / 4).astype(dtype)
     scale = robust_scale(array)
     residual = np.zeros(array.shape, np.float32)
@@ -149,9 +147,7 @@ def test_one_bright_voxel_in_an_empty_volume_is_scaled_without_failure() -> None
 def test_the_mask_is_the_head_without_holes(a_head: Volume, a_noisy_head: np.ndarray) -> None:
     truth = a_head.array > 0
     for axis in range(3):  # skull and ventricles are dark, and inside
-        truth = np.maximum.accumulate(truth, axis) & np.flip(
-            np.maximum.accumulate(np.flip(truth, axis), axis), axis
-        )
+        truth = np.maximum.accumulate(truth, axis) & np.flip(np.maximum.accumulate(np.flip(truth, axis), axis), axis)
     mask = head_mask(a_noisy_head)
     assert mask.dtype == bool and mask.shape == a_head.shape
     assert_covers(mask, truth)
@@ -191,12 +187,11 @@ def test_the_mask_of_a_stripped_brain_is_the_brain() -> None:
     assert robust_scale(array).offset == 0
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [(33, 41, 37), (32, 64, 35), (1, 64, 64), (64, 64, 3)])
 def test_the_mask_has_the_shape_of_the_image_for_odd_and_thin_sizes(shape: tuple[int, int, int]) -> None:
     thick = tuple(max(size, 9) for size in shape)
-    cut = tuple(
-        slice((big - size) // 2, (big - size) // 2 + size) for big, size in zip(thick, shape, strict=True)
-    )
+    cut = tuple(slice((big - size) // 2, (big - size) // 2 + size) for big, size in zip(thick, shape, strict=True))
     head = ellipsoid(thick, 0.75)[cut]
     array = 500.0 * head + np.random.default_rng(7).rayleigh(8, shape)
     mask = head_mask(array)

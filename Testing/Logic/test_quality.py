@@ -121,10 +121,7 @@ def test_a_common_gain_and_offset_change_no_comparison(gain, offset):
 
 def test_a_head_lying_in_other_axes_gives_the_same_numbers(a_pair):
     clean, moved = a_pair
-    turned = [
-        Volume(v.array.transpose(2, 0, 1)[:, ::-1], _turned_affine(v.affine, v.shape[0]))
-        for v in (moved, clean)
-    ]
+    turned = [Volume(v.array.transpose(2, 0, 1)[:, ::-1], _turned_affine(v.affine, v.shape[0])) for v in (moved, clean)]
     one, other = compare(moved, clean), compare(*turned)
     assert other.worst_slice == one.worst_slice
     np.testing.assert_allclose(other.slice_ssim, one.slice_ssim, atol=1e-5)

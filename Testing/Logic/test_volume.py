@@ -127,9 +127,7 @@ def test_spacing_and_shape_are_those_of_the_grid() -> None:
 
 
 def test_with_array_keeps_the_grid_and_refuses_another_shape() -> None:
-    volume = Volume(
-        np.arange(24.0).reshape(2, 3, 4), STRAIGHT, storage=Storage(np.dtype("int16")), source="a.nii"
-    )
+    volume = Volume(np.arange(24.0).reshape(2, 3, 4), STRAIGHT, storage=Storage(np.dtype("int16")), source="a.nii")
     changed = volume.with_array(volume.array * 0, kind="difference")
     assert changed.kind == "difference" and changed.storage == volume.storage and changed.source == "a.nii"
     np.testing.assert_array_equal(changed.affine, volume.affine)
@@ -161,9 +159,7 @@ PARALLEL = np.array([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
         (GOOD, STRAIGHT, "phase", "phase"),
     ],
 )
-def test_what_is_no_volume_is_refused_in_one_line(
-    array: np.ndarray, affine: np.ndarray, kind: str, words: str
-) -> None:
+def test_what_is_no_volume_is_refused_in_one_line(array: np.ndarray, affine: np.ndarray, kind: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         Volume(array, affine, kind=kind, source="scan.nii")
     assert "\n" not in str(error.value)

@@ -1,0 +1,30 @@
+"""Fixtures for tests of the library and its command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from Harness.correctors import save_tiny
+
+from BrainDiffLogic import checkpoints, write_volume
+from BrainDiffLogic.volume import Volume
+
+
+@pytest.fixture
+def own_models(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default model is a tiny one, in a folder of imported models; nothing is shipped."""
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny(folder / f"{checkpoints.DEFAULT_MODEL}.safetensors")
+    monkeypatch.setenv("BRAINDIFF_MODELS", str(folder))
+    monkeypatch.setattr(checkpoints, "shipped_folder", lambda: folder / "none")
+
+
+@pytest.fixture
+def a_scan(tmp_path: Path, a_head: Volume) -> Path:
+    """An int16 scan of 96 x 112 x 104 mm."""
+    rng = np.random.default_rng(4)
+    noisy = (a_head.array + 20 + rng.normal(0, 4, a_head.shape)).clip(0, 2000)
+    write_volume(Volume(noisy.astype(np.int16), a_head.affine), tmp_path / "scan.nii.gz")
+    return tmp_path / "scan.nii.gz"
