@@ -33,6 +33,10 @@ KINDS: dict[str, type] = {
 }  # fmt: skip
 """What these entries of a card must be."""
 
+PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
+FAR = 2.0
+"""Pixels beyond the card's range are noted; beyond it by this factor they are refused."""
+
 Card = dict[str, Any]
 
 
@@ -177,18 +181,32 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
 
 def outside_domain(volume: Volume, card: Card) -> list[str]:
     """What of the volume's geometry lies outside what the model was trained on, one sentence each."""
-    domain = card["input"]
-    low, high = domain["spacing_mm"]
-    spacing = volume.spacing[ras_axes(volume.affine)[0]]
-    found = []
-    for name, size in zip(("left-right", "anterior-posterior", "superior-inferior"), spacing, strict=True):
-        if not low <= size <= high:
-            found.append(f"voxels of {size:.2f} mm along {name}: the model was trained on {low} to {high} mm")
-    extent = np.array(volume.shape)[ras_axes(volume.affine)[0]] * spacing
-    smallest = domain.get("extent_mm", 0.0)
-    if extent.min() < smallest:
-        found.append(f"a field of view of {extent.min():.0f} mm: a head needs {smallest:.0f} mm or more")
+    low, high = card["input"]["spacing_mm"]
+    spacing = _patient_spacing(volume)
+    found = [
+        f"voxels of {size:.2f} mm along {name}: the model was trained on {low} to {high} mm"
+        for name, size in zip(PATIENT_AXES, spacing, strict=True)
+        if not low <= size <= high
+    ]
+    extent = (np.array(volume.shape)[ras_axes(volume.affine)[0]] * spacing)[1:].min()
+    smallest = card["input"].get("extent_mm", 0.0)
+    if extent < smallest:
+        found.append(f"sagittal slices of {extent:.0f} mm: a head needs {smallest:.0f} mm or more")
     return found
+
+
+def far_outside_domain(volume: Volume, card: Card) -> str | None:
+    """Why the model must not be used: its slices' pixels are of another size than any it has seen; None if it may."""
+    low, high = card["input"]["spacing_mm"]
+    for name, size in zip(PATIENT_AXES[1:], _patient_spacing(volume)[1:], strict=True):
+        if not low / FAR <= size <= high * FAR:
+            return f"voxels of {size:.2f} mm along {name} are far from the {low} to {high} mm of the model's training"
+    return None
+
+
+def _patient_spacing(volume: Volume) -> np.ndarray:
+    """(3,) mm along left-right, anterior-posterior, superior-inferior."""
+    return volume.spacing[ras_axes(volume.affine)[0]]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

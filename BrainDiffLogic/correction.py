@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint, outside_domain
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, far_outside_domain, load_checkpoint, outside_domain
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.volume import Volume, from_sagittal, pad_to_multiple, to_sagittal
@@ -107,13 +107,14 @@ def correct(
     model      name of an available model, a .safetensors file, or (corrector, card)
     strength   0 (the input, voxel for voxel) to 1 (all that the model would remove)
     device     "auto", "cpu", "cuda" or "mps"
-    force      correct also a volume outside the domain on the model's card
+    force      correct also a volume far outside the domain on the model's card (what is merely outside is noted
+               in the report)
     progress   called with (share done, stage) after every batch of slices
     cancelled  asked before every batch; when it says True, ``Cancelled`` is raised
 
     The volume is cut into sagittal slices without resampling, brought to one robust scale, and the model's
     residual is taken off in the input's own units (BrainDiff eq. 2): where the model predicts zero, the input
-    comes back bit for bit. Raises InputError for bad input, an unknown model, or a volume outside the model's
+    comes back bit for bit. Raises InputError for bad input, an unknown model, or a volume far outside the model's
     domain.
     """
     from BrainDiffLogic.inference import predict_residual
@@ -125,9 +126,9 @@ def correct(
 
         volume = read_volume(volume)
     corrector, card = model if isinstance(model, tuple) else load_checkpoint(model)
-    warnings = outside_domain(volume, card)
-    if warnings and not force:
-        raise InputError(f"{volume.name}: {warnings[0]}; correct it all the same with --force")
+    refused = far_outside_domain(volume, card)
+    if refused and not force:
+        raise InputError(f"{volume.name}: {refused}; correct it all the same with --force")
 
     head = head_mask(volume.array)
     scale = robust_scale(volume.array, head)
@@ -138,7 +139,8 @@ def correct(
     facts = {
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
         "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
-        "outside_domain": warnings, "forced": bool(warnings), "device": run.device, "notes": run.notes,
+        "outside_domain": outside_domain(volume, card), "forced": bool(refused),
+        "device": run.device, "notes": run.notes,
         "intensity_offset": scale.offset, "intensity_scale": scale.scale,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="input", choices=["input", "float32"],
         help="type of the voxels that are written (default: input)",
     )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="correct also outside of the model's domain")
+    parser.add_argument("--force", action="store_true", help="correct also far outside of the model's domain")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 

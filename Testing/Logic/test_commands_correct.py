@@ -54,9 +54,16 @@ def test_float32_is_written_on_request(a_scan: Path) -> None:
     assert nib.load(a_scan.parent / "out.nii").get_data_dtype() == np.float32
 
 
-def test_outside_the_domain_needs_force_and_is_said(a_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_the_domain_is_said(a_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = read_volume(a_scan)
     write_volume(Volume(volume.array, volume.affine @ np.diag([2, 1, 1, 1])), a_scan.parent / "thick.nii")
+    assert braindiff("correct", a_scan.parent / "thick.nii", a_scan.parent / "out.nii") == 0
+    assert "4.00 mm along left-right" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_far_outside_the_domain_needs_force(a_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = read_volume(a_scan)
+    write_volume(Volume(volume.array, volume.affine @ np.diag([1, 1, 3, 1])), a_scan.parent / "thick.nii")
     before = listing(a_scan.parent)
     arguments = ("correct", a_scan.parent / "thick.nii", a_scan.parent / "out.nii")
     assert braindiff(*arguments) == 2
@@ -64,7 +71,6 @@ def test_outside_the_domain_needs_force_and_is_said(a_scan: Path, capsys: pytest
     assert refused.count("\n") == 1 and "thick.nii" in refused and "--force" in refused
     assert listing(a_scan.parent) == before
     assert braindiff(*arguments, "--force") == 0
-    assert "4.00 mm along left-right" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_overwrite_replaces_an_existing_output(a_scan: Path) -> None:

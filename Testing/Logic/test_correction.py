@@ -198,16 +198,19 @@ def test_a_model_is_found_by_file_and_a_volume_by_path(tmp_path: Path, a_head: V
 # Domain
 
 
-@pytest.mark.parametrize(
-    ("spacing", "words"),
-    [([1, 1, 5], "superior-inferior"), ([0.3, 1, 1], "left-right"), ([1, 1, 1], "field of view")],
-)
-def test_a_volume_outside_the_models_domain_is_refused_unless_forced(spacing: list[float], words: str) -> None:
+@pytest.mark.parametrize(("spacing", "words"), [([1, 1, 5], "superior-inferior"), ([1, 0.2, 1], "anterior-posterior")])
+def test_a_volume_far_outside_the_models_domain_is_refused_unless_forced(spacing: list[float], words: str) -> None:
     volume = Volume(small_head().array, np.diag([*spacing, 1.0]), source="scan.nii.gz")
     with pytest.raises(InputError, match=f"scan.nii.gz.*{words}.*--force"):
         correct(volume, MODEL, device="cpu")
-    report = correct(volume, MODEL, device="cpu", force=True).report
-    assert report["forced"] and words in " ".join(report["outside_domain"])
+    assert correct(volume, MODEL, device="cpu", force=True).report["forced"]
+
+
+@pytest.mark.parametrize(("spacing", "words"), [([5, 1, 1], "left-right"), ([1, 1, 1], "sagittal slices of")])
+def test_a_volume_outside_the_models_domain_is_corrected_and_noted(spacing: list[float], words: str) -> None:
+    volume = Volume(small_head().array, np.diag([*spacing, 1.0]), source="scan.nii.gz")
+    report = correct(volume, MODEL, device="cpu").report
+    assert words in " ".join(report["outside_domain"]) and not report["forced"]
 
 
 def test_a_volume_inside_the_domain_is_not_marked_as_forced(a_head: Volume) -> None:
