@@ -28,7 +28,7 @@ SOURCE = (
     "Colin27: Holmes CJ et al., J Comput Assist Tomogr 1998;22:324-333; "
     "(C) McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University"
 )
-MOTION, SEVERITY_MM, PE_AXIS, SEED = "tremor", 2.0, "AP", 1
+MOTION, SEVERITY_MM, PE_AXIS, SEED = "tremor", 3.5, "SI", 4
 """The demo's motion: preset, mean displacement, phase-encode axis, seed."""
 AIR_VOXELS = 12
 VOLUMES = ("clean", "motion", "corrected", "difference")

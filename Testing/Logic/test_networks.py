@@ -111,7 +111,7 @@ def test_zero_init_of_a_direct_prediction_is_refused(family: str) -> None:
 def test_zero_init_network_learns_in_its_first_steps(family: str) -> None:
     corrector = a_corrector(family, "compact").train()
     x = slices_for(corrector)
-    target = x[:, 1:2] * 0.5
+    target = x[:, 1:2] * 0.95  # an artifact of usual size
     optimiser = torch.optim.Adam(corrector.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
