@@ -128,8 +128,8 @@ def measure(data: Path, out: Path, models: list[str]) -> list[dict[str, str]]:
     """A row for each case and method; results.csv grows by what is missing."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.csv"
-    rows = list(csv.DictReader(file.open())) if file.exists() else []
-    done = {(row["case"], row["method"]) for row in rows}
+    done = {(row["case"], row["method"]): row for row in csv.DictReader(file.open())} if file.exists() else {}
+    rows = list(done.values())
     for case in cases():
         missing = {name: method for name, method in methods(models).items() if (case.name, name) not in done}
         if not missing:
