@@ -8,6 +8,8 @@ cost that does not depend on the number of poses.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from scipy import fft
 
@@ -86,10 +88,16 @@ def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndar
     k, turns = [along.astype(np.float32) for along in _frequencies(shape)], _voxel_turns(affine, rotations)
     first, second = _readout_axes(axis)
     points = np.empty((3, shape[axis], shape[first], shape[second]), dtype=np.float32)
-    for line, turn in enumerate(turns[_rows(shape, affine, axis)].astype(np.float32)):
+    turns = turns[_rows(shape, affine, axis)].astype(np.float32)
+
+    def fill(line: int) -> None:
+        turn = turns[line]
         for d in range(3):
             along_second = turn[d, second] * k[second] + turn[d, axis] * k[axis][line]
             np.add.outer(turn[d, first] * k[first], along_second, out=points[d, line])
+
+    with ThreadPoolExecutor() as threads:  # numpy lets go of the interpreter while it adds
+        list(threads.map(fill, range(shape[axis])))
     return points
 
 

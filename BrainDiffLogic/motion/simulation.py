@@ -16,6 +16,9 @@ from BrainDiffLogic.volume import Volume
 NO_MOTION = 1e-6
 """Mean displacement in mm below which nothing is aligned: rounding of the poses."""
 
+COARSE_FROM = 128
+"""Voxels along an axis from which the head's centre is found on every second one."""
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -81,12 +84,19 @@ def simulate_motion(
 
 
 def head_centre(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """(3,) RAS mm: the middle of the head's bounding box, the default rotation centre."""
-    inside = head_mask(array)
+    """(3,) RAS mm: the middle of the head's bounding box, the default rotation centre.
+
+    Large volumes are looked at in every second voxel along each axis: a voxel more or less does not matter here.
+    """
+    steps = [2 if size >= COARSE_FROM else 1 for size in array.shape]
+    inside = head_mask(np.ascontiguousarray(array[tuple(slice(None, None, step) for step in steps)]))
     ends = []
-    for axis in range(3):
+    for axis, step in enumerate(steps):
         occupied = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        ends.append((occupied[0] + occupied[-1]) / 2 if len(occupied) else (array.shape[axis] - 1) / 2)
+        if len(occupied):
+            ends.append(step * (occupied[0] + occupied[-1]) / 2)
+        else:
+            ends.append((array.shape[axis] - 1) / 2)
     return affine[:3, :3] @ np.array(ends) + affine[:3, 3]
 
 
