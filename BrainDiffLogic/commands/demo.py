@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"folder for {', '.join(FILES)}, which are replaced (default: demo)",
     )  # fmt: skip
     parser.add_argument("--preset", default=MOTION, choices=list(PRESETS), help=f"motion (default: {MOTION})")
+    parser.add_argument(
+        "--severity", type=float, default=SEVERITY_MM, metavar="MM",
+        help=f"mean displacement in mm (default: {SEVERITY_MM})",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     _make_folder(args.out)
     print(f"head: {SOURCE}", flush=True)
     clean = with_air_above(read_volume(head))
-    simulation = _simulated(clean, args.preset)
+    simulation = _simulated(clean, args.preset, args.severity)
     files = {Path(name).name.split(".")[0]: args.out / name for name in FILES}
     first = [files[name] for name in ("clean", "motion", "trajectory")]
     with staged_outputs(first) as staged:
@@ -109,12 +113,12 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from None
 
 
-def _simulated(clean: Volume, kind: str) -> Simulation:
+def _simulated(clean: Volume, kind: str, severity: float) -> Simulation:
     from BrainDiffLogic.motion import preset, simulate_motion, with_severity
     from BrainDiffLogic.motion.kspace import phase_encode_axis
 
     lines = clean.shape[phase_encode_axis(clean.affine, PE_AXIS)]
-    return simulate_motion(clean, with_severity(preset(kind, lines, SEED), SEVERITY_MM), PE_AXIS)
+    return simulate_motion(clean, with_severity(preset(kind, lines, SEED), severity), PE_AXIS)
 
 
 def _compared(clean: Volume, motion: Volume, corrected: Volume) -> dict[str, Comparison]:
