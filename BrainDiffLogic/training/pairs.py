@@ -20,6 +20,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
+from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.training.painting import paint
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
@@ -65,7 +66,7 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     pe_axis = _choose(recipe.pe_axes, rng)
     kind = "still" if rng.random() < recipe.still_share else _choose(recipe.presets, rng)
     severity = 0.0 if kind == "still" else float(np.exp(rng.uniform(*np.log(recipe.severity_mm))))
-    lines = still.shape[{"LR": 0, "AP": 1, "SI": 2}[pe_axis]]
+    lines = still.shape[phase_encode_axis(still.affine, pe_axis)]
     trajectory, severity = _trajectory(kind, lines, severity, rng)
     phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
     simulation = simulate_motion(

@@ -24,8 +24,9 @@ from BrainDiffLogic.correction import correct
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion import STRATUM_NAMES, preset, simulate_motion, stratum, with_severity
+from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.quality import CONVENTION, compare
-from BrainDiffLogic.volume import Volume, ras_axes
+from BrainDiffLogic.volume import Volume
 
 SUBJECTS = ("ds000011-11", "ds000011-12", "pycortex-S1")
 CASES = (
@@ -102,7 +103,7 @@ def simulated(case: Case, data: Path, out: Path) -> tuple[Volume, Volume]:
     if not all(file.exists() for file in files):
         files[0].parent.mkdir(parents=True, exist_ok=True)
         still = cropped_to_head(read_volume(data / "t1_head" / f"{case.subject}_T1w.nii.gz"))
-        lines = still.shape[ras_axes(still.affine)[0][{"LR": 0, "AP": 1, "SI": 2}[case.pe_axis]]]
+        lines = still.shape[phase_encode_axis(still.affine, case.pe_axis)]
         kind = "drift" if case.preset == "still" else case.preset
         seed = SEED + SUBJECTS.index(case.subject)
         simulation = simulate_motion(
