@@ -36,7 +36,7 @@ RECIPE_NUMBERS: Limits = {
     "still_share": (float, 0, 1), "bias_field": (float, 0, math.inf), "phase_share": (float, 0, 1),
     "blur_share": (float, 0, 1), "max_voxels": (float, 1, math.inf),
 }  # fmt: skip
-RECIPE_RANGES = ("severity_mm", "zoom", "gamma", "noise")
+RECIPE_RANGES = ("severity_mm", "zoom", "gamma", "noise", "blur")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a still scan is varied and moved. Ranges are drawn uniformly, severities log-uniformly."""
+    """How a still scan is varied and moved.
+
+    Ranges are drawn uniformly, severities log-uniformly, noise more often low than high. blur is the standard
+    deviation in voxels of the Gaussian that smooths a share of the scans, as averages and interpolation do.
+    """
 
     presets: dict[str, float] = field(
         default_factory=lambda: {"nod": 1.0, "drift": 1.0, "steps": 1.5, "swallow": 0.7, "tremor": 1.5}
@@ -55,7 +59,8 @@ class Recipe:
     bias_field: float = 0.3
     noise: tuple[float, float] = (0.0, 0.03)
     phase_share: float = 0.4
-    blur_share: float = 0.25
+    blur: tuple[float, float] = (0.3, 1.2)
+    blur_share: float = 0.4
     max_voxels: float = 7.5e6
 
 
@@ -69,8 +74,9 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     lines = still.shape[phase_encode_axis(still.affine, pe_axis)]
     trajectory, severity = _trajectory(kind, lines, severity, rng)
     phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
+    noise = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * rng.random() ** 2
     simulation = simulate_motion(
-        still, trajectory, pe_axis, noise=rng.uniform(*recipe.noise), seed=int(rng.integers(2**31)),
+        still, trajectory, pe_axis, noise=noise, seed=int(rng.integers(2**31)),
         phase=phase, accuracy=FFT_ACCURACY,
     )  # fmt: skip
     scale = robust_scale(simulation.moved.array)
@@ -133,7 +139,7 @@ def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
     shape = [fft.next_fast_len(int(n * z)) for n, z in zip(array.shape, zoom, strict=True)]
     array = np.maximum(fourier_resampled(array, shape), 0)
     if rng.random() < recipe.blur_share:
-        array = ndimage.gaussian_filter(array, rng.uniform(0.3, 0.8))
+        array = ndimage.gaussian_filter(array, rng.uniform(*recipe.blur))
     array = array ** np.float32(rng.uniform(*recipe.gamma))
     array *= np.exp(rng.uniform(0, recipe.bias_field) * smooth_field(array.shape, rng, 2))
     affine = np.diag([*(volume.spacing * volume.shape / np.array(shape)), 1.0])
@@ -185,7 +191,8 @@ class PairCache:
     def __init__(self, folder: str | Path, sources: list[Source], recipe: Recipe, seed: int) -> None:
         if not sources:
             raise InputError("there are no volumes to train on; check the sources of the configuration")
-        key = json.dumps([[asdict(s) for s in sources], asdict(recipe), seed], sort_keys=True)
+        named = [asdict(source) | {"path": Path(source.path).name} for source in sources]  # wherever the data lies
+        key = json.dumps([named, asdict(recipe), seed], sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sources, self.recipe, self.seed = sources, recipe, seed
