@@ -1,6 +1,7 @@
 """Checkpoints: weights in one .safetensors file, and beside it a .json card that says what they are for.
 
-Loading reads numbers and text; it never executes code from a file.
+Loading reads numbers and text; it never executes code from a file. Finding models and reading cards needs no package
+beyond numpy, so that Slicer's panel can do both before anything is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.volume import Volume, ras_axes
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[s
     """Write weights (names to tensors) and their card; returns the card with the sha256 of the weights."""
     from safetensors.torch import save
 
+    from BrainDiffLogic.images.outputs import staged_output
+
     path = Path(path)
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: a checkpoint's name ends with {SUFFIX}")
@@ -160,6 +162,8 @@ def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[s
 
 def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Copy a checkpoint and its card, verified and loaded once, to the user's models; returns the copy."""
+    from BrainDiffLogic.images.outputs import staged_output
+
     path = find_checkpoint(source)
     load_checkpoint(path)
     target = imported_folder() / path.name

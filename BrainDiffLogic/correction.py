@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic import __version__
+from BrainDiffLogic.blending import blend, check_strength
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, far_outside_domain, load_checkpoint, outside_domain
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, robust_scale
@@ -39,13 +40,7 @@ class Finding:
 
     def blended(self, strength: float) -> Correction:
         """The volume plus ``strength`` (0 to 1) times the change."""
-        check_strength(strength)
-        original = self.volume.array
-        if strength == 0:
-            corrected, difference = original, np.zeros(original.shape, self.change.dtype)
-        else:
-            corrected = original + np.float32(strength) * self.change
-            difference = corrected - original
+        corrected, difference = blend(self.volume.array, self.change, strength)
         return Correction(
             self.volume.with_array(corrected, kind="magnitude"),
             self.volume.with_array(difference, kind="difference"),
@@ -83,12 +78,6 @@ class Correction:
     def with_strength(self, strength: float) -> Correction:
         """The same correction at another strength, without running the network again."""
         return self.finding.blended(strength)
-
-
-def check_strength(strength: float) -> None:
-    """Raises InputError unless 0 <= strength <= 1."""
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength {strength} is outside 0 to 1; 1 removes all that the model finds")
 
 
 def correct(

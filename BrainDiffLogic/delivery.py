@@ -1,10 +1,10 @@
-"""A correction as files: all of them appear, or none."""
+"""The main job on files, from reading to writing: all outputs appear, or none."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,69 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.correction import Correction
+from BrainDiffLogic.blending import check_strength
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, find_checkpoint, load_checkpoint
+from BrainDiffLogic.correction import Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import check_output, read_volume, staged_output, write_volume
-from BrainDiffLogic.images.stored_values import OutputType
+from BrainDiffLogic.images import WRITABLE, check_output, read_volume, staged_output, write_volume
 from BrainDiffLogic.quality import assess
+from BrainDiffLogic.stored_values import OutputType
 from BrainDiffLogic.volume import Volume
+
+READING, LOADING, CORRECTING, WRITING = 0.0, 0.03, 0.08, 0.6
+"""Where each stage of ``correct_file`` begins, as a share of the whole job; bad input is found below a tenth."""
+
+
+def correct_file(
+    source: str | Path,
+    corrected: Path,
+    *,
+    difference: Path | None = None,
+    report: Path | None = None,
+    model: str | Path = DEFAULT_MODEL,
+    strength: float = 1.0,
+    device: str = "auto",
+    dtype: OutputType = "input",
+    force: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Read, correct and write one volume; returns the report.
+
+    source      volume file or DICOM folder; corrected, difference and report are as in ``write_correction``
+    overwrite   replace outputs that exist
+    progress    called with (share of the whole job done, stage)
+    The other arguments are those of ``correction.correct``. Everything that can be wrong with the arguments is checked
+    before any work is done. Raises InputError as ``read_volume``, ``load_checkpoint``, ``correct`` and
+    ``check_outputs`` do, and Cancelled; nothing is written then.
+    """
+    report_progress = progress or (lambda share, stage: None)
+    check_strength(strength)
+    weights = find_checkpoint(model)
+    outputs = [(corrected, WRITABLE), (difference, WRITABLE), (report, (".json",))]
+    named = [(path, suffixes) for path, suffixes in outputs if path]
+    check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
+    report_progress(READING, "Reading")
+    volume = read_volume(source)
+    report_progress(LOADING, "Loading the model")
+    loaded = load_checkpoint(weights)
+    _check_device(device)
+    report_progress(CORRECTING, "Correcting")
+    correction = correct(
+        volume, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
+        progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
+    )  # fmt: skip
+    report_progress(WRITING, "Measuring and writing" if report else "Writing")
+    facts = write_correction(correction, corrected, difference, report, dtype)
+    report_progress(1.0, "Done")
+    return facts
+
+
+def _check_device(device: str) -> None:
+    from BrainDiffLogic.inference import choose_device  # loads PyTorch, which bad input need not wait for
+
+    choose_device(device)
 
 
 @contextmanager

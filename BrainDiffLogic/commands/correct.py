@@ -37,34 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, correct, write all outputs or none."""
-    from BrainDiffLogic.checkpoints import find_checkpoint, load_checkpoint
-    from BrainDiffLogic.correction import check_strength, correct
-    from BrainDiffLogic.delivery import check_outputs, write_correction
-    from BrainDiffLogic.images import WRITABLE, read_volume
+    from BrainDiffLogic.delivery import correct_file
 
-    check_strength(args.strength)
-    weights = find_checkpoint(args.model)
-    named = [(args.output, WRITABLE), (args.difference, WRITABLE), (args.report, (".json",))]
-    inputs = [args.input, weights, weights.with_suffix(".json")]
-    check_outputs([(path, suffixes) for path, suffixes in named if path], inputs, args.overwrite)
-    volume = read_volume(args.input)
-    model = load_checkpoint(weights)
-    _check_device(args.device)
     with shown_progress() as progress:
-        correction = correct(
-            volume, model, strength=args.strength, device=args.device, force=args.force, progress=progress
-        )
-    report = write_correction(correction, args.output, args.difference, args.report, args.dtype)
+        report = correct_file(
+            args.input, args.output, difference=args.difference, report=args.report, model=args.model,
+            strength=args.strength, device=args.device, dtype=args.dtype, force=args.force,
+            overwrite=args.overwrite, progress=progress,
+        )  # fmt: skip
     for line in [*report["outside_domain"], *report["notes"]]:
         print(f"braindiff correct: {args.input}: {line}", file=sys.stderr)
     print(_summary(report))
     return 0
-
-
-def _check_device(device: str) -> None:
-    from BrainDiffLogic.inference import choose_device  # loads PyTorch, which bad input need not wait for
-
-    choose_device(device)
 
 
 def _summary(report: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from BrainDiffLogic.images.dicom_series import is_dicom_file, read_dicom_series
 from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd, write_meta_nrrd
 from BrainDiffLogic.images.nifti import read_nifti, write_nifti
 from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
-from BrainDiffLogic.images.stored_values import OutputType, choose_storage, stored_values
+from BrainDiffLogic.stored_values import OutputType, choose_storage, stored_values
 from BrainDiffLogic.volume import Storage, Volume
 
 __all__ = [

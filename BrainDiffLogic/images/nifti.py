@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.stored_values import real_values
+from BrainDiffLogic.stored_values import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
 FORMS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")

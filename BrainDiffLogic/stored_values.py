@@ -62,6 +62,19 @@ def choose_storage(volume: Volume, like: Storage | None, dtype: OutputType, can_
     return next((storage for storage in candidates if _fits(volume.array, storage)), as_float)
 
 
+def narrowest_type(array: np.ndarray, dtype: np.dtype) -> np.dtype:
+    """``dtype``, float or integer, where the values fit after rounding, else int16, int32 or float32."""
+    if dtype.kind == "f":
+        return dtype
+    fitting = (d for d in _integer_types(dtype, signed=False) if _fits(array, Storage(d)))
+    return next(fitting, FLOAT32)
+
+
+def rounded_to(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The values as ``dtype``, rounded to nearest for an integer type."""
+    return (np.rint(array) if dtype.kind in "iu" and array.dtype.kind == "f" else array).astype(dtype, copy=False)
+
+
 def stored_values(array: np.ndarray, storage: Storage) -> np.ndarray:
     """The values to store for real values ``array`` (I, J, K): scaled back, rounded to nearest for an integer
     type."""
@@ -72,7 +85,7 @@ def stored_values(array: np.ndarray, storage: Storage) -> np.ndarray:
         values = array[..., k]
         if storage.slope != 1 or storage.intercept != 0:
             values = (values.astype(np.float64) - storage.intercept) / storage.slope
-        stored[..., k] = np.rint(values) if storage.dtype.kind in "iu" and values.dtype.kind == "f" else values
+        stored[..., k] = rounded_to(values, storage.dtype)
     return stored
 
 
