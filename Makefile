@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --durations=10
 
-.PHONY: demo test test-slow test-shared lint bench clean
+.PHONY: demo test test-slow test-shared sample-data screenshots lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -22,6 +22,12 @@ test-slow: $(READY)
 test-shared: $(READY)
 	$(PYTEST) --timeout=1800 -m shared
 
+sample-data: $(READY)
+	PYTHONPATH=. $(BIN)/python Testing/Harness/make_sample_data.py --out sample-data
+
+screenshots: $(READY)
+	BRAINDIFF_SCREENSHOTS=Resources/Screenshots $(PYTEST) Testing/Slicer/test_screenshots.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,7 +36,7 @@ bench: $(READY)
 	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/Benchmarks
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo sample-data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || \

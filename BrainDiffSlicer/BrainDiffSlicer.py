@@ -1,0 +1,418 @@
+import sys
+from typing import Annotated
+
+import qt
+import slicer
+import vtk
+from BrainDiffSlicerLib.ComparePanel import ComparePanel
+from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
+from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
+from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
+from BrainDiffSlicerLib.CorrectionRun import CorrectionRun
+from BrainDiffSlicerLib.Dependencies import Dependencies
+from BrainDiffSlicerLib.DeviceSelector import DeviceSelector
+from BrainDiffSlicerLib.ExtensionFiles import makeLibraryImportable, resourcePath
+from BrainDiffSlicerLib.ModelSelector import ModelSelector
+from BrainDiffSlicerLib.RunPanel import RunPanel
+from BrainDiffSlicerLib.SampleDataSets import SampleDataSets
+from BrainDiffSlicerLib.SelfTest import SelfTest
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTableNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+#
+# BrainDiffSlicer
+#
+
+
+class BrainDiffSlicer(ScriptedLoadableModule):
+    """Uses ScriptedLoadableModule base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("BrainDiff")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Filtering")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["BrainDiff contributors"]
+        self.parent.helpText = _("""
+Corrects head motion in a T1-weighted volume with a neural network, and shows what it changed: original, corrected
+volume and difference side by side. For research use, not for diagnosis. The original stays untouched.
+See the <a href="{url}">tutorial</a> for each control, the limits of the models, and timing.
+""").format(url="https://github.com/BrainDiff/SlicerBrainDiff#readme")
+        self.parent.acknowledgementText = _("""
+The models follow three publications; please cite the one whose model you use.
+attention-unet: R. Zapata, R. Flores, "BrainDiff: Latent Diffusion for Unsupervised Correction of Motion Artifacts in
+Brain MRI Images". mc-net: "Motion Correction for Brain MRI Using Deep Learning and a Novel Hybrid Loss Function",
+Algorithms 2024;17(5):215, <a href="https://doi.org/10.3390/a17050215">doi:10.3390/a17050215</a>.
+rmman: "Remove MRI Motion Artifact Network".
+""")
+        self.parent.icon = qt.QIcon(self.resourcePath("Icons/BrainDiffSlicer.png"))
+
+        # Additional initialization step after application startup is complete
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+    def resourcePath(self, filename):
+        """Return the absolute path of a resource, which in a checkout lies one folder up."""
+        return resourcePath(filename)
+
+
+#
+# Register sample data sets in Sample Data module
+#
+
+
+def registerSampleData():
+    """Add data sets to Sample Data module."""
+    SampleDataSets.register()
+
+
+#
+# BrainDiffSlicerParameterNode
+#
+
+
+@parameterNodeWrapper
+class BrainDiffSlicerParameterNode:
+    """
+    The parameters needed by module.
+
+    inputVolume - The T1-weighted volume with head motion. It is never changed.
+    correctedVolume - Gets the corrected image; a new volume is made if there is none.
+    differenceVolume - Gets corrected minus input; a new volume is made if there is none.
+    qualityTable - Gets the image quality before and after; a new table is made if there is none.
+    model - Name of the model, or "file" for the model file in the settings of this computer.
+    strength - Share of the change that is applied, 0 to 1.
+    force - If true, a volume far outside what the model was trained on is corrected, too.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    correctedVolume: vtkMRMLScalarVolumeNode
+    differenceVolume: vtkMRMLScalarVolumeNode
+    qualityTable: vtkMRMLTableNode
+    model: str = "attention-unet"
+    strength: Annotated[float, WithinRange(0, 1)] = 1.0
+    force: bool = False
+
+
+#
+# BrainDiffSlicerWidget
+#
+
+
+class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Uses ScriptedLoadableModuleWidget base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """
+
+    def __init__(self, parent=None) -> None:
+        """Called when the user opens the module the first time and the widget is initialized."""
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)  # needed for parameter node observation
+        self.logic = None
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
+        self._inputVolume = None  # the input that was selected last
+
+    def resourcePath(self, filename):
+        """Return the absolute path of a resource, which in a checkout lies one folder up."""
+        return resourcePath(filename)
+
+    def setup(self) -> None:
+        """Called when the user opens the module the first time and the widget is initialized."""
+        ScriptedLoadableModuleWidget.setup(self)
+
+        # Load widget from .ui file (created by Qt Designer).
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/BrainDiffSlicer.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+
+        self.logic = BrainDiffSlicerLogic()
+        self.modelSelector = ModelSelector(
+            self.ui.modelComboBox, self.ui.modelFileEdit, self.ui.modelCardBrowser, self.onModelChanged
+        )
+        self.deviceSelector = DeviceSelector(self.ui.deviceComboBox)
+        self.runPanel = RunPanel(self.ui, self.startCorrection, self.onCorrectionFinished)
+        self.comparePanel = ComparePanel(self.ui, self.runPanel.say)
+
+        # Connections
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+
+        # Make sure parameter node is initialized (needed for module reload)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """Called when the application closes and the module widget is destroyed."""
+        self.runPanel.abandon()
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """Called each time the user opens this module."""
+        # Make sure parameter node exists and observed
+        self.modelSelector.refresh()
+        self.comparePanel.refresh()
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Called each time the user opens a different module. A correction that is running goes on."""
+        # Do not react to parameter node changes (GUI will be updated when the user enters into the module)
+        self._disconnectParameterNode()
+
+    def onReload(self) -> None:
+        """Reload the module with its library, which the base class would leave as it was."""
+        self.comparePanel.close()
+        for name in [name for name in sys.modules if name.split(".")[0] in ("BrainDiffSlicerLib", "BrainDiffLogic")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller, event) -> None:
+        """Called just before the scene is closed."""
+        # Parameter node will be reset, do not use it anymore
+        self.runPanel.abandon()
+        self.setParameterNode(None)
+        self.comparePanel.clear()
+        self.runPanel.say("")
+
+    def onSceneEndClose(self, caller, event) -> None:
+        """Called just after the scene is closed."""
+        # If this module is shown while the scene is closed then recreate a new parameter node immediately
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """Called after a scene was loaded, when the outputs saved with it can be found."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Ensure parameter node exists and observed."""
+        # Parameter node stores all user choices in parameter values, node selections, etc.
+        # so that when the scene is saved and reloaded, these settings are restored.
+        self.setParameterNode(self.logic.getParameterNode())
+
+        # Select default input nodes if nothing is selected yet to save a few clicks for the user
+        if not self._parameterNode.inputVolume:
+            firstVolumeNode = self.logic.defaultInputVolume()
+            if firstVolumeNode:
+                self._parameterNode.inputVolume = firstVolumeNode
+
+    def setParameterNode(self, inputParameterNode: BrainDiffSlicerParameterNode | None) -> None:
+        """
+        Set and observe parameter node.
+        Observation is needed because when the parameter node is changed then the GUI must be updated immediately.
+        """
+        self._disconnectParameterNode()
+        self._parameterNode = inputParameterNode
+        if self._parameterNode:
+            # Note: in the .ui file, a Qt dynamic property called "SlicerParameterName" is set on each
+            # ui element that needs connection.
+            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
+            self._onParameterNodeModified()
+        else:
+            self._followInput(None)
+            self.runPanel.setProblem(_("The scene is being closed."))
+
+    def _disconnectParameterNode(self) -> None:
+        if self._parameterNodeGuiTag is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self._parameterNodeGuiTag = None
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
+
+    def _onParameterNodeModified(self, caller=None, event=None) -> None:
+        if slicer.mrmlScene.IsBatchProcessing():
+            return  # while a scene is loaded, nodes are not linked yet; onSceneEndImport comes back
+        self.modelSelector.setModel(self._parameterNode.model)
+        self._followInput(self._parameterNode.inputVolume)
+        self.comparePanel.follow(self._parameterNode.correctedVolume, self._parameterNode.strength)
+        self._checkCanApply()
+
+    def _followInput(self, inputVolume: vtkMRMLScalarVolumeNode | None) -> None:
+        """Observe the input, whose image may come later, and let another input have outputs of its own."""
+        if inputVolume is self._inputVolume:
+            return
+        if self._inputVolume:
+            self.removeObserver(self._inputVolume, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+        self._inputVolume = inputVolume
+        if inputVolume is None:
+            return
+        self.addObserver(inputVolume, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+        outputs = CorrectionOutputs.find(self._parameterNode.correctedVolume) if self._parameterNode else None
+        if outputs and outputs.input is not inputVolume:
+            with slicer.util.NodeModify(self._parameterNode):
+                self._parameterNode.correctedVolume = None
+                self._parameterNode.differenceVolume = None
+                self._parameterNode.qualityTable = None
+
+    def _checkCanApply(self, caller=None, event=None) -> None:
+        parameters = self._parameterNode
+        if parameters:
+            outputs = (parameters.correctedVolume, parameters.differenceVolume)
+            problem = CorrectionInput(parameters.inputVolume).problem(outputs)
+            self.runPanel.setProblem(problem or self.modelSelector.problem)
+
+    def onModelChanged(self) -> None:
+        """Called when the user chooses a model or a model file."""
+        if self._parameterNode:
+            self._parameterNode.model = self.modelSelector.model
+            self._checkCanApply()
+
+    def startCorrection(self, **callbacks) -> CorrectionJob:
+        """Run processing when user clicks "Correct motion" button, once everything that it needs is installed."""
+        self.logic.dependencies().ensure()
+        parameters = self._parameterNode
+        return self.logic.process(
+            parameters.inputVolume,
+            parameters.correctedVolume,
+            parameters.differenceVolume,
+            parameters.qualityTable,
+            model=self.modelSelector.modelToRun,
+            strength=parameters.strength,
+            device=self.deviceSelector.device,
+            force=parameters.force,
+            waitForCompletion=False,
+            **callbacks,
+        )
+
+    def onCorrectionFinished(self, outputs: CorrectionOutputs) -> None:
+        """Select the outputs and compare them with the input."""
+        parameters = self._parameterNode
+        if parameters.inputVolume is not outputs.input:
+            return  # something else was selected from Python meanwhile
+        self.comparePanel.setOutputs(outputs)
+        with slicer.util.NodeModify(parameters):
+            parameters.correctedVolume = outputs.corrected
+            parameters.differenceVolume = outputs.difference
+            parameters.qualityTable = outputs.table
+        self.comparePanel.follow(outputs.corrected, parameters.strength)  # the slider may have moved meanwhile
+        if self.parent.isEntered:
+            self.comparePanel.show()
+
+
+#
+# BrainDiffSlicerLogic
+#
+
+
+class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
+    """The correction as other Python code can use it, without the panel.
+    Uses ScriptedLoadableModuleLogic base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+
+    Usage::
+
+      outputs = BrainDiffSlicerLogic().process(slicer.util.getNode("T1"))
+      outputs.setStrength(0.5)
+    """
+
+    def __init__(self) -> None:
+        """Called when the logic class is instantiated. Can be used for initializing member variables."""
+        ScriptedLoadableModuleLogic.__init__(self)
+        makeLibraryImportable()
+
+    def getParameterNode(self):
+        """Return the parameters of the module, kept in the scene."""
+        return BrainDiffSlicerParameterNode(super().getParameterNode())
+
+    def dependencies(self) -> Dependencies:
+        """Return the Python packages that a correction needs."""
+        return Dependencies(resourcePath("requirements.txt"))
+
+    def defaultInputVolume(self) -> vtkMRMLScalarVolumeNode | None:
+        """Return the first volume of the scene that can be corrected and is not itself an output."""
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+            own = node.GetAttribute("BrainDiff.Strength") is not None
+            if not own and not node.GetHideFromEditors() and not CorrectionInput(node).problem():
+                return node
+        return None
+
+    def process(
+        self,
+        inputVolume: vtkMRMLScalarVolumeNode,
+        correctedVolume: vtkMRMLScalarVolumeNode | None = None,
+        differenceVolume: vtkMRMLScalarVolumeNode | None = None,
+        qualityTable: vtkMRMLTableNode | None = None,
+        model: str = "attention-unet",
+        strength: float = 1.0,
+        device: str = "auto",
+        force: bool = False,
+        waitForCompletion: bool = True,
+        onProgress=None,
+        onFinished=None,
+        onFailed=None,
+        onCancelled=None,
+    ) -> CorrectionOutputs | CorrectionJob:
+        """
+        Correct head motion in a volume.
+        Can be used without GUI widget. The network runs in a process of its own; outputs appear when it is done.
+        :param inputVolume: T1-weighted volume of a head; it is not changed
+        :param correctedVolume: gets the corrected image on the grid of the input; made if None
+        :param differenceVolume: gets corrected minus input, signed; made if None
+        :param qualityTable: gets the image quality before and after; made if None
+        :param model: name of a model, or path of a .safetensors file with its .json card beside it
+        :param strength: share of the change that is applied, 0 to 1
+        :param device: auto, cpu, cuda or mps
+        :param force: correct also a volume far outside what the model was trained on
+        :param waitForCompletion: if False then return while the correction runs
+        :param onProgress: called with (share done 0 to 1, stage)
+        :param onFinished: called with (CorrectionOutputs, report of the run as dict)
+        :param onFailed: called with a message of one line
+        :param onCancelled: called without arguments
+        :return: the CorrectionOutputs, or the CorrectionJob (running, cancel()) if waitForCompletion is False
+        :raises ValueError: if the input cannot be corrected into these outputs
+        :raises DependencyError: if Python packages are missing; nothing is installed here
+        :raises RuntimeError: if waitForCompletion is True and the correction fails or is cancelled
+        """
+        CorrectionInput(inputVolume).check((correctedVolume, differenceVolume, qualityTable))
+        self.dependencies().check()
+        run = CorrectionRun(
+            inputVolume,
+            (correctedVolume, differenceVolume, qualityTable),
+            strength,
+            onFinished,
+            onFailed,
+            model=model,
+            device=device,
+            force=force,
+            onProgress=onProgress,
+            onCancelled=onCancelled,
+        )
+        run.job.start()
+        return run.outputs() if waitForCompletion else run.job
+
+
+#
+# BrainDiffSlicerTest
+#
+
+
+class BrainDiffSlicerTest(SelfTest, ScriptedLoadableModuleTest):
+    """
+    Corrects a small head that is made in code: nothing is downloaded.
+    Uses ScriptedLoadableModuleTest base class, available at:
+    https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/ScriptedLoadableModule.py
+    """
+
+    def setUp(self):
+        """Start from an empty scene."""
+        slicer.mrmlScene.Clear()
+        self.logic = BrainDiffSlicerLogic()
+
+    def runTest(self):
+        """Run all tests."""
+        for test in (self.test_outputs, self.test_correction):
+            self.setUp()
+            test()

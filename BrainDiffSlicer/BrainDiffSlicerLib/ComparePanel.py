@@ -1,0 +1,111 @@
+"""The Compare group of the panel, and the strength at which the outputs are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import slicer
+
+from BrainDiffSlicerLib.CompareLayout import CompareLayout
+from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
+
+
+class ComparePanel:
+    """Connects the Compare group's widgets with the compare layout.
+
+    ui   the panel's widgets by name: compareButton, orientationComboBox, blinkButton, worstSliceButton and
+         qualityTableView
+    say  shows a message of one line to the user
+    """
+
+    def __init__(self, ui, say: Callable[[str], None]) -> None:
+        self._ui, self._say = ui, say
+        self._layout = CompareLayout()
+        self._outputs: CorrectionOutputs | None = None
+        self._strength: float | None = None
+        ui.compareButton.clicked.connect(self._onCompareButton)
+        ui.orientationComboBox.currentIndexChanged.connect(self._onOrientationChanged)
+        ui.blinkButton.clicked.connect(self._onBlinkButton)
+        ui.worstSliceButton.clicked.connect(self._onWorstSliceButton)
+        self.setOutputs(None)
+
+    def follow(self, corrected: slicer.vtkMRMLScalarVolumeNode | None, strength: float) -> None:
+        """Compare what ``corrected`` came from, and blend it anew if the strength was changed.
+
+        Selecting a volume changes nothing in it: only a strength that moves afterwards does.
+        """
+        if corrected is not (self._outputs.corrected if self._outputs else None):
+            self.setOutputs(CorrectionOutputs.find(corrected))
+        elif self._outputs and strength != self._strength:
+            try:
+                self._outputs.setStrength(strength)
+            except ValueError as error:
+                self._say(str(error))
+        self._strength = strength
+
+    def setOutputs(self, outputs: CorrectionOutputs | None) -> None:
+        """Compare these from now on; without outputs there is nothing to compare."""
+        self._outputs = outputs
+        self._strength = outputs.strength if outputs else None
+        table = outputs.table if outputs else None
+        self._ui.qualityTableView.setMRMLTableNode(table)
+        self._ui.qualityTableView.visible = table is not None
+        if self._layout.shown:
+            self.show()
+        self.refresh()
+
+    def show(self) -> None:
+        """Show original, corrected and difference beside each other."""
+        if self._comparable:
+            outputs = self._outputs
+            self._layout.show(outputs.input, outputs.corrected, outputs.difference, self._orientation)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let the buttons say what is so: the user may have chosen another layout."""
+        self._ui.compareButton.checked = self._layout.shown
+        self._ui.compareButton.enabled = self._comparable or self._layout.shown
+        for name in ("blinkButton", "worstSliceButton", "orientationComboBox"):
+            getattr(self._ui, name).enabled = self._comparable
+
+    def close(self) -> None:
+        """Bring back the layout that was there before."""
+        self._layout.restore()
+        self.refresh()
+
+    def clear(self) -> None:
+        """Forget all nodes: the scene is being closed."""
+        self._layout.clear()
+        self.setOutputs(None)
+
+    @property
+    def _comparable(self) -> bool:
+        outputs = self._outputs
+        return outputs is not None and outputs.input is not None and outputs.difference is not None
+
+    @property
+    def _orientation(self) -> str:
+        # by index: the texts of the combo box may be translated
+        return CompareLayout.ORIENTATIONS[self._ui.orientationComboBox.currentIndex]
+
+    def _onCompareButton(self) -> None:
+        if self._layout.shown:
+            self.close()
+        else:
+            self.show()
+
+    def _onOrientationChanged(self) -> None:
+        if self._layout.shown:
+            self._layout.setOrientation(self._orientation)
+
+    def _onBlinkButton(self) -> None:
+        self._showFirst()
+        self._layout.blink()
+
+    def _onWorstSliceButton(self) -> None:
+        self._showFirst()
+        self._layout.goToWorstSlice()
+
+    def _showFirst(self) -> None:
+        if not self._layout.shown:
+            self.show()

@@ -1,0 +1,277 @@
+"""One run of the CLI module BrainDiffCorrect in its own process, from the scene and back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
+
+TAGS_WITHOUT_STAGE = re.compile(r"<filter-(name|progress|stage-progress|time)>[^<]*</filter-\1>|</?filter-[a-z-]+>")
+OWN_PREFIX = re.compile(r"^braindiff ?correct(\.py)?: (error: )?", re.IGNORECASE)
+INPUT_FILE = re.compile(r"^([A-Za-z]:)?[^:]*\.(nrrd|nhdr|nii|nii\.gz|mha): ")
+"""The temporary file that Slicer wrote the input to: a name that says nothing to the user."""
+
+
+class CorrectionJob:
+    """Corrects a volume in the background and hands the result to a callback.
+
+    ``onProgress(share, stage)`` is called as it goes on, share from 0 to 1. Then exactly one of these is:
+
+    onFinished(change, report)   change: what to add to the volume at strength 1, float32, KJI as
+                                 ``slicer.util.arrayFromVolume`` has it; report: the dict of the CLI module's report
+    onFailed(message)            one line for the user
+    onCancelled()                after ``cancel``
+
+    All are called from the main thread, when nothing of the run is left in the scene or on the disk (but a run that
+    is cancelled before its turn came tidies up when it comes). Nothing is called after ``abandon``, which the job does
+    by itself when the scene is closed.
+
+    Usage::
+
+      job = CorrectionJob(volumeNode, onFinished=lambda change, report: ...)
+      job.start()
+    """
+
+    def __init__(
+        self,
+        inputVolume: slicer.vtkMRMLScalarVolumeNode,
+        model: str = "attention-unet",
+        device: str = "auto",
+        force: bool = False,
+        onProgress: Callable[[float, str], None] | None = None,
+        onFinished: Callable[[np.ndarray, dict[str, Any]], None] | None = None,
+        onFailed: Callable[[str], None] | None = None,
+        onCancelled: Callable[[], None] | None = None,
+    ) -> None:
+        self.inputVolume = inputVolume
+        self._settings = {"model": str(model), "device": device, "force": force}
+        self._onProgress = onProgress
+        self._onFinished = onFinished
+        self._onFailed = onFailed
+        self._onCancelled = onCancelled
+        self._running = False
+        self._stopping = False
+        self._folder: Path | None = None
+        self._cli: slicer.vtkMRMLCommandLineModuleNode | None = None
+        self._outputs: dict[str, slicer.vtkMRMLScalarVolumeNode] = {}
+        self._observers: list[tuple[vtk.vtkObject, int]] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether one of the three end callbacks is still to come."""
+        return self._running
+
+    def start(self) -> None:
+        """Start the process and return at once.
+
+        Raises ValueError if the volume cannot be corrected (``CorrectionInput.problem``) and RuntimeError if the
+        CLI module is not there or the job was started before.
+        """
+        CorrectionInput(self.inputVolume).check()
+        module = getattr(slicer.modules, "braindiffcorrect", None)
+        if module is None:
+            raise RuntimeError(_("The module BrainDiffCorrect is not loaded: reinstall the BrainDiff extension."))
+        if self._folder is not None:
+            raise RuntimeError(_("This correction was started before: make a new one."))
+        logging.info("BrainDiff: correcting %s with %s", self.inputVolume.GetName(), self._settings["model"])
+        self._folder = Path(tempfile.mkdtemp(prefix="BrainDiff-"))
+        self._running = True
+        try:
+            self._launch(module)
+        except BaseException:
+            self._running = False
+            self._cleanUp()
+            raise
+        self._onCliModified()
+
+    def cancel(self) -> None:
+        """Ask the process to stop; ``onCancelled`` follows within a second."""
+        if not self._running:
+            return
+        waiting = self._cli.GetStatus() == self._cli.Scheduled
+        self._stop()
+        if waiting:  # the process may stand in the queue behind another module's: the user need not wait for that
+            qt.QTimer.singleShot(0, self._answerCancelled)
+
+    def waitForFinished(self) -> None:
+        """Return when the job is over; until then the application goes on handling events."""
+        while self._running:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+
+    def abandon(self) -> None:
+        """Stop the process and call nothing back any more: the scene closes, or the application ends."""
+        if not self._running:
+            return
+        self._running = False
+        self._stop()
+        self._removeFolder()
+
+    def _launch(self, module: Any) -> None:
+        self._outputs = {name: self._newHiddenVolume() for name in ("outputVolume", "differenceVolume")}
+        parameters = {
+            "inputVolume": self.inputVolume,
+            **self._outputs,
+            **self._settings,
+            "report": str(self._reportFile),
+            "strength": 1.0,
+            "dtype": "float32",
+            "overwrite": True,  # the files are Slicer's own temporary ones
+        }
+        self._cli = slicer.cli.run(module, None, parameters, wait_for_completion=False, update_display=False)
+        if self._cli is None:
+            raise RuntimeError(_("The module BrainDiffCorrect does not start: reinstall the BrainDiff extension."))
+        self._cli.SetHideFromEditors(True)
+        self._cli.SetSaveWithScene(False)
+        self._cli.StartContinuousOutputUpdate()
+        self._observe(self._cli, vtk.vtkCommand.ModifiedEvent, self._onCliModified)
+        self._observe(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
+
+    @property
+    def _reportFile(self) -> Path:
+        return self._folder / "report.json"
+
+    @staticmethod
+    def _newHiddenVolume() -> slicer.vtkMRMLScalarVolumeNode:
+        node = slicer.vtkMRMLScalarVolumeNode()
+        node.SetName("BrainDiff run")
+        node.SetHideFromEditors(True)  # before it is added: the subject hierarchy looks only then
+        node.SetSaveWithScene(False)
+        return slicer.mrmlScene.AddNode(node)
+
+    def _observe(self, node: vtk.vtkObject, event: int, method: Callable[..., None]) -> None:
+        self._observers.append((node, node.AddObserver(event, method)))
+
+    def _onSceneStartClose(self, *_event: Any) -> None:
+        self.abandon()
+
+    def _onCliModified(self, *_event: Any) -> None:
+        status = self._cli.GetStatus()
+        if not status & self._cli.BusyMask:
+            self._removeObservers()
+            # not from inside the node's own event: the node is removed
+            qt.QTimer.singleShot(0, self._finish)
+        elif status == self._cli.Completing or status == self._cli.Cancelling:
+            return  # Slicer still needs the nodes
+        elif self._stopping:
+            self._cli.Cancel()  # asked for while Slicer wrote the input, which then forgets it
+        elif not self._inputIsThere():
+            self._stop()
+        elif status == self._cli.Running and self._onProgress is not None:
+            self._onProgress(self._cli.GetProgress() / 100, self._stage())
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._cli.Cancel()
+
+    def _inputIsThere(self) -> bool:
+        return bool(slicer.mrmlScene.IsNodePresent(self.inputVolume))
+
+    def _stage(self) -> str:
+        """The stage that the process named last, by its tags or, where Slicer has removed those, in a plain line."""
+        text = TAGS_WITHOUT_STAGE.sub("\n", self._cli.GetOutputText())
+        return _lastLine(text)
+
+    def _finish(self) -> None:
+        """The process has ended and Slicer has read its files: take the result, tidy up, then tell."""
+        try:
+            answer = self._outcome() if self._running else None
+        finally:
+            self._running = False
+            self._cleanUp()
+        if answer is not None:
+            answer()
+
+    def _outcome(self) -> Callable[[], None]:
+        name = self.inputVolume.GetName()
+        if not self._inputIsThere():
+            return self._failure(_("{name} was removed from the scene: its correction was stopped.").format(name=name))
+        if self._stopping or self._cli.GetStatus() == self._cli.Cancelled:
+            return self._cancellation
+        if self._cli.GetStatus() != self._cli.Completed:
+            return self._failure(self._errorMessage())
+        try:
+            change, report = self._readChange(), json.loads(self._reportFile.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            logging.error("BrainDiff: the result could not be read: %s", error)
+            return self._failure(
+                _("The result for {name} could not be read: check the space for temporary files.").format(name=name)
+            )
+        logging.info("BrainDiff: corrected %s in %s s on %s", name, report.get("seconds"), report.get("device"))
+        return lambda: self._call(self._onFinished, change, report)
+
+    def _readChange(self) -> np.ndarray:
+        """The change, float32 KJI, in memory of its own. Raises ValueError if it does not fit the input."""
+        node = self._outputs["differenceVolume"]
+        if node.GetImageData() is None or self.inputVolume.GetImageData() is None:
+            raise ValueError("there is no difference volume")
+        change = np.array(slicer.util.arrayFromVolume(node), dtype=np.float32)
+        expected = slicer.util.arrayFromVolume(self.inputVolume).shape
+        if change.shape != expected:
+            raise ValueError(f"the difference has the shape {change.shape}, the input {expected}")
+        return change
+
+    def _errorMessage(self) -> str:
+        name = self.inputVolume.GetName()
+        line = OWN_PREFIX.sub("", _lastLine(self._cli.GetErrorText()))
+        if not line:
+            return _("The correction of {name} ended without a message: see the error log.").format(name=name)
+        return INPUT_FILE.sub(lambda _match: name + ": ", line)
+
+    def _failure(self, message: str) -> Callable[[], None]:
+        return lambda: self._call(self._onFailed, message)
+
+    def _cancellation(self) -> None:
+        logging.info("BrainDiff: the correction of %s was canceled", self.inputVolume.GetName())
+        self._call(self._onCancelled)
+
+    def _answerCancelled(self) -> None:
+        if self._running:
+            self._running = False
+            self._cancellation()
+
+    @staticmethod
+    def _call(callback: Callable[..., None] | None, *arguments: Any) -> None:
+        if callback is not None:
+            callback(*arguments)
+
+    def _cleanUp(self) -> None:
+        self._removeObservers()
+        self._removeFolder()
+        for volume in self._outputs.values():
+            for node in (volume.GetDisplayNode(), volume.GetStorageNode(), volume):
+                self._removeNode(node)
+        self._removeNode(self._cli)
+
+    @staticmethod
+    def _removeNode(node: slicer.vtkMRMLNode | None) -> None:
+        if node is not None and slicer.mrmlScene.IsNodePresent(node):
+            slicer.mrmlScene.RemoveNode(node)
+
+    def _removeObservers(self) -> None:
+        while self._observers:
+            node, tag = self._observers.pop()
+            node.RemoveObserver(tag)
+
+    def _removeFolder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _lastLine(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,70 @@
+"""Colors and window for a signed difference: blue is less, white is unchanged, red is more."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+
+SINGLETON_TAG = "BrainDiffSignedDifference"
+COLORS = 255
+"""Odd, so that one entry is the middle."""
+WHITE = 1
+"""Entries on each side of the middle that are white too: a view rounds zero to one of them."""
+WINDOW_SHARE = 0.2
+"""The window reaches from minus to plus this share of the robust maximum of the original."""
+PERCENTILE = 99.0
+
+
+class DifferenceColors:
+    """The color table of signed differences, one in a scene, and the window that goes with an original."""
+
+    @staticmethod
+    def table(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
+        """The scene's table, made where it is missing. It is saved with the scene."""
+        table = scene.GetSingletonNode(SINGLETON_TAG, "vtkMRMLColorTableNode")
+        if table is not None and table.GetNumberOfColors() == COLORS:
+            return table
+        table = slicer.vtkMRMLColorTableNode()
+        table.SetSingletonTag(SINGLETON_TAG)
+        table.SetName("BrainDiff signed difference")
+        table.SetTypeToUser()
+        table.SetNumberOfColors(COLORS)
+        middle = COLORS // 2
+        for index in range(COLORS):
+            share = max(0, abs(index - middle) - WHITE) / (middle - WHITE)
+            fade = 1.0 - share
+            rgb = (1.0, fade, fade) if index > middle else (fade, fade, 1.0)
+            table.SetColor(index, f"{(index - middle) / middle:+.3f}", *rgb, 1.0)
+        return scene.AddNode(table)
+
+    @staticmethod
+    def halfWindow(original: np.ndarray) -> float:
+        """Half the width of the window, in units of ``original`` (an array of any shape).
+
+        It depends on the original only, so that the colors of every strength and model can be compared.
+        """
+        return WINDOW_SHARE * DifferenceColors.robustMaximum(original)
+
+    @staticmethod
+    def robustMaximum(original: np.ndarray) -> float:
+        """The 99th percentile of what lies above the mean: of the head, not of the air; 1 for an empty image."""
+        values = original[np.isfinite(original)]
+        above = values[values > values.mean(dtype=np.float64)] if values.size else values
+        if not above.size:
+            return float(np.abs(values).max()) if values.any() else 1.0
+        place = int((above.size - 1) * PERCENTILE / 100)
+        highest = float(np.partition(above, place)[place])
+        return highest if highest > 0 else float(np.abs(values).max())
+
+    @staticmethod
+    def show(volume: slicer.vtkMRMLScalarVolumeNode, original: np.ndarray) -> None:
+        """Display a difference node with these colors, symmetric around zero, in the window of ``original``."""
+        volume.CreateDefaultDisplayNodes()
+        display = volume.GetDisplayNode()
+        table = DifferenceColors.table(volume.GetScene())
+        with slicer.util.NodeModify(display):
+            display.SetAutoWindowLevel(False)
+            display.SetWindowLevel(2 * DifferenceColors.halfWindow(original), 0.0)
+            display.SetAutoThreshold(False)
+            display.SetApplyThreshold(False)
+            display.SetAndObserveColorNodeID(table.GetID())

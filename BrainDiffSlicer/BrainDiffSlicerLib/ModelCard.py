@@ -1,0 +1,83 @@
+"""A model's card as text that a user reads before trusting the model."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from slicer.i18n import tr as _
+
+NUMBERS = (
+    ("volumes", "d", "Volumes"),
+    ("psnr", ".1f", "PSNR"),
+    ("ssim", ".3f", "SSIM"),
+    ("mre", ".3f", "MRE"),
+    ("worse_than_input", ".0%", "Worse than input"),
+)
+"""The columns of the table: key in the card, format, title."""
+
+
+class ModelCard:
+    """What a model was trained on, its domain, its numbers beside those of doing nothing, and its limits.
+
+    Usage::
+
+      browser.html = ModelCard(checkpoints.read_card(path)).html()
+    """
+
+    def __init__(self, card: dict[str, Any]) -> None:
+        """Keep a card as ``BrainDiffLogic.checkpoints.read_card`` returns it."""
+        self._card = card
+
+    def html(self) -> str:
+        """The card as rich text; what the card does not hold is left out."""
+        title = escape(str(self._card.get("title") or self._card["name"]))
+        lines = [self._trainedOn(), self._domain(), self._limits()]
+        text = "".join(f"<p><b>{escape(head)}</b> {escape(body)}</p>" for head, body in lines if body)
+        return f"<h4>{title} {escape(str(self._card['version']))}</h4>{text}{self._table()}"
+
+    def _trainedOn(self) -> tuple[str, str]:
+        training = self._card.get("training")
+        training = training if isinstance(training, dict) else {}
+        facts = [
+            _("{count} subjects").format(count=training["subjects"]) if "subjects" in training else "",
+            _("{count} image pairs").format(count=training["pairs"]) if "pairs" in training else "",
+            _("{count} steps").format(count=training["steps"]) if "steps" in training else "",
+        ]
+        motion = training.get("motion")
+        severity = motion.get("severity_mm") if isinstance(motion, dict) else None
+        if isinstance(severity, list) and len(severity) == 2:
+            facts.append(_("simulated motion of {low} to {high} mm").format(low=severity[0], high=severity[1]))
+        return _("Trained on:"), ", ".join(fact for fact in facts if fact)
+
+    def _domain(self) -> tuple[str, str]:
+        domain = self._card["input"]
+        low, high = domain["spacing_mm"]
+        facts = [str(domain[key]) for key in ("anatomy", "contrast") if domain.get(key)]
+        facts.append(_("voxels of {low} to {high} mm").format(low=low, high=high))
+        return _("Made for:"), ", ".join(facts)
+
+    def _limits(self) -> tuple[str, str]:
+        return _("Limits:"), str(self._card.get("limits") or "")
+
+    def _table(self) -> str:
+        rows = [row for row in self._card["metrics"] if isinstance(row, dict)]
+        if not rows:
+            return ""
+        titles = [_("Motion (mm)"), _("Method"), *(_(title) for _key, _format, title in NUMBERS)]
+        head = "".join(f"<th align='left'>{escape(title)}</th>" for title in titles)
+        body = "".join(f"<tr>{self._cells(row)}</tr>" for row in rows)
+        convention = escape(str(self._card.get("metrics_convention") or ""))
+        caption = _("Measured on heads that were not used for training")
+        return f"<p><b>{escape(caption)}</b></p><table cellpadding='2'><tr>{head}</tr>{body}</table><p>{convention}</p>"
+
+    def _cells(self, row: dict[str, Any]) -> str:
+        words = [str(row.get(key, "")) for key in ("severity", "method")]
+        numbers = [self._number(row.get(key), form) for key, form, _title in NUMBERS]
+        return "".join(f"<td>{escape(cell)}</td>" for cell in words + numbers)
+
+    @staticmethod
+    def _number(value: Any, form: str) -> str:
+        if not isinstance(value, int | float):
+            return "-"
+        return format(int(value) if form == "d" else value, form)

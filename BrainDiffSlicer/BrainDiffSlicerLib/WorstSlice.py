@@ -1,0 +1,65 @@
+"""Where along a view's normal a difference is largest."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+
+
+class WorstSlice:
+    """Finds the slice of a view that holds the largest sum of absolute values of a volume."""
+
+    @staticmethod
+    def offset(volume: slicer.vtkMRMLScalarVolumeNode, sliceToRAS: vtk.vtkMatrix4x4, near: float) -> float | None:
+        """The offset of that slice: mm along the view's normal, from the RAS origin of the world.
+
+        The slices are those that the view with the axes ``sliceToRAS`` shows, spaced as the voxel axis nearest to its
+        normal; every voxel counts for the two slices it lies between, so a volume that is oblique to the view is
+        measured as it is displayed. Parent transforms are respected; of one that is not linear, its linear part at
+        the center of the volume. Of equally bad slices it is the one nearest to the offset ``near`` in mm. None where
+        the volume is empty or zero everywhere.
+        """
+        if volume.GetImageData() is None:
+            return None
+        values = slicer.util.arrayFromVolume(volume)
+        first, steps = WorstSlice._alongNormal(volume, sliceToRAS)
+        spacing = np.abs(steps).max()
+        lowest = first + sum(min(0.0, step * (size - 1)) for step, size in zip(steps, values.shape[::-1], strict=True))
+        sums = WorstSlice._sums(values, (first - lowest) / spacing, steps / spacing)
+        if not sums.max() > 0:
+            return None
+        worst = lowest + spacing * np.flatnonzero(sums == sums.max())
+        return float(worst[np.argmin(np.abs(worst - near))])
+
+    @staticmethod
+    def _alongNormal(volume: slicer.vtkMRMLScalarVolumeNode, sliceToRAS: vtk.vtkMatrix4x4) -> tuple[float, np.ndarray]:
+        """Place of voxel (0, 0, 0) along the view's normal in mm, and the steps of the axes I, J and K along it."""
+        ijkToRAS, toWorld = vtk.vtkMatrix4x4(), vtk.vtkGeneralTransform()
+        volume.GetIJKToRASMatrix(ijkToRAS)
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(volume.GetParentTransformNode(), None, toWorld)
+        normal = np.array([sliceToRAS.GetElement(row, 2) for row in range(3)])
+        normal /= np.linalg.norm(normal)
+
+        def place(ijk: np.ndarray) -> float:
+            return float(normal @ toWorld.TransformPoint(ijkToRAS.MultiplyPoint((*ijk, 1.0))[:3]))
+
+        center = (np.array(volume.GetImageData().GetDimensions()) - 1) / 2
+        steps = np.array([place(center + axis) - place(center) for axis in np.eye(3)])
+        return place(center) - float(steps @ center), steps
+
+    @staticmethod
+    def _sums(values: np.ndarray, first: float, steps: np.ndarray) -> np.ndarray:
+        """Sum of |values| in each slice: ``values`` in KJI order, ``first`` and ``steps`` (I, J, K) in slices."""
+        depth, height, width = values.shape
+        inPlane = first + steps[0] * np.arange(width) + steps[1] * np.arange(height)[:, np.newaxis]
+        slices = int(np.ceil(np.abs(steps) @ (width - 1, height - 1, depth - 1))) + 2
+        sums = np.zeros(slices + 1)
+        for k in range(depth):
+            weights = np.abs(values[k], dtype=np.float64)
+            below = np.clip(np.floor(inPlane + k * steps[2]), 0, slices - 1)
+            share = inPlane + k * steps[2] - below
+            below = below.astype(np.intp).ravel()
+            sums[:-1] += np.bincount(below, (weights * (1 - share)).ravel(), slices)
+            sums[1:] += np.bincount(below, (weights * share).ravel(), slices)
+        return sums

@@ -1,0 +1,97 @@
+"""The whole walk of a user with a real head and the shipped weights, as pictures, and what must be seen on them.
+
+``make screenshots`` writes the pictures to Resources/Screenshots; otherwise they go to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from Harness.pictures import grab, render_slice_views, slice_view_pixels
+
+MODULE = Path(__file__).resolve().parents[2] / "BrainDiffSlicer" / "BrainDiffSlicer.py"
+TARGET = "BRAINDIFF_SCREENSHOTS"
+"""Environment variable that names the folder of the pictures."""
+VIEW = (300, 330)
+TOO_LONG = 110.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def a_moved_head():
+    """Colin27 with the demo's motion, as the sample data have it: (KJI int16, IJK to RAS)."""
+    from BrainDiffLogic.commands.demo import MOTION, SEVERITY_MM, _simulated, find_head, with_air_above
+    from BrainDiffLogic.errors import InputError
+    from BrainDiffLogic.images import read_volume
+
+    try:
+        clean = with_air_above(read_volume(find_head()))
+    except InputError as error:
+        pytest.skip(str(error))
+    moved = _simulated(clean, MOTION, SEVERITY_MM).moved
+    return np.rint(moved.array).astype(np.int16).transpose(2, 1, 0), moved.affine
+
+
+@pytest.fixture
+def a_picture_folder(tmp_path: Path) -> Path:
+    return Path(os.environ.get(TARGET) or tmp_path)
+
+
+def add_volume(array: np.ndarray, affine: np.ndarray):
+    import slicer
+
+    node = slicer.util.addVolumeFromArray(array, name="T1 with motion")
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(affine))
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetAutoWindowLevel(0)
+    node.GetDisplayNode().SetWindowLevelMinMax(0, float(np.percentile(array, 99.5)))
+    return node
+
+
+def wait_until(condition) -> None:
+    import slicer
+
+    end = time.monotonic() + TOO_LONG
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        slicer.app.processEvents()
+        time.sleep(0.005)
+
+
+def test_a_user_corrects_a_real_head_and_compares(a_slicer, a_moved_head, a_picture_folder):
+    import slicer
+
+    a_slicer.load_module(MODULE)
+    panel = a_slicer.open_panel("BrainDiffSlicer")
+    head = add_volume(*a_moved_head)
+    panel.logic.getParameterNode().inputVolume = head
+    grab(panel.parent, a_picture_folder / "panel-idle.png")
+
+    panel.ui.applyButton.click()
+    wait_until(lambda: panel.ui.progressBar.value >= 30)
+    assert panel.ui.applyButton.text == "Cancel"
+    grab(panel.parent, a_picture_folder / "panel-running.png")
+    wait_until(lambda: not panel.runPanel.running)
+    grab(panel.parent, a_picture_folder / "panel-finished.png")
+
+    panel.ui.worstSliceButton.click()
+    names = slicer.app.layoutManager().shown()
+    logics = [slicer.app.layoutManager().sliceWidget(name).sliceLogic() for name in names]
+    for logic in logics:
+        logic.ResizeSliceNode(*VIEW)
+        logic.FitSliceToBackground()
+    render_slice_views(names, a_picture_folder / "compare.png")
+
+    original, corrected, difference = (slice_view_pixels(name).astype(float) for name in names)
+    assert len({round(logic.GetSliceOffset(), 3) for logic in logics}) == 1, "the panes show different slices"
+    assert original.std() > 20 and corrected.std() > 20, "a pane is empty"
+    assert np.abs(original - corrected).mean() > 1, "nothing was corrected"
+    assert np.ptp(original, axis=-1).max() == 0 and np.ptp(difference, axis=-1).max() > 60, "only the map has colors"
+    air = difference[:20, :20]
+    assert np.ptp(air, axis=-1).mean() < 40, "the map is not centered on a neutral color"
+    red, blue = difference[..., 0] - difference[..., 2] > 40, difference[..., 2] - difference[..., 0] > 40
+    assert min(red.sum(), blue.sum()) > 500, "the map has one sign only"
