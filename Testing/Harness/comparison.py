@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+
 from Harness.pictures import slice_view_pixels
 
 AXES = {"Sagittal": 0, "Coronal": 1, "Axial": 2}

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import slicer
 import vtk
-from Harness.pythonqt import qt
 from PySide6 import QtCore
+
+from Harness.pythonqt import qt
 
 VIEW_SIZE = (300, 300)
 FOUR_UP = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView

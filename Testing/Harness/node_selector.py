@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import slicer
-from Harness.pythonqt import offer, qt
 from PySide6 import QtCore
+
+from Harness.pythonqt import offer, qt
 
 Property = QtCore.Property
 DEFAULTS = {

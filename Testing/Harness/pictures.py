@@ -6,8 +6,9 @@ from pathlib import Path
 
 import slicer
 import vtk
-from Harness.pythonqt import application, qt
 from vtk.util.numpy_support import vtk_to_numpy
+
+from Harness.pythonqt import application, qt
 
 CAPTION = 22
 GAP = 2

@@ -15,6 +15,8 @@ from pathlib import Path
 import slicer
 import slicer.util
 import vtk
+from PySide6 import QtCore
+
 from Harness.cli_runner import CLILogic
 from Harness.installers import Installer, SampleDataLogic
 from Harness.layout import LayoutManager
@@ -22,7 +24,6 @@ from Harness.pythonqt import application, qt, settings_in
 from Harness.scene_files import CoreIOManager
 from Harness.slicer_python import install_python_parts
 from Harness.widgets import ModulePanel
-from PySide6 import QtCore
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODULE_FOLDER = CHECKOUT / "BrainDiffSlicer"

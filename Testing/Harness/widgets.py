@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import slicer
-from Harness.pythonqt import ctk, offer, qt
 from PySide6 import QtCore, QtGui
+
+from Harness.pythonqt import ctk, offer, qt
 
 Property, Signal = QtCore.Property, QtCore.Signal
 INFINITE = {float("inf"): 1e15, float("-inf"): -1e15}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from Harness.correctors import save_tiny
 
 from BrainDiffLogic import checkpoints, write_volume
 from BrainDiffLogic.volume import Volume
+from Harness.correctors import save_tiny
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from Harness.correctors import CARD, save_tiny, tiny_corrector
 
 from BrainDiffLogic import checkpoints
 from BrainDiffLogic.checkpoints import (
@@ -24,6 +23,7 @@ from BrainDiffLogic.checkpoints import (
 )
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.volume import Volume
+from Harness.correctors import CARD, save_tiny, tiny_corrector
 
 
 @pytest.fixture(autouse=True)

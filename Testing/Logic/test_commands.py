@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from Harness.command_line import assert_refused, braindiff, child
-from Harness.correctors import CARD, save_tiny
 
 from BrainDiffLogic import checkpoints, read_volume, write_volume
 from BrainDiffLogic.commands import demo, models
@@ -20,6 +18,8 @@ from BrainDiffLogic.motion.traces import read_trajectory
 from BrainDiffLogic.pictures import View
 from BrainDiffLogic.quality import CONVENTION
 from BrainDiffLogic.volume import Volume
+from Harness.command_line import assert_refused, braindiff, child
+from Harness.correctors import CARD, save_tiny
 
 pytestmark = pytest.mark.usefixtures("own_models")
 

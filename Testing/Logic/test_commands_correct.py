@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from Harness.command_line import assert_refused, braindiff, child, listing
-from Harness.correctors import save_tiny
 
 from BrainDiffLogic import read_volume, write_volume
 from BrainDiffLogic.volume import Volume
+from Harness.command_line import assert_refused, braindiff, child, listing
+from Harness.correctors import save_tiny
 
 pytestmark = pytest.mark.usefixtures("own_models")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from Harness.correctors import CARD, save_tiny, tiny_corrector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import inv_ornt_aff
@@ -21,6 +20,7 @@ from BrainDiffLogic.correction import Correction
 from BrainDiffLogic.delivery import check_outputs, staged_outputs, write_correction
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.volume import Storage, Volume, to_sagittal
+from Harness.correctors import CARD, save_tiny, tiny_corrector
 
 ORIENTATIONS = [
     np.column_stack([axes, flips])

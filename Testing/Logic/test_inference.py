@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from Harness.correctors import tiny_corrector
 
 from BrainDiffLogic import inference
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
+from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)
 

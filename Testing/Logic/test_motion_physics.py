@@ -7,7 +7,6 @@ from itertools import permutations, product
 import finufft
 import numpy as np
 import pytest
-from Harness.phantom import NOSE, Ellipsoid, Phantom, frequencies
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -20,6 +19,7 @@ from BrainDiffLogic.motion.rigid import rotation_matrices
 from BrainDiffLogic.motion.simulation import head_centre, simulate_motion
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, with_severity
 from BrainDiffLogic.volume import Volume, from_sagittal, to_sagittal
+from Harness.phantom import NOSE, Ellipsoid, Phantom, frequencies
 
 PHANTOM = Phantom()
 CENTRE = np.array([1.0, -2.0, 3.0])

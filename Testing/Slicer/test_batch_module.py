@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from ctk_cli import CLIArgumentParser, CLIModule
 from ctk_cli.module import CLIParameter
-from Harness.command_line import braindiff, listing
-from Harness.correctors import save_tiny
-from Harness.phantom import Phantom
 
 from BrainDiffLogic import __version__, read_volume, write_volume
 from BrainDiffLogic.volume import Volume
+from Harness.command_line import braindiff, listing
+from Harness.correctors import save_tiny
+from Harness.phantom import Phantom
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPT = CHECKOUT / "BrainDiffSlicer" / "BrainDiffCorrect.py"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+
 from Harness.comparison import (
     backgrounds,
     captions,

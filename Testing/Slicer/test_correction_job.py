@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from Harness.correctors import save_tiny
 from vtk import vtkMatrix4x4
 
 from BrainDiffLogic.volume import Volume
+from Harness.correctors import save_tiny
 
 if TYPE_CHECKING:
     from BrainDiffSlicerLib.CorrectionJob import CorrectionJob

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from Harness.phantom import Phantom
 from PIL import Image
 
 from BrainDiffLogic import __version__, read_volume, write_volume
 from BrainDiffLogic.volume import Volume
+from Harness.phantom import Phantom
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STUB = CHECKOUT / "Testing" / "Harness" / "SlicerConfig"

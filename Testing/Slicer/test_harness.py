@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
+from small_modules import write_small_cli, write_small_module
+
 from Harness.pictures import grab, render_slice_views, slice_view_pixels
 from Harness.pythonqt import qt
 from Harness.slicer_python import slicers_own_folder
-from small_modules import write_small_cli, write_small_module
 
 PANES = (("PaneA", "A", "#FF0000"), ("PaneB", "B", "#00FF00"))
 VIEW = """<item><view class="vtkMRMLSliceNode" singletontag="{}"><property name="orientation" action="default">Sagittal

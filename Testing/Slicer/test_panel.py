@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from Harness.correctors import save_tiny
 from panel_parts import (
     MODULE,
     a_panel,
@@ -19,6 +18,8 @@ from panel_parts import (
     add_head,
     the_module,
 )
+
+from Harness.correctors import save_tiny
 
 
 def test_loading_the_module_costs_nothing_heavy():

@@ -23,6 +23,7 @@ from panel_parts import (
 def finish(panel, strength: float) -> None:
     """As after a correction that took 40 off every voxel above 100."""
     import slicer
+
     from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
     head = panel.logic.getParameterNode().inputVolume
@@ -103,6 +104,7 @@ def test_a_selected_volume_keeps_its_strength_until_the_slider_moves(a_panel_wit
 
 def test_comparing_brings_the_layout_and_takes_it_away(a_panel_with_outputs):
     import slicer
+
     from BrainDiffSlicerLib.CompareLayout import CompareLayout
 
     panel, before = a_panel_with_outputs, slicer.app.layoutManager().layout
@@ -121,6 +123,7 @@ def test_comparing_brings_the_layout_and_takes_it_away(a_panel_with_outputs):
 
 def test_blinking_and_the_worst_slice_bring_the_layout_first(a_panel_with_outputs):
     import slicer
+
     from BrainDiffSlicerLib.CompareLayout import CompareLayout
 
     panel = a_panel_with_outputs

@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from Harness.correctors import save_tiny
 from panel_parts import (
     MODULE,
     a_panel,
@@ -27,6 +26,8 @@ from panel_parts import (
     the_module,
     wait_until,
 )
+
+from Harness.correctors import save_tiny
 
 
 def test_declined_dependencies_are_a_message_and_no_run(a_panel_with_a_head, monkeypatch):
