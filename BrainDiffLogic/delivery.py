@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -153,5 +154,6 @@ def _difference(stored: Volume, correction: Correction) -> Volume:
 
 def _quality(correction: Correction, stored: Volume) -> dict[str, Any]:
     before, head = correction.finding.volume, correction.finding.head
-    pair = {"before": before, "after": before.with_array(stored.array)}
-    return {name: assess(volume, head).as_dict() for name, volume in pair.items()}
+    with ThreadPoolExecutor(2) as both:  # numpy and scipy let go of the interpreter while they compute
+        found = both.map(lambda volume: assess(volume, head).as_dict(), (before, before.with_array(stored.array)))
+        return dict(zip(("before", "after"), found, strict=True))

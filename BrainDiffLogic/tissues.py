@@ -82,20 +82,21 @@ def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
 
     Raises InputError where the voxels inside the brain hold no three classes.
     """
-    values = array[brain].astype(np.float64)
-    low, high = np.percentile(values, [0.5, 99.5]) if values.size else (0.0, 0.0)
+    inside = array[brain].astype(np.float64)
+    low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (0.0, 0.0)
     if high <= low:
         raise InputError("no tissue contrast inside the brain mask: check that the mask covers the brain")
-    values = values[(values >= low) & (values <= high)]  # vessels and fat are brighter than white matter
+    values = inside[(inside >= low) & (inside <= high)]  # vessels and fat are brighter than white matter
     try:
         labels = np.digitize(values, threshold_multiotsu(values, classes=3, nbins=BINS))
     except ValueError as error:
         raise InputError("the brain mask holds fewer than three intensities: check image and mask") from error
     means = np.array([values[labels == label].mean() for label in range(3)])
     variance = float(np.mean((values - means[labels]) ** 2))
-    log = -0.5 * (array[None] - means[:, None, None, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
+    log = -0.5 * (inside - means[:, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
     posterior = np.exp(log - log.max(axis=0))
-    pure = (posterior > PURE * posterior.sum(axis=0)) & brain & (array <= high)
+    pure = np.zeros((3, *brain.shape), dtype=bool)
+    pure[:, brain] = (posterior > PURE * posterior.sum(axis=0)) & (inside <= high)
     return Tissues(*(_core(mask) for mask in pure))
 
 
