@@ -78,6 +78,10 @@ def makeParser() -> Parser:
     parser = Parser(prog=NAME, description="Correct head motion in a T1-weighted volume.", allow_abbrev=False)
     parser.add_argument("--xml", action="store_true", help="print the description that Slicer reads, and stop")
     add_arguments(parser)
+    parser.add_argument(
+        "--staging", type=Path, metavar="DIR",
+        help="folder on the disk of OUT for files that are not finished (default: beside each)",
+    )  # fmt: skip
     return parser
 
 
@@ -87,13 +91,15 @@ def run(args: argparse.Namespace) -> None:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
     say("<filter-start>" + tag("name", NAME) + tag("comment", "Starting") + "</filter-start>\nStarting")
     from BrainDiffLogic import delivery
+    from BrainDiffLogic.images.outputs import staging_in
 
     tags = FilterTags([delivery.LOADING, delivery.CORRECTING, delivery.WRITING, 1.0])
-    report = delivery.correct_file(
-        args.input, args.output, difference=args.difference, report=args.report, model=args.model,
-        strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, overwrite=args.overwrite,
-        progress=tags.report,
-    )  # fmt: skip
+    with staging_in(args.staging):
+        report = delivery.correct_file(
+            args.input, args.output, difference=args.difference, report=args.report, model=args.model,
+            strength=args.strength, device=args.device, dtype=args.dtype, force=args.force,
+            overwrite=args.overwrite, progress=tags.report,
+        )  # fmt: skip
     for line in [*report["outside_domain"], *report["notes"]]:
         remark(line)
     say("<filter-end>" + tag("name", NAME) + tag("time", f"{time.monotonic() - start:.1f}") + "</filter-end>")

@@ -60,6 +60,23 @@ def check_output(
     return path
 
 
+_staging: Path | None = None
+
+
+@contextmanager
+def staging_in(folder: Path | None) -> Iterator[None]:
+    """Within the block, unfinished files lie in ``folder`` rather than beside the outputs, on the same disk.
+
+    Who may kill this process can then remove all that it leaves behind. None changes nothing.
+    """
+    global _staging
+    before, _staging = _staging, folder or _staging
+    try:
+        yield
+    finally:
+        _staging = before
+
+
 @contextmanager
 def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
     """A path to write to; when the block ends well, what lies there takes the place of ``path``, else it
@@ -70,9 +87,9 @@ def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".braindiff-", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=".braindiff-", dir=_staging or path.parent))
     except OSError as error:
-        raise InputError(f"{path}: the folder {path.parent} cannot be written; choose another") from error
+        raise InputError(f"{path}: the folder {_staging or path.parent} cannot be written; choose another") from error
     try:
         yield folder / path.name
         _move_into_place(folder, path)

@@ -88,7 +88,8 @@ class CorrectionJob:
         if self._folder is not None:
             raise RuntimeError(_("This correction was started before: make a new one."))
         logging.info("BrainDiff: correcting %s with %s", self.inputVolume.GetName(), self._settings["model"])
-        self._folder = Path(tempfile.mkdtemp(prefix="BrainDiff-"))
+        # on the disk of Slicer's temporary files, where the process moves its finished ones to
+        self._folder = Path(tempfile.mkdtemp(prefix="BrainDiff-", dir=slicer.app.temporaryPath))
         self._running = True
         try:
             self._launch(module)
@@ -128,6 +129,7 @@ class CorrectionJob:
             **self._outputs,
             **self._settings,
             "report": str(self._reportFile),
+            "staging": str(self._folder),  # removed with the folder, also when the process is killed while it writes
             "strength": 1.0,
             "dtype": "float32",
             "overwrite": True,  # the files are Slicer's own temporary ones

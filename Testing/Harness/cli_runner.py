@@ -80,6 +80,8 @@ class _Run(QtCore.QObject):
 
     def begin(self) -> None:
         """What ApplyTask does when its turn comes."""
+        if self not in self.logic.runs:  # the application has ended meanwhile
+            return
         if self.node.GetStatus() in (Base.Cancelling, Base.Cancelled):
             self._end(Base.Cancelled)
             return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import types
@@ -79,12 +80,13 @@ class App(qt.QObject):
         self._window = qt.QMainWindow()
         self._window.setObjectName("qSlicerMainWindow")
         self.temporaryPath, self.cachePath = str(folder / "temporary"), str(folder / "cache")
-        Path(self.temporaryPath).mkdir()
         Path(self.cachePath).mkdir()
         self._logic.SetTemporaryPath(self.temporaryPath)
 
     def start(self, scene) -> None:
-        """Everything for a new scene; what tests changed is forgotten."""
+        """Everything for a new scene; what tests changed, and files that killed processes left, is forgotten."""
+        shutil.rmtree(self.temporaryPath, ignore_errors=True)
+        Path(self.temporaryPath).mkdir(exist_ok=True)
         self.testing, self.messages, self.installer = False, Messages(), Installer()
         self._io = CoreIOManager()
         SampleDataLogic.registered.clear()
@@ -118,9 +120,9 @@ class App(qt.QObject):
     def ioManager(self):
         return self._io
 
-    def processEvents(self) -> None:
+    def processEvents(self, flags=QtCore.QEventLoop.AllEvents) -> None:
         application.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
-        application.processEvents()
+        application.processEvents(flags)
 
     def testingEnabled(self) -> bool:
         return self.testing
@@ -173,7 +175,7 @@ class Slicer:
         return cls._instance
 
     def __init__(self):
-        self._temporary = tempfile.TemporaryDirectory(prefix="braindiff-harness-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="braindiff-harness-", ignore_cleanup_errors=True)
         settings_in(Path(self._temporary.name))
         slicer.modules, slicer.moduleNames = types.SimpleNamespace(), types.SimpleNamespace()
         slicer.selfTests, slicer.mrmlScene = {}, slicer.vtkMRMLScene()

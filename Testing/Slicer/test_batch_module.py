@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ from Harness.phantom import Phantom
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPT = CHECKOUT / "BrainDiffSlicer" / "BrainDiffCorrect.py"
 DESCRIPTION = SCRIPT.with_suffix(".xml")
-TYPES = {"image": Path, "file": Path, "string": str, "string-enumeration": str, "double": float, "boolean": bool}
+PATHS = dict.fromkeys(("image", "file", "directory"), Path)
+TYPES = {**PATHS, "string": str, "string-enumeration": str, "double": float, "boolean": bool}
 OBLIQUE = np.array([[1.9, 0.3, 0.1, -38], [-0.3, 1.9, 0.2, -41], [-0.1, -0.2, 2.0, -35], [0, 0, 0, 1]])
 
 
@@ -306,7 +308,8 @@ def test_an_unexpected_failure_is_one_line_on_stderr_and_explained_on_stdout(a_f
     assert "Traceback" in run.out and "nibabel.py" in run.out
 
 
-KILLED = [("SIGKILL", "Correcting"), ("SIGTERM", "Measuring and writing")]  # Slicer cancels by the first
+KILLED = [(how, stage) for how in ("SIGKILL", "SIGTERM") for stage in ("Correcting", "Measuring and writing")]
+"""Slicer cancels by the first."""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has one way to end a process, and no way to react to it")
@@ -314,8 +317,9 @@ KILLED = [("SIGKILL", "Correcting"), ("SIGTERM", "Measuring and writing")]  # Sl
 def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, how: str, stage: str) -> None:
     save_scan(tmp_path / "scan.nii", (128, 120, 120), np.diag([1.5, 1.5, 1.5, 1]))  # seconds of work
     before = listing(tmp_path)
+    (tmp_path / "unfinished").mkdir()
     options = ["--report", "report.json", "--difference", "difference.nii.gz", "--device", "cpu"]
-    line = command(*options, "scan.nii", "out.nii.gz")
+    line = command(*options, "--staging", "unfinished", "scan.nii", "out.nii.gz")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     with subprocess.Popen(line, cwd=tmp_path, env=environment(), text=True, **pipes) as child:
         assert child.stdout is not None and child.stderr is not None
@@ -327,4 +331,8 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, how: str, stage: st
         message = child.stderr.read()
     assert child.returncode == (1 if how == "SIGTERM" else -signal.SIGKILL)
     assert message == ("BrainDiffCorrect: stopped; nothing was written\n" if how == "SIGTERM" else "")
+    if how == "SIGTERM":
+        (tmp_path / "unfinished").rmdir()  # empty
+    else:
+        shutil.rmtree(tmp_path / "unfinished")
     assert listing(tmp_path) == before

@@ -87,10 +87,11 @@ def children_that_correct() -> list[str]:
 
 
 @pytest.fixture
-def a_temp_folder(tmp_path, monkeypatch) -> Path:
+def a_temp_folder(a_slicer, tmp_path, monkeypatch) -> Path:
     """The only folder for temporary files, so that what stays behind is seen."""
     folder = tmp_path / "temporary"
     folder.mkdir()
+    monkeypatch.setattr(a_slicer.app, "temporaryPath", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
