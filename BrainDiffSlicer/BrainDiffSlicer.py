@@ -4,18 +4,6 @@ from typing import Annotated
 import qt
 import slicer
 import vtk
-from BrainDiffSlicerLib.ComparePanel import ComparePanel
-from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
-from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
-from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
-from BrainDiffSlicerLib.CorrectionRun import CorrectionRun
-from BrainDiffSlicerLib.Dependencies import Dependencies
-from BrainDiffSlicerLib.DeviceSelector import DeviceSelector
-from BrainDiffSlicerLib.ExtensionFiles import makeLibraryImportable, resourcePath
-from BrainDiffSlicerLib.ModelSelector import ModelSelector
-from BrainDiffSlicerLib.RunPanel import RunPanel
-from BrainDiffSlicerLib.SampleDataSets import SampleDataSets
-from BrainDiffSlicerLib.SelfTest import SelfTest
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTableNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -27,6 +15,21 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+from BrainDiffSlicerLib.CompareLayout import CompareLayout
+from BrainDiffSlicerLib.ComparePanel import ComparePanel
+from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
+from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
+from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
+from BrainDiffSlicerLib.CorrectionRun import CorrectionRun
+from BrainDiffSlicerLib.Dependencies import Dependencies
+from BrainDiffSlicerLib.DeviceSelector import DeviceSelector
+from BrainDiffSlicerLib.ExtensionFiles import makeLibraryImportable, resourcePath
+from BrainDiffSlicerLib.InputFollower import InputFollower
+from BrainDiffSlicerLib.ModelSelector import ModelSelector
+from BrainDiffSlicerLib.RunPanel import RunPanel
+from BrainDiffSlicerLib.SampleDataSets import SampleDataSets
+from BrainDiffSlicerLib.SelfTest import SelfTest
 
 #
 # BrainDiffSlicer
@@ -60,10 +63,9 @@ rmman: "Remove MRI Motion Artifact Network".
 
         # Additional initialization step after application startup is complete
         slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", registerCompareLayout)
 
-    def resourcePath(self, filename):
-        """Return the absolute path of a resource, which in a checkout lies one folder up."""
-        return resourcePath(filename)
+    resourcePath = staticmethod(resourcePath)  # in a checkout, Resources lies one folder up
 
 
 #
@@ -74,6 +76,11 @@ rmman: "Remove MRI Motion Artifact Network".
 def registerSampleData():
     """Add data sets to Sample Data module."""
     SampleDataSets.register()
+
+
+def registerCompareLayout():
+    """Make the compare layout known, so that a scene that was saved in it opens in it."""
+    CompareLayout.registerLayout()
 
 
 #
@@ -121,11 +128,9 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._inputVolume = None  # the input that was selected last
+        self._inputFollower = InputFollower(self._checkCanApply)
 
-    def resourcePath(self, filename):
-        """Return the absolute path of a resource, which in a checkout lies one folder up."""
-        return resourcePath(filename)
+    resourcePath = staticmethod(resourcePath)  # in a checkout, Resources lies one folder up
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -157,6 +162,7 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the application closes and the module widget is destroyed."""
         self.runPanel.abandon()
         self.setParameterNode(None)
+        self.comparePanel.clear()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -183,6 +189,8 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Parameter node will be reset, do not use it anymore
         self.runPanel.abandon()
         self.setParameterNode(None)
+        # Volumes loaded later must not be seen under the captions of the comparison
+        self.comparePanel.close()
         self.comparePanel.clear()
         self.runPanel.say("")
 
@@ -223,7 +231,7 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
             self._onParameterNodeModified()
         else:
-            self._followInput(None)
+            self._inputFollower.follow(None)
             self.runPanel.setProblem(_("The scene is being closed."))
 
     def _disconnectParameterNode(self) -> None:
@@ -236,26 +244,9 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if slicer.mrmlScene.IsBatchProcessing():
             return  # while a scene is loaded, nodes are not linked yet; onSceneEndImport comes back
         self.modelSelector.setModel(self._parameterNode.model)
-        self._followInput(self._parameterNode.inputVolume)
+        self._inputFollower.follow(self._parameterNode)
         self.comparePanel.follow(self._parameterNode.correctedVolume, self._parameterNode.strength)
         self._checkCanApply()
-
-    def _followInput(self, inputVolume: vtkMRMLScalarVolumeNode | None) -> None:
-        """Observe the input, whose image may come later, and let another input have outputs of its own."""
-        if inputVolume is self._inputVolume:
-            return
-        if self._inputVolume:
-            self.removeObserver(self._inputVolume, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-        self._inputVolume = inputVolume
-        if inputVolume is None:
-            return
-        self.addObserver(inputVolume, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-        outputs = CorrectionOutputs.find(self._parameterNode.correctedVolume) if self._parameterNode else None
-        if outputs and outputs.input is not inputVolume:
-            with slicer.util.NodeModify(self._parameterNode):
-                self._parameterNode.correctedVolume = None
-                self._parameterNode.differenceVolume = None
-                self._parameterNode.qualityTable = None
 
     def _checkCanApply(self, caller=None, event=None) -> None:
         parameters = self._parameterNode
@@ -275,17 +266,10 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.dependencies().ensure()
         parameters = self._parameterNode
         return self.logic.process(
-            parameters.inputVolume,
-            parameters.correctedVolume,
-            parameters.differenceVolume,
-            parameters.qualityTable,
-            model=self.modelSelector.modelToRun,
-            strength=parameters.strength,
-            device=self.deviceSelector.device,
-            force=parameters.force,
-            waitForCompletion=False,
-            **callbacks,
-        )
+            parameters.inputVolume, parameters.correctedVolume, parameters.differenceVolume, parameters.qualityTable,
+            model=self.modelSelector.modelToRun, strength=parameters.strength, device=self.deviceSelector.device,
+            force=parameters.force, waitForCompletion=False, **callbacks,
+        )  # fmt: skip
 
     def onCorrectionFinished(self, outputs: CorrectionOutputs) -> None:
         """Select the outputs and compare them with the input."""
@@ -379,17 +363,9 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         CorrectionInput(inputVolume).check((correctedVolume, differenceVolume, qualityTable))
         self.dependencies().check()
         run = CorrectionRun(
-            inputVolume,
-            (correctedVolume, differenceVolume, qualityTable),
-            strength,
-            onFinished,
-            onFailed,
-            model=model,
-            device=device,
-            force=force,
-            onProgress=onProgress,
-            onCancelled=onCancelled,
-        )
+            inputVolume, (correctedVolume, differenceVolume, qualityTable), strength, onFinished, onFailed,
+            model=model, device=device, force=force, onProgress=onProgress, onCancelled=onCancelled,
+        )  # fmt: skip
         run.job.start()
         return run.outputs() if waitForCompletion else run.job
 

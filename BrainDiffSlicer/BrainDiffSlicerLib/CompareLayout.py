@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -41,8 +44,10 @@ class CompareLayout(VTKObservationMixin):
     ORIENTATIONS = ("Sagittal", "Axial", "Coronal")
     """The first one is the plane in which motion is corrected."""
 
-    def __init__(self) -> None:
+    def __init__(self, onLeft: Callable[[], None] | None = None) -> None:
+        """``onLeft`` is called without arguments when the user has chosen another layout."""
         super().__init__()
+        self._onLeft = onLeft
         self._volumes: tuple[slicer.vtkMRMLScalarVolumeNode, ...] = ()
         self._windowLevel = WindowLevelLink()
         self._previousLayout = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
@@ -78,9 +83,8 @@ class CompareLayout(VTKObservationMixin):
     def restore(self) -> None:
         """Back to the layout before; nothing happens where another layout is on the screen already."""
         self.clear()
-        layoutManager = slicer.app.layoutManager()
-        if layoutManager is not None and layoutManager.layout == self.LAYOUT_ID:
-            layoutManager.setLayout(self._previousLayout)
+        if self.onScreen:
+            slicer.app.layoutManager().setLayout(self._previousLayout)
 
     def clear(self) -> None:
         """Forget the volumes and unlink them. The layout stays on the screen until ``restore``."""
@@ -95,6 +99,12 @@ class CompareLayout(VTKObservationMixin):
     def shown(self) -> bool:
         """Whether volumes are compared now; False too once the user chose another layout or removed one of them."""
         return bool(self._volumes) and all(volume.GetScene() is not None for volume in self._volumes)
+
+    @property
+    def onScreen(self) -> bool:
+        """Whether the three views are on the screen, also those that a loaded scene brought or left without volumes."""
+        layoutManager = slicer.app.layoutManager()
+        return layoutManager is not None and layoutManager.layout == self.LAYOUT_ID
 
     # What can be done while it is shown; nothing happens otherwise
 
@@ -136,15 +146,20 @@ class CompareLayout(VTKObservationMixin):
 
     # Layout and views
 
-    def registerLayout(self) -> None:
-        """Make the layout known to Slicer, so that a scene that was saved in it opens in it. Needs a main window."""
-        layoutNode = self._layoutNode()
-        if not layoutNode.IsLayoutDescription(self.LAYOUT_ID):
-            views = "".join(
-                VIEW_XML.format(name=name, group=self.VIEW_GROUP, color=color)
-                for name, color in zip(self.VIEW_NAMES, self.VIEW_COLORS, strict=True)
-            )
-            layoutNode.AddLayoutDescription(self.LAYOUT_ID, f'<layout type="horizontal" split="true">{views}</layout>')
+    @classmethod
+    def registerLayout(cls) -> None:
+        """Make the layout known to Slicer, so that a scene that was saved in it opens in it.
+
+        Called when Slicer has started; nothing happens where there are no views.
+        """
+        if slicer.app.layoutManager() is None or cls._layoutNode().IsLayoutDescription(cls.LAYOUT_ID):
+            return
+        views = "".join(
+            VIEW_XML.format(name=name, group=cls.VIEW_GROUP, color=color)
+            for name, color in zip(cls.VIEW_NAMES, cls.VIEW_COLORS, strict=True)
+        )
+        layout = f'<layout type="horizontal" split="true">{views}</layout>'
+        cls._layoutNode().AddLayoutDescription(cls.LAYOUT_ID, layout)
 
     def _switchTo(self, layoutManager: slicer.qMRMLLayoutManager) -> None:
         self.registerLayout()
@@ -153,7 +168,8 @@ class CompareLayout(VTKObservationMixin):
         layoutManager.setLayout(self.LAYOUT_ID)
         # A scene may name the layout before it was registered; the layout manager takes it for the current one then.
         self._layoutNode().SetViewArrangement(self.LAYOUT_ID)
-        slicer.app.processEvents()  # the views get their sizes, which fitting needs
+        # The views get their sizes, which fitting needs; no click may come in between.
+        slicer.app.processEvents(qt.QEventLoop.ExcludeUserInputEvents)
 
     def _fillViews(self) -> None:
         captions = (_("Original"), _("Corrected"), _("Difference"))
@@ -208,3 +224,5 @@ class CompareLayout(VTKObservationMixin):
         # Closing the scene comes here too: it resets the layout node, and the layout logic puts the layout back.
         if layoutNode.GetViewArrangement() != self.LAYOUT_ID:
             self.clear()
+            if self._onLeft:
+                self._onLeft()

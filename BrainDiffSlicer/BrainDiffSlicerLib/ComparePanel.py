@@ -20,13 +20,14 @@ class ComparePanel:
 
     def __init__(self, ui, say: Callable[[str], None]) -> None:
         self._ui, self._say = ui, say
-        self._layout = CompareLayout()
+        self._layout = CompareLayout(onLeft=self.refresh)
         self._outputs: CorrectionOutputs | None = None
         self._strength: float | None = None
         ui.compareButton.clicked.connect(self._onCompareButton)
         ui.orientationComboBox.currentIndexChanged.connect(self._onOrientationChanged)
         ui.blinkButton.clicked.connect(self._onBlinkButton)
         ui.worstSliceButton.clicked.connect(self._onWorstSliceButton)
+        ui.qualityTableView.verticalHeader().hide()
         self.setOutputs(None)
 
     def follow(self, corrected: slicer.vtkMRMLScalarVolumeNode | None, strength: float) -> None:
@@ -42,14 +43,13 @@ class ComparePanel:
             except ValueError as error:
                 self._say(str(error))
         self._strength = strength
+        self.refresh()  # one of the volumes may have been removed
 
     def setOutputs(self, outputs: CorrectionOutputs | None) -> None:
         """Compare these from now on; without outputs there is nothing to compare."""
         self._outputs = outputs
         self._strength = outputs.strength if outputs else None
-        table = outputs.table if outputs else None
-        self._ui.qualityTableView.setMRMLTableNode(table)
-        self._ui.qualityTableView.visible = table is not None
+        self._showTable(outputs.table if outputs else None)
         if self._layout.shown:
             self.show()
         self.refresh()
@@ -64,7 +64,7 @@ class ComparePanel:
     def refresh(self) -> None:
         """Let the buttons say what is so: the user may have chosen another layout."""
         self._ui.compareButton.checked = self._layout.shown
-        self._ui.compareButton.enabled = self._comparable or self._layout.shown
+        self._ui.compareButton.enabled = self._comparable or self._layout.onScreen
         for name in ("blinkButton", "worstSliceButton", "orientationComboBox"):
             getattr(self._ui, name).enabled = self._comparable
 
@@ -74,14 +74,21 @@ class ComparePanel:
         self.refresh()
 
     def clear(self) -> None:
-        """Forget all nodes: the scene is being closed."""
+        """Forget all nodes: the scene or the application is being closed."""
         self._layout.clear()
         self.setOutputs(None)
+
+    def _showTable(self, table: slicer.vtkMRMLTableNode | None) -> None:
+        view = self._ui.qualityTableView
+        view.setMRMLTableNode(table)  # makes the columns fit, too
+        view.resizeRowsToContents()
+        view.visible = table is not None
 
     @property
     def _comparable(self) -> bool:
         outputs = self._outputs
-        return outputs is not None and outputs.input is not None and outputs.difference is not None
+        volumes = (outputs.input, outputs.corrected, outputs.difference) if outputs else (None,)
+        return all(volume is not None and volume.GetScene() is not None for volume in volumes)
 
     @property
     def _orientation(self) -> str:
@@ -89,7 +96,7 @@ class ComparePanel:
         return CompareLayout.ORIENTATIONS[self._ui.orientationComboBox.currentIndex]
 
     def _onCompareButton(self) -> None:
-        if self._layout.shown:
+        if self._layout.shown or not self._comparable:
             self.close()
         else:
             self.show()

@@ -15,6 +15,8 @@ NUMBERS = (
     ("worse_than_input", ".0%", "Worse than input"),
 )
 """The columns of the table: key in the card, format, title."""
+STYLE = "<style>h4, p {margin-top: 2px; margin-bottom: 3px}</style>"
+"""Close lines, because the box of the card is small."""
 
 
 class ModelCard:
@@ -34,7 +36,7 @@ class ModelCard:
         title = escape(str(self._card.get("title") or self._card["name"]))
         lines = [self._trainedOn(), self._domain(), self._limits()]
         text = "".join(f"<p><b>{escape(head)}</b> {escape(body)}</p>" for head, body in lines if body)
-        return f"<h4>{title} {escape(str(self._card['version']))}</h4>{text}{self._table()}"
+        return f"{STYLE}<h4>{title} {escape(str(self._card['version']))}</h4>{text}{self._table()}"
 
     def _trainedOn(self) -> tuple[str, str]:
         training = self._card.get("training")

@@ -38,6 +38,7 @@ class ModelSelector:
         self.refresh()
         combo.currentIndexChanged.connect(self._onComboChanged)
         fileEdit.currentPathChanged.connect(self._onFileChanged)
+        fileEdit.validInputChanged.connect(self._onFileChanged)  # the other signal keeps silent about a cleared line
 
     @property
     def model(self) -> str:

@@ -53,7 +53,8 @@ class LayoutManager(qt.QWidget):
         self._tags = [(scene, scene.AddObserver(event, self._on_nodes)) for event in events]
         self._tags.append((node, node.AddObserver("ModifiedEvent", self._on_layout)))
         self._shown = None
-        self.setLayout(FOUR_UP)
+        node.SetViewArrangement(FOUR_UP)
+        self._on_layout()
 
     def stop(self) -> None:
         """Lets go of the scene."""
@@ -71,8 +72,12 @@ class LayoutManager(qt.QWidget):
         return self._layout_logic
 
     def setLayout(self, layout_id: int) -> None:
-        self._layout_logic.GetLayoutNode().SetViewArrangement(layout_id)
-        self._on_layout()
+        """Nothing for the layout that the node names already; Conventional for one that is not known."""
+        node = self._layout_logic.GetLayoutNode()
+        if layout_id == node.GetViewArrangement():
+            return
+        known = node.IsLayoutDescription(layout_id)
+        node.SetViewArrangement(layout_id if known else slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
 
     layout = QtCore.Property(int, lambda self: self._layout_logic.GetLayoutNode().GetViewArrangement(), setLayout)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import slicer
@@ -189,11 +190,13 @@ class ctkPathLineEdit(qt.QWidget):
     """A line with a path and a button to browse; tests set ``currentPath``."""
 
     currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
     Files, Dirs = 0x002, 0x001  # of QDir::Filter
 
     def __init__(self, parent=None):
         super().__init__(parent)
         self._line, self._filters, self._names, self._key = qt.QComboBox(self), 0, [], ""
+        self._valid = False
         self._line.editable = True
         self._browse = qt.QToolButton(self)
         self._browse.text = "..."
@@ -201,7 +204,15 @@ class ctkPathLineEdit(qt.QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._line, 1)
         row.addWidget(self._browse)
-        self._line.editTextChanged.connect(self.currentPathChanged)
+        self._line.editTextChanged.connect(self._edited)
+
+    def _edited(self, path: str) -> None:
+        """As in CTK: a text that is empty or that no name filter lets through is not announced as a path."""
+        before, self._valid = self._valid, any(fnmatch(path, name) for name in self._names or ["?*"])
+        if self._valid:
+            self.currentPathChanged.emit(path)
+        if self._valid != before:
+            self.validInputChanged.emit(self._valid)
 
     def setCurrentPath(self, path: str) -> None:
         self._line.setEditText(str(path))
@@ -231,7 +242,6 @@ class qMRMLTableView(qt.QTableWidget):
         super().__init__(parent)
         self._node, self._tag, self._scene = None, None, None
         self.editTriggers = qt.QAbstractItemView.NoEditTriggers
-        self.verticalHeader().setVisible(False)
 
     def setMRMLScene(self, scene) -> None:
         self._scene = scene
@@ -252,11 +262,12 @@ class qMRMLTableView(qt.QTableWidget):
             self.setRowCount(0)
             self.setColumnCount(0)
             return
-        node, locked_names = self._node, self._node.GetUseColumnNameAsColumnHeader()
+        node = self._node
         self.setRowCount(node.GetNumberOfRows())
         self.setColumnCount(node.GetNumberOfColumns())
-        if locked_names:
-            self.setHorizontalHeaderLabels([node.GetColumnName(i) for i in range(node.GetNumberOfColumns())])
+        if node.GetUseColumnTitleAsColumnHeader():
+            names = [node.GetColumnName(i) for i in range(node.GetNumberOfColumns())]
+            self.setHorizontalHeaderLabels([node.GetColumnTitle(name) or name for name in names])
         for row in range(node.GetNumberOfRows()):
             for column in range(node.GetNumberOfColumns()):
                 self.setItem(row, column, qt.QTableWidgetItem(node.GetCellText(row, column)))

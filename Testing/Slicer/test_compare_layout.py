@@ -23,13 +23,9 @@ from Harness.pictures import slice_view_pixels
 SHAPE = (24, 28, 26)  # K, J, I
 SLICE_STATE = ("GetOrientation", "GetSliceOffset", "GetFieldOfView", "GetXYZOrigin", "GetViewGroup", "GetLayoutLabel")
 COMPOSITE_STATE = (
-    "GetBackgroundVolumeID",
-    "GetForegroundVolumeID",
-    "GetForegroundOpacity",
-    "GetLinkedControl",
-    "GetHotLinkedControl",
-    "GetDoPropagateVolumeSelection",
-)
+    "GetBackgroundVolumeID", "GetForegroundVolumeID", "GetForegroundOpacity", "GetLinkedControl",
+    "GetHotLinkedControl", "GetDoPropagateVolumeSelection",
+)  # fmt: skip
 
 
 @pytest.fixture

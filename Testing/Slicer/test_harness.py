@@ -179,6 +179,12 @@ def test_a_layout_makes_its_slice_views_and_leaves_the_others(a_slicer):
     assert manager.sliceWidget("Red").mrmlSliceNode().IsMappedInLayout()
 
 
+def test_a_layout_that_nobody_has_described_is_the_conventional_one(a_slicer):
+    manager = slicer.app.layoutManager()
+    manager.setLayout(4243)
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+
+
 def test_linked_views_scroll_together_and_others_do_not(a_slicer, a_volume):
     show_two_panes()
     manager = slicer.app.layoutManager()

@@ -146,6 +146,15 @@ def test_model_file_and_device_are_remembered_on_this_computer_and_not_in_the_sc
     assert again.deviceSelector.device == "cpu"
 
 
+def test_a_cleared_model_file_disables_the_button(a_panel_with_a_head, tmp_path):
+    panel = a_panel_with_a_head
+    panel.ui.modelFileEdit.currentPath = str(save_tiny(tmp_path / "mine.safetensors"))
+    assert panel.ui.applyButton.enabled
+    panel.ui.modelFileEdit.currentPath = ""
+    assert "No model file is chosen" in panel.ui.applyButton.toolTip
+    assert not panel.ui.applyButton.enabled
+
+
 def test_cuda_is_offered_only_where_a_driver_is_and_auto_is_first(a_slicer, monkeypatch):
     from BrainDiffSlicerLib.DeviceSelector import DeviceSelector
 

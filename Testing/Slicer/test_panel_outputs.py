@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 from panel_parts import (
+    MODULE,
     a_panel,
     a_panel_with_a_head,
     a_temporary_folder,
@@ -134,6 +135,74 @@ def test_blinking_and_the_worst_slice_bring_the_layout_first(a_panel_with_output
     panel.ui.blinkButton.click()
     middle = slicer.app.layoutManager().sliceWidget(CompareLayout.VIEW_NAMES[1]).sliceLogic()
     assert middle.GetSliceCompositeNode().GetBackgroundVolumeID() == original
+
+
+@pytest.mark.parametrize("role", ["inputVolume", "differenceVolume"])
+def test_without_one_of_the_three_volumes_there_is_nothing_to_compare(a_panel_with_outputs, role):
+    import slicer
+
+    panel, parameters = a_panel_with_outputs, a_panel_with_outputs.logic.getParameterNode()
+    panel.comparePanel.close()
+    slicer.mrmlScene.RemoveNode(getattr(parameters, role))
+    for name in ("compareButton", "blinkButton", "worstSliceButton"):
+        assert not getattr(panel.ui, name).enabled
+    panel.comparePanel.show()
+
+
+def test_the_way_back_stays_open_when_a_volume_is_removed_from_the_comparison(a_panel_with_outputs):
+    import slicer
+
+    from BrainDiffSlicerLib.CompareLayout import CompareLayout
+
+    slicer.mrmlScene.RemoveNode(a_panel_with_outputs.logic.getParameterNode().differenceVolume)
+    assert slicer.app.layoutManager().layout == CompareLayout.LAYOUT_ID
+    a_panel_with_outputs.ui.compareButton.click()
+    assert slicer.app.layoutManager().layout != CompareLayout.LAYOUT_ID
+
+
+def test_another_layout_chosen_by_the_user_is_seen_on_the_button_at_once(a_panel_with_outputs):
+    import slicer
+
+    assert a_panel_with_outputs.ui.compareButton.checked
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpGreenSliceView)
+    assert not a_panel_with_outputs.ui.compareButton.checked
+    assert a_panel_with_outputs.ui.compareButton.enabled
+
+
+def test_a_volume_of_the_next_scene_is_not_seen_under_the_captions_of_the_comparison(a_panel_with_outputs):
+    import slicer
+
+    manager = slicer.app.layoutManager()
+    a_panel_with_outputs.comparePanel.close()
+    before = manager.layout
+    a_panel_with_outputs.ui.compareButton.click()
+    slicer.mrmlScene.Clear(0)
+    assert (manager.layout, manager.shown()) == (before, ["Red", "Green", "Yellow"])
+
+
+def test_the_layout_is_known_as_soon_as_slicer_has_started(the_module):
+    import slicer
+
+    from BrainDiffSlicerLib.CompareLayout import CompareLayout
+
+    manager = slicer.app.layoutManager()
+    manager.setLayout(CompareLayout.LAYOUT_ID)  # as a scene does that was saved in it
+    assert manager.shown() == list(CompareLayout.VIEW_NAMES)
+
+
+def test_slicer_without_views_starts_with_the_module(a_slicer, monkeypatch):
+    import slicer
+
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: None)
+    a_slicer.load_module(MODULE)
+    a_slicer.open_panel("BrainDiffSlicer")
+    slicer.mrmlScene.Clear(0)
+
+
+def test_the_table_has_close_rows_without_numbers(a_panel_with_outputs):
+    view = a_panel_with_outputs.ui.qualityTableView
+    assert view.verticalHeader().isHidden()
+    assert view.rowHeight(0) < view.verticalHeader().defaultSectionSize
 
 
 def test_there_is_nothing_to_compare_before_a_run(a_panel_with_a_head):
