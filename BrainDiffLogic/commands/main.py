@@ -13,9 +13,12 @@ from BrainDiffLogic.errors import Cancelled, InputError
 SUBCOMMANDS = {
     "correct": "correct head motion in a T1-weighted volume",
     "simulate": "put simulated head motion on a still volume",
+    "simulate-cohort": "make a BIDS dataset with simulated motion from a folder of still volumes",
     "quality": "measure the quality of a volume, with or without a reference",
     "models": "list, show, verify or import correction models",
-    "train": "train a corrector on simulated pairs",
+    "train": "train a corrector, the autoencoder or the diffusion model",
+    "synthesize": "inject motion into clean slices with a diffusion prior, to train a corrector on",
+    "reproduce": "reproduce a paper on your own data, from a BIDS folder to its table",
     "demo": "the main job on a real head, end to end",
 }
 
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, description=summary[0].upper() + summary[1:] + "."
         )
         if arguments[:1] == [name]:
-            module = import_module(f"BrainDiffLogic.commands.{name}")
+            module = import_module(f"BrainDiffLogic.commands.{name.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)

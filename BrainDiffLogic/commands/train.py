@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from BrainDiffLogic.checkpoints import SUFFIX
 from BrainDiffLogic.errors import InputError
@@ -15,23 +15,44 @@ from BrainDiffLogic.images.outputs import check_output
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import Configuration
+    from BrainDiffLogic.training.generative_run import Hardware
+
+OWN_OPTIONS = {
+    "corrector": ("cache", "initial", "pairs", "steps", "vae"),
+    "vae": ("epochs", "perceptual", "vgg", "devices", "num_nodes", "strategy"),
+    "ldm": ("epochs", "vae", "group", "devices", "num_nodes", "strategy"),
+}
+"""Options that not every phase has; given to another they are refused."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff train``."""
     add = parser.add_argument
-    add("phase", choices=["corrector"], help="what to train")
+    add("phase", choices=list(OWN_OPTIONS), help="what to train")
     add("--config", required=True, type=Path, help="YAML file, or the name of one of Resources/Training")
-    add("--data", required=True, type=Path, help="folder with the volumes that the configuration names")
+    add("--data", required=True, type=Path, help="corrector: volumes or injected pairs; vae, ldm: slice store")
     add("--run", dest="folder", metavar="RUN", required=True, type=Path, help="folder; a run in it goes on")
-    add("--cache", type=Path, help="folder of simulated pairs (default: RUN/pairs)")
     add("--device", default="auto", choices=["auto", "cpu", "gpu", "cuda", "mps"], help="default: auto")
-    add("--initial", type=Path, help="checkpoint (.safetensors) to start from")
-    add("--pairs", type=int, help="number of training pairs instead of the configuration's")
-    add("--steps", type=int, help="steps of the last stage instead of the configuration's")
-    add("--jobs", type=int, default=2, help="processes that simulate pairs (default: 2)")
     add("--export", type=Path, help="write the trained weights and their card to this .safetensors")
     add("--overwrite", action="store_true", help="replace an --export that exists")
+    corrector = parser.add_argument_group("corrector").add_argument
+    corrector("--cache", type=Path, help="folder of simulated pairs (default: RUN/pairs)")
+    corrector("--initial", type=Path, help="checkpoint (.safetensors) to start from")
+    corrector("--pairs", type=int, help="number of training pairs instead of the configuration's")
+    corrector("--steps", type=int, help="steps of the last stage instead of the configuration's")
+    corrector("--jobs", type=int, default=2, help="processes that simulate pairs (default: 2)")
+    _add_generative(parser.add_argument_group("vae, ldm").add_argument)
+
+
+def _add_generative(add: Any) -> None:
+    add("--epochs", type=int, help="instead of the configuration's")
+    add("--perceptual", help="vae: term of the loss instead of the configuration's")
+    add("--vgg", type=Path, help="vae: file of torchvision's vgg16 weights for the perceptual term lpips")
+    add("--vae", type=Path, help="autoencoder (.safetensors): required for ldm and for the loss term info_nce")
+    add("--group", choices=["motion", "clean"], help="ldm: scans to learn instead of the configuration's")
+    add("--devices", type=int, help="processes on this machine, one a device (default: 1)")
+    add("--num-nodes", type=int, help="machines, started by torchrun or SLURM (default: 1)")
+    add("--strategy", help="Lightning's strategy (default: auto, DDP for several processes)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,30 +66,94 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         name = (error.name or "a package").partition(".")[0]
         raise InputError(f"training needs {name}: pip install 'braindiff[train]'") from None
-    from BrainDiffLogic.training.export import export
-    from BrainDiffLogic.training.run import train
-
-    configuration = _configuration(args)
-    checkpoint = train(
-        configuration, args.data, args.folder, cache=args.cache, accelerator=args.device, jobs=args.jobs,
-        initial=args.initial, report=_report,
-    )  # fmt: skip
-    if args.export:
-        card = export(configuration, checkpoint, args.export, args.data)
+    phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm}[args.phase]
+    card = phase(args)
+    if card:
         print(json.dumps({"weights": str(args.export), "sha256": card["sha256"]}))
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse before the hours of training what would fail after them."""
+    what = "the volumes" if args.phase == "corrector" else "the slices (a slice store)"
     if not args.data.is_dir():
-        raise InputError(f"{args.data}: there is no such folder; give --data the folder with the volumes")
-    for name, lowest in (("steps", 1), ("jobs", 1), ("pairs", 0)):
+        raise InputError(f"{args.data}: there is no such folder; give --data the folder with {what}")
+    for name in {name for names in OWN_OPTIONS.values() for name in names} - set(OWN_OPTIONS[args.phase]):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is no option of phase {args.phase}; leave it out")
+    for name, lowest in (("steps", 1), ("jobs", 1), ("pairs", 0), ("epochs", 1), ("devices", 1), ("num_nodes", 1)):
         value = getattr(args, name)
         if value is not None and value < lowest:
-            raise InputError(f"--{name} {value}: must be {lowest} or more")
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be {lowest} or more")
+    if args.phase == "ldm" and args.vae is None:
+        raise InputError("phase ldm needs --vae: the .safetensors that `braindiff train vae --export` wrote")
     if args.export:
-        check_output(args.export, overwrite=args.overwrite, suffixes=(SUFFIX,))
+        check_output(args.export, [args.vae] if args.vae else [], overwrite=args.overwrite, suffixes=(SUFFIX,))
+
+
+def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
+    from BrainDiffLogic.training.export import export
+    from BrainDiffLogic.training.run import train
+
+    configuration = _configuration(args)
+    if configuration.data == "pairs":
+        return _pair_corrector(args, configuration)
+    if args.vae is not None:
+        raise InputError("--vae belongs to a configuration with data: pairs; leave it out")
+    checkpoint = train(
+        configuration, args.data, args.folder, cache=args.cache, accelerator=args.device, jobs=args.jobs,
+        initial=args.initial, report=_report,
+    )  # fmt: skip
+    return export(configuration, checkpoint, args.export, args.data) if args.export else None
+
+
+def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> dict[str, Any] | None:
+    from BrainDiffLogic.training.pair_run import export_pair_corrector, injected_run, train_on_pairs
+
+    for name in ("cache", "pairs"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} belongs to a configuration of volumes; leave it out")
+    start = injected_run(args.data, args.vae, args.device)
+    checkpoint = train_on_pairs(configuration, start, args.folder, args.initial)
+    return export_pair_corrector(configuration, start, checkpoint, args.export) if args.export else None
+
+
+def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
+    from BrainDiffLogic.training.configuration import find_configuration
+    from BrainDiffLogic.training.generative_configuration import read_vae_configuration
+    from BrainDiffLogic.training.train_vae import export_vae, train_vae
+
+    options = {"vgg": str(args.vgg)} if args.vgg else None
+    plan = read_vae_configuration(
+        find_configuration(args.config), epochs=args.epochs, perceptual=args.perceptual, perceptual_options=options
+    )
+    checkpoint = train_vae(plan, args.data, args.folder, _hardware(args))
+    return export_vae(plan, checkpoint, args.export, args.data) if args.export and _is_first() else None
+
+
+def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
+    from BrainDiffLogic.training.configuration import find_configuration
+    from BrainDiffLogic.training.generative_configuration import read_ldm_configuration
+    from BrainDiffLogic.training.train_ldm import export_ldm, train_ldm
+
+    plan = read_ldm_configuration(find_configuration(args.config), epochs=args.epochs, group=args.group)
+    checkpoint = train_ldm(plan, args.data, args.vae, args.folder, _hardware(args))
+    if not args.export or not _is_first():
+        return None
+    return export_ldm(plan, checkpoint, args.export, args.data, args.vae)
+
+
+def _hardware(args: argparse.Namespace) -> Hardware:
+    from BrainDiffLogic.training.generative_run import Hardware
+
+    return Hardware(args.device, args.devices or 1, args.num_nodes or 1, args.strategy or "auto")
+
+
+def _is_first() -> bool:
+    """Whether this process is the one of several that writes."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return rank_zero_only.rank == 0
 
 
 def _configuration(args: argparse.Namespace) -> Configuration:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import math
 import os
@@ -13,20 +12,20 @@ from typing import Any
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
+from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, make_section, read_yaml
 from BrainDiffLogic.training.pairs import Recipe, Source
 
-LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1")
+LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "info_nce")
+DATA = ("volumes", "pairs")
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 KINDS = ("head", "brain", "labels")
 PE_AXES = ("AP", "SI", "LR")
 
-
-Limits = dict[str, tuple[type, float, float]]
-"""Each number of a section: int or float, lowest and highest value."""
 CONFIGURATION_NUMBERS: Limits = {
     "pairs": (int, 0, math.inf), "validation_pairs": (int, 1, math.inf), "batch": (int, 1, math.inf),
     "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
-    "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "epoch_steps": (int, 1, math.inf),
+    "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "epoch_steps": (int, 0, math.inf),
+    "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9),
 }  # fmt: skip
 STAGE_NUMBERS: Limits = {
     "steps": (int, 1, math.inf), "learning_rate": (float, 0, math.inf), "warmup": (int, 0, math.inf),
@@ -57,18 +56,24 @@ class Stage:
 class Configuration:
     """A run of supervised training.
 
+    data         "volumes", on which motion is simulated, or "pairs" of slices that are there (BrainDiff, phase 4);
+                 sources to crop describe volumes, patience and validation_share pairs
     sources      volumes to train on: a list of {glob, kind, weight}; the subject is the file name up
                  to "_T1w" or its extension
     validation   subjects held out, by name
     network      "compact", "paper", or a mapping of arguments of the family
     stages       one after the other, see ``Stage``
     pairs        how many training pairs are simulated; 0: each on the fly, never stored
+    epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
+    patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does
+    validation_share  share of the subjects of the pairs that is held out, at least one
     """
 
     family: str
-    sources: list[dict[str, Any]]
-    validation: list[str]
     stages: list[Stage]
+    data: str = "volumes"
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
     network: str | dict[str, Any] = "compact"
     recipe: Recipe = field(default_factory=Recipe)
     pairs: int = 400
@@ -81,11 +86,18 @@ class Configuration:
     seed: int = 1
     epoch_steps: int = 200
     precision: str = "bf16-mixed"
+    patience: int = 0
+    validation_share: float = 0.2
 
     @property
     def steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether the loss has a term that needs the autoencoder."""
+        return any(stage.loss.get("info_nce", 0) > 0 for stage in self.stages)
 
 
 def shipped_folder() -> Path:
@@ -106,60 +118,57 @@ def find_configuration(name: str | Path) -> Path:
 
 def read_configuration(path: str | Path, **overrides: Any) -> Configuration:
     """The configuration in a YAML file; unknown or missing fields are an InputError that names them."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such configuration file; shipped are {_shipped()}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give --config a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a configuration is a mapping of fields, see Resources/Training")
+    content = read_yaml(path, shipped_names())
     content = {**content, **{name: value for name, value in overrides.items() if value is not None}}
     if not isinstance(content.get("stages"), list) or not content["stages"]:
         raise InputError(f"{path}: stages is missing: give at least one stage with steps and loss")
-    content["stages"] = [_make(Stage, stage, path, "stages") for stage in content["stages"]]
-    content["recipe"] = _make(Recipe, content.get("recipe", {}), path, "recipe")
-    configuration = _make(Configuration, content, path)
+    content["stages"] = [make_section(Stage, stage, path, "stages") for stage in content["stages"]]
+    recipe = content.get("recipe", {})
+    if isinstance(recipe, dict):
+        recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+    content["recipe"] = make_section(Recipe, recipe, path, "recipe")
+    configuration = make_section(Configuration, content, path)
     _check(configuration, path)
     return configuration
 
 
-def _shipped() -> str:
+def shipped_names() -> str:
+    """The names of the shipped configurations, for a message."""
     return ", ".join(path.stem for path in sorted(shipped_folder().glob("*.yaml"))) or "none"
-
-
-def _make(cls: type, content: Any, path: str | Path, section: str = "configuration") -> Any:
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: {section} must hold fields with values, got {content!r}")
-    names = {f.name for f in dataclasses.fields(cls)}
-    required = {
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if unknown := set(content) - names:
-        name = sorted(map(str, unknown))[0]
-        raise InputError(f"{path}: unknown field {name!r} in {section}; known are {', '.join(sorted(names))}")
-    if missing := required - set(content):
-        raise InputError(f"{path}: the field {sorted(missing)[0]!r} of {section} is missing")
-    if cls is Recipe:
-        content = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-    return cls(**content)
 
 
 def _check(configuration: Configuration, path: str | Path) -> None:
     """Raise InputError for a value that no run can use."""
-    _check_numbers(configuration, path, CONFIGURATION_NUMBERS)
+    check_numbers(configuration, path, CONFIGURATION_NUMBERS)
     for stage in configuration.stages:
-        _check_numbers(stage, path, STAGE_NUMBERS)
+        check_numbers(stage, path, STAGE_NUMBERS)
         _check_weights("loss", stage.loss, LOSS_TERMS, path)
     _check_recipe(configuration.recipe, path)
     if configuration.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
+    if configuration.data not in DATA:
+        raise InputError(f"{path}: data must be one of {', '.join(DATA)}, got {configuration.data!r}")
+    check = _check_volumes if configuration.data == "volumes" else _check_pairs
+    check(configuration, path)
+
+
+def _check_pairs(configuration: Configuration, path: str | Path) -> None:
+    if configuration.sources or configuration.validation:
+        raise InputError(f"{path}: sources and validation belong to data: volumes; leave them out for pairs")
+    if configuration.patience and not configuration.validation_share:
+        raise InputError(f"{path}: patience watches the validation error; give validation_share too")
+
+
+def _check_volumes(configuration: Configuration, path: str | Path) -> None:
+    for name in ("sources", "validation"):
+        if not getattr(configuration, name):
+            raise InputError(f"{path}: the field {name!r} of configuration is missing")
+    if configuration.patience:
+        raise InputError(f"{path}: patience belongs to data: pairs; leave it out")
+    if configuration.contrastive:
+        raise InputError(f"{path}: info_nce compares whole slices of a canvas; it needs data: pairs")
+    if configuration.epoch_steps < 1:
+        raise InputError(f"{path}: epoch_steps must be 1 or more, got {configuration.epoch_steps}")
     names = configuration.validation
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: validation must list the names of subjects to hold out")
@@ -172,11 +181,11 @@ def _check(configuration: Configuration, path: str | Path) -> None:
             raise InputError(f"{path}: sources: unknown field {min(unknown)!r}; known are glob, kind, weight")
         if entry.get("kind", "head") not in KINDS:
             raise InputError(f"{path}: sources: kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}")
-        _check_number("weight", entry.get("weight", 1.0), (float, 0, math.inf), path)
+        check_number("weight", entry.get("weight", 1.0), (float, 0, math.inf), path)
 
 
 def _check_recipe(recipe: Recipe, path: str | Path) -> None:
-    _check_numbers(recipe, path, RECIPE_NUMBERS)
+    check_numbers(recipe, path, RECIPE_NUMBERS)
     _check_weights("presets", recipe.presets, tuple(PRESETS), path)
     _check_weights("pe_axes", recipe.pe_axes, PE_AXES, path)
     for name in RECIPE_RANGES:
@@ -184,25 +193,9 @@ def _check_recipe(recipe: Recipe, path: str | Path) -> None:
         if not isinstance(limits, tuple) or len(limits) != 2:
             raise InputError(f"{path}: {name} must be [lowest, highest], got {limits!r}")
         for limit in limits:
-            _check_number(name, limit, (float, 0, math.inf), path)
+            check_number(name, limit, (float, 0, math.inf), path)
         if limits[0] > limits[1] or (limits[0] == 0 and name != "noise"):
             raise InputError(f"{path}: {name} must be [lowest, highest] above 0, got {list(limits)}")
-
-
-def _check_numbers(section: object, path: str | Path, numbers: Limits) -> None:
-    for name, limits in numbers.items():
-        _check_number(name, getattr(section, name), limits, path)
-
-
-def _check_number(name: str, value: Any, limits: tuple[type, float, float], path: str | Path) -> None:
-    kind, low, high = limits
-    allowed = int if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed):
-        hint = "; YAML reads 1e-3 as text, write 0.001" if isinstance(value, str) else ""
-        raise InputError(f"{path}: {name} must be {'a whole' if kind is int else 'a'} number, got {value!r}{hint}")
-    if not low <= value <= high:
-        bound = f"{low} or more" if high == math.inf else f"between {low} and {high}"
-        raise InputError(f"{path}: {name} must be {bound}, got {value}")
 
 
 def _check_weights(name: str, weights: Any, known: tuple[str, ...], path: str | Path) -> None:
@@ -212,7 +205,7 @@ def _check_weights(name: str, weights: Any, known: tuple[str, ...], path: str | 
     if unknown := set(map(str, weights)) - set(known):
         raise InputError(f"{path}: {name} {min(unknown)!r} is unknown; use {', '.join(known)}")
     for value in weights.values():
-        _check_number(name, value, (float, 0, math.inf), path)
+        check_number(name, value, (float, 0, math.inf), path)
     if not any(weights.values()):
         raise InputError(f"{path}: {name} has no weight above 0")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import lightning as L
@@ -74,3 +74,34 @@ class EpochLines(Callback):
             line += f", validation {float(trainer.callback_metrics['validation/all']):.3f}"
         print(line, file=sys.stderr, flush=True)
         self.sums, self.count = {}, 0
+
+
+class MeanLines(Callback):
+    """One line on stderr at the end of each epoch: the means of what was logged in training, the last validation.
+
+    epochs                of the whole run
+    training, validation  names of logged values
+    """
+
+    def __init__(self, epochs: int, training: Sequence[str], validation: Sequence[str]) -> None:
+        self.epochs, self.training, self.validation = epochs, training, validation
+        self.sums: dict[str, list[float]] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        """Add up what the training step logged."""
+        for name in self.training:
+            if name in trainer.callback_metrics:
+                total = self.sums.setdefault(name, [0.0, 0.0])
+                total[0] += float(trainer.callback_metrics[name])
+                total[1] += 1
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line, once for all processes; validation only in an epoch that had one."""
+        parts = [f"{name} {total / count:.4f}" for name, (total, count) in self.sums.items()]
+        if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0:
+            metrics = trainer.callback_metrics
+            parts += [f"{name} {float(metrics[name]):.4f}" for name in self.validation if name in metrics]
+        if trainer.is_global_zero:
+            line = f"epoch {trainer.current_epoch + 1} of {self.epochs}: {', '.join(parts)}"
+            print(line, file=sys.stderr, flush=True)
+        self.sums = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, i
     missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
     if not missing:
         return
-    with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for done, job in enumerate(as_completed([pool.submit(cache.make, index) for index in missing]), 1):
             job.result()
             if report:
@@ -60,7 +60,7 @@ def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, i
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Processes that start meanwhile use one thread each (numerical libraries read this when they load)."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -102,9 +102,9 @@ def train(
     if configuration.crop % corrector.multiple:
         raise InputError(f"crop {configuration.crop} is not a multiple of {corrector.multiple}, as the network needs")
     if initial:
-        _load_initial(corrector, initial)
+        load_initial(corrector, initial)
     last, done = last_checkpoint(run, corrector)
-    prepare(run, configuration, arguments)
+    prepare(run, {**asdict(configuration), "network": arguments})
     if last and done >= configuration.steps:
         return last
     training, validation = caches(configuration, data, cache or run / "pairs")
@@ -113,7 +113,7 @@ def train(
         make_pairs(training, configuration.pairs, jobs, report)
     slices = _Slices(configuration, training, validation, corrector.context, workers)
     with quiet():
-        trainer = _trainer(configuration, run, accelerator)
+        trainer = make_trainer(configuration, run, accelerator)
         module = SupervisedCorrection(corrector, configuration)
         trainer.fit(module, datamodule=slices, ckpt_path=last, weights_only=False)
     return run / LAST
@@ -143,7 +143,7 @@ class _StopAfter(Callback):
         self.steps = steps
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.should_stop = trainer.global_step >= self.steps
+        trainer.should_stop |= trainer.global_step >= self.steps
 
 
 class _Slices(L.LightningDataModule):
@@ -179,8 +179,16 @@ class _Slices(L.LightningDataModule):
         return DataLoader(dataset, c.batch, num_workers=0)
 
 
-def _trainer(configuration: Configuration, run: Path, accelerator: str) -> L.Trainer:
+def make_trainer(
+    configuration: Configuration, run: Path, accelerator: str, more: Sequence[Callback] = (),
+    validate_every: int = VALIDATE_EVERY,
+) -> L.Trainer:  # fmt: skip
+    """The trainer of a run, with ``more`` callbacks before those that every run has.
+
+    Raises InputError where the machine has no such ``accelerator``.
+    """
     callbacks: list[Callback] = [
+        *more,
         ModelCheckpoint(run, filename="last", save_top_k=1, monitor=None, every_n_epochs=1,
                         save_on_train_epoch_end=True, enable_version_counter=False),
         _StopAfter(configuration.steps),
@@ -192,7 +200,7 @@ def _trainer(configuration: Configuration, run: Path, accelerator: str) -> L.Tra
         return L.Trainer(
             accelerator=accelerator, devices=1, precision=configuration.precision,
             plugins=[AtomicCheckpoints()], max_epochs=-1, gradient_clip_val=configuration.clip,
-            limit_train_batches=configuration.epoch_steps, check_val_every_n_epoch=VALIDATE_EVERY,
+            limit_train_batches=configuration.epoch_steps or None, check_val_every_n_epoch=validate_every,
             num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, callbacks=callbacks,
             logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
             enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
@@ -201,7 +209,8 @@ def _trainer(configuration: Configuration, run: Path, accelerator: str) -> L.Tra
         raise InputError(f"--device {accelerator}: this machine has none; give --device auto or cpu") from None
 
 
-def _load_initial(corrector: torch.nn.Module, path: str | Path) -> None:
+def load_initial(corrector: torch.nn.Module, path: str | Path) -> None:
+    """Start from the weights of a checkpoint (.safetensors); InputError where they are of another network."""
     from BrainDiffLogic.checkpoints import load_checkpoint
 
     source, _ = load_checkpoint(path)

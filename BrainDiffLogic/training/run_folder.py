@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.training.configuration import Configuration
 
 LAST = "last.ckpt"
 CONFIGURATION = "configuration.json"
@@ -32,17 +31,16 @@ class AtomicCheckpoints(TorchCheckpointIO):
         os.replace(partial, path)
 
 
-def prepare(run: Path, configuration: Configuration, arguments: dict[str, Any]) -> None:
-    """Make the folder and write the configuration into it.
+def prepare(run: Path, content: dict[str, Any], same: Sequence[str] = ("family", "network")) -> None:
+    """Make the folder and write ``content``, the configuration with the network's arguments, into it.
 
-    arguments  those of the network, as a card stores them
+    same  fields that a run which goes on must not change
     Raises InputError when it cannot be written, or holds a run of another network.
     """
     file = run / CONFIGURATION
-    content = {**asdict(configuration), "network": arguments}
     if (run / LAST).exists() and file.exists():
         before = _read(file)
-        for name in ("family", "network"):
+        for name in same:
             if before.get(name) != json.loads(json.dumps(content[name])):
                 raise InputError(f"{run}: holds a run of another {name} ({CONFIGURATION}); give another --run")
     partial = file.with_suffix(".part")
@@ -93,3 +91,8 @@ def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
 def steps_done(checkpoint: str | Path) -> int:
     """The optimiser steps behind a checkpoint of ``train``."""
     return int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
+
+
+def epochs_done(checkpoint: str | Path) -> int:
+    """The whole epochs behind a checkpoint."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["epoch"]) + 1

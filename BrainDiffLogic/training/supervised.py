@@ -10,19 +10,26 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Configuration, Stage
+from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.slices import Sample
 
 
 class SupervisedCorrection(L.LightningModule):
-    """Loss, optimiser and logging of a corrector ``network``: (N, context, H, W) to (N, 1, H, W)."""
+    """Loss, optimiser and logging of a corrector ``network``: (N, context, H, W) to (N, 1, H, W).
 
-    def __init__(self, network: nn.Module, configuration: Configuration) -> None:
+    contrastive  the term "info_nce" of the loss, needed where a stage has it
+    """
+
+    def __init__(
+        self, network: nn.Module, configuration: Configuration, contrastive: ContrastiveLoss | None = None
+    ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.configuration = configuration
+        self.configuration, self.contrastive = configuration, contrastive
         self.sums: dict[str, list[float]] = {}
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
@@ -33,7 +40,7 @@ class SupervisedCorrection(L.LightningModule):
         stage, _ = stage_at(self.configuration.stages, self.global_step)
         even = torch.ones_like(centre[:1, :, :1, :1])
         weights = losses.pair_weights(centre, batch["clean"]) if stage.balance else even
-        terms = self._terms(stage, predictions, batch["clean"], weights)
+        terms = self._terms(stage, predictions, batch["clean"], centre, weights)
         for name, value in terms.items():
             self.log(f"loss/{name}", value)
         loss = torch.stack([stage.loss[name] * value for name, value in terms.items()]).sum()
@@ -41,25 +48,34 @@ class SupervisedCorrection(L.LightningModule):
         self.log_dict({"loss": loss, "share_of_input_error": share}, prog_bar=True)
         return loss
 
-    def _terms(self, stage: Stage, predictions: list[Tensor], clean: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    def _terms(
+        self, stage: Stage, predictions: list[Tensor], clean: Tensor, moved: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the stage's loss whose weight is not 0."""
         compute = {
             "l1": lambda: losses.l1(predictions[-1], clean, weights),
             "tv": lambda: losses.total_variation(predictions[-1] - clean),
             "multi_scale_l2": lambda: losses.multi_scale_l2(predictions, clean, weights),
             "multi_scale_l1": lambda: losses.multi_scale_l1(predictions, clean, weights),
+            "info_nce": lambda: self._contrast(predictions[-1], clean, moved),
         }
-        return {name: compute[name]() for name in stage.loss}
+        return {name: compute[name]() for name, weight in stage.loss.items() if weight}
+
+    def _contrast(self, prediction: Tensor, clean: Tensor, moved: Tensor) -> Tensor:
+        if self.contrastive is None:
+            raise InputError("the loss has the term info_nce, which needs an autoencoder; give --vae")
+        return self.contrastive(prediction, clean, moved)
 
     def validation_step(self, batch: Sample, batch_index: int) -> None:
-        """Absolute errors of the correction and of doing nothing, by severity stratum."""
+        """Absolute errors of the correction and of doing nothing, by severity stratum where it is known."""
         moved = batch["moved"].contiguous(memory_format=torch.channels_last)
         centre = self._centre(batch)
         corrected = centre - self.network(moved).float()
         errors = [(image - batch["clean"]).abs().mean(dim=(1, 2, 3)) for image in (corrected, centre)]
-        rows = zip(batch["severity"].tolist(), *(error.tolist() for error in errors), strict=True)
+        known = batch["severity"].tolist() if "severity" in batch else [None] * len(centre)
+        rows = zip(known, *(error.tolist() for error in errors), strict=True)
         for severity, after, before in rows:
-            name = "still" if severity == 0 else stratum(severity)
-            for key in (name, "all"):
+            for key in ("all",) if severity is None else (stratum(severity) if severity else "still", "all"):
                 sums = self.sums.setdefault(key, [0.0, 0.0, 0.0])
                 for position, value in enumerate((after, before, 1.0)):
                     sums[position] += value

@@ -37,8 +37,8 @@ from BrainDiffLogic.training.run import caches, network_arguments, train
 from BrainDiffLogic.training.run_folder import AtomicCheckpoints, steps_done, trained_state
 from BrainDiffLogic.volume import Volume
 
-SHIPPED = sorted(shipped_folder().glob("*.yaml"))
-COMPACT = [path for path in SHIPPED if not path.stem.endswith("-paper")]
+SHIPPED = sorted(path for path in shipped_folder().glob("*.yaml") if path.stem.split("-")[0] not in ("vae", "ldm"))
+COMPACT = [path for path in SHIPPED if not path.stem.endswith("-paper") and path.stem != "braindiff"]
 OUTER = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True}
 TINY = {
     "attention-unet": {**OUTER, "design": "residual", "channels": [4, 8], "blocks": 1, "bottleneck_blocks": 1},

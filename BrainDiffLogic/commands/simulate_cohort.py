@@ -1,0 +1,334 @@
+"""``braindiff simulate-cohort``: an MR-ART-shaped BIDS dataset with simulated motion from a folder of still T1s."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from BrainDiffLogic import __version__
+from BrainDiffLogic.commands.progress import Report, shown_progress
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
+from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
+from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS
+from BrainDiffLogic.motion.simulation import simulate_motion
+from BrainDiffLogic.motion.traces import write_trajectory
+from BrainDiffLogic.motion.trajectory import Trajectory, stratum, with_severity
+from BrainDiffLogic.volume import Volume
+
+DEFAULT_LEVELS = ("nod5", "nod10")
+"""MR-ART: 5 nods in headmotion1, 10 in headmotion2 (Narai et al., Sci Data 2022;9:630)."""
+COUNTED = {"nod": "nods", "steps": "count", "swallow": "count"}
+"""Presets that happen a number of times, and the argument that takes it."""
+LEVEL = re.compile(r"([a-z]+)(\d*)")
+WORST_SCORE = 3
+LARGEST_TURN, DRAWS = 25.0, 20
+"""Degrees, more than a head turns in a coil; motion that is scaled above is drawn again so many times."""
+DESCRIPTION, PARTICIPANTS, SCORES = "dataset_description.json", "participants.tsv", "derivatives/scores.tsv"
+TRAJECTORIES = "derivatives/trajectories"
+PART = ".part-"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the motion of a cohort depends on, beside the scans.
+
+    levels    presets, with the number of events where they have one: "nod5", "drift"; the n-th becomes
+              acq-headmotion<n>
+    severity  mean displacement in mm for each level; none: the preset's natural size
+    """
+
+    levels: tuple[str, ...] = DEFAULT_LEVELS
+    severity: tuple[float, ...] = ()
+    pe_axis: str = "AP"
+    seed: int = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``braindiff simulate-cohort``."""
+    add = parser.add_argument
+    add("input", metavar="IN_DIR", type=Path, help="folder with still T1-weighted volumes, one for each subject")
+    add("output", metavar="OUT_DIR", type=Path, help="BIDS folder; finished subjects in it are left as they are")
+    add("--pattern", default="*", metavar="GLOB", help="which files of IN_DIR; **/ goes into folders (default: all)")
+    levels = f"presets ({', '.join(PRESETS)}) with a number of events (default: {' '.join(DEFAULT_LEVELS)})"
+    add("--levels", nargs="+", default=list(DEFAULT_LEVELS), metavar="LEVEL", help=levels)
+    add("--severity", nargs="+", type=float, default=[], metavar="MM", help="mean displacement, one or one a level")
+    add("--pe-axis", default="AP", choices=sorted(PE_AXES), help="phase encoding (AP)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the motion (default: 0)")
+    add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the cohort, or the part of it that is missing."""
+    settings = Settings(tuple(args.levels), tuple(args.severity), args.pe_axis, args.seed)
+    with shown_progress() as progress:
+        subjects = simulate_cohort(args.input, args.output, settings, args.pattern, args.jobs, progress)
+    print(f"{len(subjects)} subjects, levels standard {' '.join(settings.levels)}, simulated motion: {args.output}")
+    return 0
+
+
+def simulate_cohort(
+    source: Path, target: Path, settings: Settings, pattern: str = "*", jobs: int = 1, progress: Report | None = None
+) -> list[str]:
+    """Make a BIDS dataset like MR-ART's from still volumes; returns its subjects, sorted.
+
+    source, pattern  folder and glob of the still volumes (NIfTI, NRRD, MetaImage)
+    target           sub-ID/anat/sub-ID_acq-{standard,headmotion1,...}_T1w.nii.gz with sidecars, participants.tsv,
+                     derivatives/scores.tsv (1, 2, 3 by level, not rated by anybody) and the trajectories
+    jobs             processes that work on subjects
+    A subject appears whole or not at all, so a stopped run goes on where it was. Its motion depends on its name and
+    the settings alone. Raises InputError for bad arguments or scans, and where ``target`` holds something else.
+    """
+    _check(settings, jobs)
+    scans = find_stills(source, pattern, target)
+    _prepare(target, settings)
+    missing = [(subject, path) for subject, path in scans.items() if not _is_finished(target, subject, path)]
+    _simulate_all(missing, target, settings, jobs, progress or (lambda share, stage: None))
+    _write_tables(target, settings)
+    return sorted(scans)
+
+
+def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
+    """The still volumes by the subject that their names make.
+
+    Raises InputError where there is none, or two names make one subject.
+    """
+    if not source.is_dir():
+        raise InputError(f"{source}: there is no such folder; give the folder with the still scans")
+    if target.resolve() == source.resolve():
+        raise InputError(f"{target}: the cohort would be written among the scans; name another folder")
+    try:
+        found = sorted(path for path in source.glob(pattern) if file_suffix(path) in WRITABLE and path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"--pattern {pattern!r}: {error}; give a pattern such as '**/*_T1w.nii.gz'") from error
+    scans: dict[str, Path] = {}
+    for path in found:
+        if path.resolve().is_relative_to(target.resolve()):
+            continue
+        subject = subject_of(path)
+        same = next((other for other in scans if other.casefold() == subject.casefold()), None)
+        if same is not None:
+            names = f"{scans[same].relative_to(source)} and {path.relative_to(source)}"
+            raise InputError(f"{names} would both be sub-{subject}; rename one or choose with --pattern")
+        scans[subject] = path
+    if not scans:
+        raise InputError(f"{source}: no volume fits --pattern {pattern!r}; files end in {', '.join(WRITABLE)}")
+    return scans
+
+
+def subject_of(path: Path) -> str:
+    """A BIDS label from a file's name: its ``sub`` entity, else its letters and digits without _T1w."""
+    stem = path.name[: -len(file_suffix(path))]
+    entity = re.match(r"sub-([A-Za-z0-9]+)(?=_|$)", stem)
+    label = entity[1] if entity else re.sub(r"[^A-Za-z0-9]", "", re.sub(r"_T1w$", "", stem))
+    if not label:
+        raise InputError(f"{path}: its name has no letter or digit to name the subject by; rename it")
+    return label
+
+
+def draw_trajectory(level: str, lines: int, severity: float | None, seed: Sequence[int]) -> Trajectory:
+    """The motion of a level for ``lines`` phase-encode lines, scaled to ``severity`` in mm unless None.
+
+    Motion that would turn the head further than 25 degrees is drawn again; InputError after 20 draws.
+    """
+    name, count = _parse_level(level)
+    events = {COUNTED[name]: count} if count else {}
+    for draw in range(DRAWS):
+        trajectory = PRESETS[name](lines, np.random.default_rng([*seed, draw]), SCAN_SECONDS, **events)
+        if severity is None:
+            return trajectory
+        try:
+            trajectory = with_severity(trajectory, severity)
+        except InputError:
+            continue
+        if np.abs(trajectory.rotations).max() <= LARGEST_TURN:
+            return trajectory
+    raise InputError(
+        f"--severity {severity:g}: with {level} the head would turn more than {LARGEST_TURN:g} degrees; "
+        "choose a smaller one or another level"
+    )
+
+
+def _parse_level(level: str) -> tuple[str, int]:
+    """The preset and the number of events, 0: the preset's own."""
+    match = LEVEL.fullmatch(level)
+    if match is None or match[1] not in PRESETS:
+        raise InputError(f"--levels {level}: give one of {', '.join(PRESETS)}, a number of events behind it (nod5)")
+    name, count = match[1], int(match[2] or 0)
+    if match[2] and (name not in COUNTED or count < 1):
+        raise InputError(f"--levels {level}: only {', '.join(COUNTED)} take a number, 1 or more; write {name}")
+    return name, count
+
+
+def _check(settings: Settings, jobs: int) -> None:
+    for level in settings.levels:
+        _parse_level(level)
+    if not settings.levels:
+        raise InputError("--levels: give at least one level of motion, such as nod5")
+    given = len(settings.severity)
+    if given not in (0, 1, len(settings.levels)):
+        raise InputError(f"--severity: {given} numbers for {len(settings.levels)} levels; give one, or one a level")
+    for value in settings.severity:
+        if not 0 < value < float("inf"):
+            raise InputError(f"--severity {value:g}: give a finite number above 0, in mm")
+    for name, number, lowest in (("seed", settings.seed, 0), ("jobs", jobs, 1)):
+        if number < lowest:
+            raise InputError(f"--{name} {number}: give a whole number, {lowest} or more")
+
+
+def _prepare(target: Path, settings: Settings) -> None:
+    """Make the folder and describe it; refuse one that holds something else or other motion."""
+    description = target / DESCRIPTION
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if description.exists():
+        try:
+            before = json.loads(description.read_text(encoding="utf-8"))["GeneratedBy"][0]["Settings"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            raise InputError(f"{target}: holds another dataset; give an empty folder") from None
+        if before != wanted:
+            raise InputError(f"{target}: holds a cohort with other levels, severity, axis or seed; give another folder")
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: is not an empty folder; give another one")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target}: the folder cannot be made ({error.strerror}); choose another") from error
+    for part in target.glob(f"{PART}*"):  # of a run that was killed
+        shutil.rmtree(part)
+    if not description.exists():
+        _write_json(description, {
+            "Name": "T1-weighted scans with simulated head motion", "BIDSVersion": "1.9.0", "DatasetType": "raw",
+            "GeneratedBy": [{"Name": "braindiff simulate-cohort", "Version": __version__, "Settings": wanted}],
+        })  # fmt: skip
+
+
+def _is_finished(target: Path, subject: str, source: Path) -> bool:
+    """Whether the subject is there; InputError where it was made from another file."""
+    sidecar = target / f"sub-{subject}" / "anat" / f"{_scan_name(subject, 0)}.json"
+    if not sidecar.parent.exists():
+        return False
+    try:
+        facts = json.loads(sidecar.read_text(encoding="utf-8"))
+        before = facts["SourceFile"], facts["SourceBytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{sidecar}: missing or damaged; delete the folder of sub-{subject} and run again") from None
+    if before != (source.name, source.stat().st_size):
+        raise InputError(f"{source}: sub-{subject} was made from another {before[0]}; delete its folder or rename this")
+    return True
+
+
+def _simulate_all(
+    missing: list[tuple[str, Path]], target: Path, settings: Settings, jobs: int, report: Report
+) -> None:
+    total = max(1, len(missing))
+    if jobs == 1:
+        for done, (subject, path) in enumerate(missing):
+            report(done / total, "Simulating")
+            simulate_subject(subject, path, target, settings)
+    elif missing:
+        with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(simulate_subject, *job, target, settings) for job in missing]
+            try:
+                for done, job in enumerate(as_completed(waiting)):
+                    job.result()
+                    report(done / total, "Simulating")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    report(1.0, "Simulating")
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start meanwhile use one thread each (numerical libraries read this when they load)."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def simulate_subject(subject: str, path: Path, target: Path, settings: Settings) -> None:
+    """Write the scans of one subject into a folder beside its place, which then moves there."""
+    volume = read_volume(path)
+    part, traces = target / f"{PART}{subject}", target / TRAJECTORIES / f"sub-{subject}"
+    (part / "anat").mkdir(parents=True)
+    traces.mkdir(parents=True, exist_ok=True)
+    try:
+        facts: dict[str, Any] = {"Modality": "MR", "SourceFile": path.name, "SourceBytes": path.stat().st_size}
+        _write_scan(part, _scan_name(subject, 0), volume, facts | {"MotionSimulated": False})
+        for level, name in enumerate(settings.levels, start=1):
+            scan = _scan_name(subject, level)
+            trace = f"{TRAJECTORIES}/sub-{subject}/{scan.removesuffix('_T1w')}_trajectory.csv"
+            moved, trajectory, motion = _moved(volume, subject, level, settings)
+            write_trajectory(trajectory, target / trace, SCAN_SECONDS)
+            motion |= {"MotionSimulated": True, "MotionLevel": name, "Trajectory": trace}
+            _write_scan(part, scan, moved, facts | motion)
+        os.rename(part, target / f"sub-{subject}")
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _moved(
+    volume: Volume, subject: str, level: int, settings: Settings
+) -> tuple[Volume, Trajectory, dict[str, Any]]:
+    """The volume with the motion of a level, 1 or more; its trajectory, and what the sidecar says of it."""
+    lines = volume.shape[phase_encode_axis(volume.affine, settings.pe_axis)]
+    if lines < 2:
+        raise InputError(f"{volume.name}: one voxel along {settings.pe_axis}; choose another --pe-axis")
+    wanted = settings.severity[(level - 1) % len(settings.severity)] if settings.severity else None
+    seed = [settings.seed, zlib.crc32(subject.encode()), level]
+    trajectory = draw_trajectory(settings.levels[level - 1], lines, wanted, seed)
+    simulation = simulate_motion(volume, trajectory, settings.pe_axis)
+    facts = {
+        "MotionSeverityMillimetres": simulation.severity, "MotionStratumMillimetres": stratum(simulation.severity),
+        "PhaseEncodingAxis": settings.pe_axis, "Seed": seed,
+    }  # fmt: skip
+    return simulation.moved, simulation.trajectory, facts
+
+
+def _scan_name(subject: str, level: int) -> str:
+    return f"sub-{subject}_acq-{f'headmotion{level}' if level else 'standard'}_T1w"
+
+
+def _write_scan(part: Path, name: str, volume: Volume, facts: dict[str, Any]) -> None:
+    write_volume(volume, part / "anat" / f"{name}.nii.gz")
+    _write_json(part / "anat" / f"{name}.json", facts)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with staged_output(path) as staged:
+        staged.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_tables(target: Path, settings: Settings) -> None:
+    """participants.tsv and derivatives/scores.tsv of every subject that is there."""
+    subjects = sorted(folder.name.removeprefix("sub-") for folder in target.glob("sub-*"))
+    scores = {level: min(1 + level, WORST_SCORE) for level in range(len(settings.levels) + 1)}
+    rows = [f"{_scan_name(subject, level)}\t{scores[level]}\ttrue" for subject in subjects for level in scores]
+    tables = {
+        PARTICIPANTS: ["participant_id", *(f"sub-{subject}" for subject in subjects)],
+        SCORES: ["bids_name\tscore\tsimulated", *rows],
+    }
+    for name, lines in tables.items():
+        with staged_output(target / name) as staged:
+            staged.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    meaning = "1, 2, 3 by the level of the simulated motion; not rated by anybody, the still scan is taken to be good"
+    _write_json((target / SCORES).with_suffix(".json"), {"score": {"Description": meaning}})

@@ -1,0 +1,245 @@
+"""Moved versions of all clean slices of a store, in groups: a job that may be stopped at any time and run again.
+
+A folder of results holds job.json (what was asked for) and, for each group of slices, group-N.npy with the images
+and group-N.json with what is known of them; a group whose .json is there is whole. Not for two processes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.images.outputs import staged_output
+from BrainDiffLogic.injection.drift import MIN_OVERLAP, MIN_SIMILARITY, anatomy_drift
+from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
+from BrainDiffLogic.training.slice_store import LARGEST, SliceStore
+
+FORMAT = 1
+JOB = "job.json"
+GROUP = 16
+"""Clean slices in a file: what a kill can lose. With five versions of 192 x 256 pixels, 9 MB."""
+SPLIT = "correction"
+"""Of the store: neither seen by the prior nor tested on."""
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a folder holds: clean slices, moved versions of them, and how many of these keep the anatomy."""
+
+    slices: int
+    versions: int
+    accepted: int
+
+    @property
+    def rejected_share(self) -> float:
+        """The share of the versions whose anatomy has drifted too far (``drift``)."""
+        return 1 - self.accepted / self.versions
+
+
+def synthesize(
+    store: SliceStore,
+    prior: MotionPrior,
+    cards: Mapping[str, Any],
+    folder: str | Path,
+    plan: Plan,
+    *,
+    split: str = SPLIT,
+    group: int = GROUP,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Summary:
+    """Inject motion into every clean slice of a split; groups that are there already are kept.
+
+    cards      {"vae", "ldm"} of the prior, kept in job.json; each group names the LDM and the scans it was trained
+               on. A prior of clean scans makes the control
+    group      slices in a file
+    batch      as in ``inject``
+    progress   called with (share done, stage) after each group; cancelled is asked before each
+
+    Raises InputError where the split has no clean slice, where the LDM comes from a store that is split otherwise,
+    where ``folder`` holds another job, and where the prior gives no finite images; Cancelled when told to stop.
+    """
+    folder = Path(folder)
+    chosen = store.select(split=split, group="clean")
+    if not len(chosen):
+        raise InputError(f"{store.folder}: no clean slice in the split {split}; add scans or change the shares")
+    _assert_unseen({store.items[n]["subject"] for n in chosen}, cards, split)
+    _open_folder(folder, _job(store, cards, plan, split, group, len(chosen)))
+    parts = [chosen[start : start + group] for start in range(0, len(chosen), group)]
+    for number, indices in enumerate(parts):
+        if cancelled and cancelled():
+            raise Cancelled
+        path = _group_file(folder, number)
+        if not path.exists():
+            injected = _inject(store, indices, prior, plan, batch)
+            _write_group(path, injected, store, indices, cards["ldm"])
+        if progress:
+            progress((number + 1) / len(parts), "Injecting motion")
+    return summary(folder)
+
+
+def _job(
+    store: SliceStore, cards: Mapping[str, Any], plan: Plan, split: str, group: int, slices: int
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT, "store": store.digest, "split": split, "slices": slices, "group": group,
+        "canvas": list(store.canvas), "spacing_mm": store.spacing_mm, "plan": asdict(plan),
+        "drift": {"min_similarity": MIN_SIMILARITY, "min_overlap": MIN_OVERLAP}, "cards": dict(cards),
+    }  # fmt: skip
+
+
+def _open_folder(folder: Path, job: dict[str, Any]) -> None:
+    """Make the folder and its job.json, or check that this very job is what it holds."""
+    job = json.loads(json.dumps(job, allow_nan=False))  # tuples become lists, as in the file
+    if (folder / JOB).exists():
+        there = _read_json(folder / JOB)
+        changed = [name for name in job if there.get(name) != job[name]]
+        if changed:
+            raise InputError(f"{folder}: holds a job with another {changed[0]}; name another folder or delete it")
+        for remains in folder.glob(".braindiff-*"):  # of a killed process
+            shutil.rmtree(remains, ignore_errors=True)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.glob("group-*.json"))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be created ({error.strerror}); choose another folder") from None
+    if occupied:
+        raise InputError(f"{folder}: has groups but no {JOB}; name another folder or delete it")
+    with staged_output(folder / JOB) as staged:
+        staged.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
+
+
+def _inject(store: SliceStore, indices: np.ndarray, prior: MotionPrior, plan: Plan, batch: int | None) -> Injection:
+    clean = np.asarray(store.array[indices], dtype=np.float32)
+    injection = inject(prior, clean, [item_name(store.items[n]) for n in indices], plan, batch)
+    if not np.isfinite(injection.images).all():
+        raise InputError("the LDM's images are not finite; train it longer, or leave --bf16 out")
+    return injection
+
+
+def _write_group(
+    path: Path, injection: Injection, store: SliceStore, indices: np.ndarray, ldm: Mapping[str, Any]
+) -> None:
+    """The .npy (slices, 1 + versions, rows, columns) float16, the clean slice first, then the .json."""
+    clean = np.asarray(store.array[indices], dtype=np.float32)
+    images = np.concatenate([clean[:, None], np.clip(injection.images, -LARGEST, LARGEST)], axis=1)
+    items = [
+        {"index": int(n), **store.items[n], "versions": _versions(injection, row, clean[row], store.spacing_mm)}
+        for row, n in enumerate(indices)
+    ]
+    prior = {"ldm": ldm["name"], "sha256": ldm["sha256"], "group": ldm["training"].get("group")}
+    with staged_output(path) as staged:
+        np.save(staged.with_suffix(".npy"), images.astype(np.float16))
+        facts = {"format": FORMAT, "prior": prior, "items": items}
+        staged.write_text(json.dumps(facts, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def item_name(item: Mapping[str, Any]) -> str:
+    """What a slice's seeds are derived from: the same in any store that holds it."""
+    return f"{item['scan']}/{item['slice']}"
+
+
+def _versions(injection: Injection, row: int, clean: np.ndarray, spacing_mm: float | None) -> list[dict[str, Any]]:
+    facts = []
+    for variant, image in enumerate(injection.images[row]):
+        drift = anatomy_drift(image, clean, spacing_mm)
+        facts.append({
+            "variant": variant, "t": int(injection.t[row, variant]), "signal": float(injection.signal[row, variant]),
+            "seed": injection.seeds[row][variant], **asdict(drift), "accepted": drift.accepted,
+        })  # fmt: skip
+    return facts
+
+
+def _assert_unseen(subjects: set[str], cards: Mapping[str, Any], split: str) -> None:
+    """A prior that has seen the subjects gives back what it knows of them.
+
+    The LDM trains on the split "prior" of its store, its validation subjects are of that split too, and named on its
+    card: one of them here tells that the two stores are split differently.
+    """
+    seen = subjects.intersection(cards["ldm"]["training"].get("held_out_subjects", ()))
+    if seen:
+        raise InputError(f"the LDM was trained where {min(seen)}, now in {split}, was in prior; train it on this store")
+
+
+def _group_file(folder: Path, number: int) -> Path:
+    return folder / f"group-{number:06d}.json"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; run braindiff synthesize to its end") from None
+    except (OSError, ValueError):
+        raise InputError(f"{path}: damaged; delete it and run braindiff synthesize again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not of format {FORMAT}; delete the folder and run braindiff synthesize again")
+    return content
+
+
+def _read_groups(folder: Path) -> list[list[dict[str, Any]]]:
+    """The items of every group, with their versions. Raises InputError where the job is not finished."""
+    job = _read_json(folder / JOB)
+    return [_read_json(_group_file(folder, n))["items"] for n in range(-(-job["slices"] // job["group"]))]
+
+
+def summary(folder: str | Path) -> Summary:
+    """Count what a finished job has made. Raises InputError where a group is missing or damaged."""
+    items = [item for group in _read_groups(Path(folder)) for item in group]
+    versions = [version for item in items for version in item["versions"]]
+    return Summary(len(items), len(versions), sum(version["accepted"] for version in versions))
+
+
+class InjectedPairs(Dataset[dict[str, Tensor]]):
+    """The accepted pairs of a finished job: {"moved", "clean"}, each (1, rows, columns) float32 in network units.
+
+    facts     of each pair: the slice's description, and variant, t, signal, seed, similarity, overlap
+    subjects  that they come from, to split further by
+
+    Raises InputError where the job is not finished or all of its versions were rejected.
+
+        loader = DataLoader(InjectedPairs("run/injected"), batch_size=16, shuffle=True)
+    """
+
+    def __init__(self, folder: str | Path, subjects: Sequence[str] | None = None) -> None:
+        self.folder = Path(folder)
+        self.facts: list[dict[str, Any]] = []
+        self._places: list[tuple[int, int, int]] = []
+        for number, items in enumerate(_read_groups(self.folder)):
+            for row, item in enumerate(items):
+                if subjects is not None and item["subject"] not in subjects:
+                    continue
+                for version in item["versions"]:
+                    if version["accepted"]:
+                        self.facts.append({**{k: v for k, v in item.items() if k != "versions"}, **version})
+                        self._places.append((number, row, 1 + version["variant"]))
+        if not self._places:
+            raise InputError(f"{self.folder}: no pair was accepted; inject at a higher --signal")
+
+    @property
+    def subjects(self) -> list[str]:
+        """Sorted, each once."""
+        return sorted({facts["subject"] for facts in self.facts})
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        number, row, version = self._places[index]
+        images = np.load(_group_file(self.folder, number).with_suffix(".npy"), mmap_mode="r")
+        moved, clean = (torch.from_numpy(images[row, which : which + 1].astype(np.float32)) for which in (version, 0))
+        return {"moved": moved, "clean": clean}

@@ -1,0 +1,229 @@
+"""Sagittal slices of a cohort, made once from its scans and read as a memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from scipy import ndimage
+
+from BrainDiffLogic.cohort.bids import Scan
+from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import read_volume, staged_output
+from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+
+FORMAT = 1
+DATA, FACTS = "slices.npy", "slices.json"
+CANVAS_MULTIPLE = 16
+"""The networks halve an image up to four times."""
+OCCUPIED_SHARE = 0.05
+"""Slices with less than this share of the fullest slice's head are ears and skin, and left out."""
+SAME_SPACING = 1e-3
+"""Spacings that differ by less than this share are the same: nothing is resampled."""
+FWHM = 2.3548
+"""Full width at half maximum of a Gaussian, in standard deviations."""
+LARGEST = 60000.0
+"""Bound on what float16 holds; in network units no scan comes near it."""
+
+Progress = Callable[[float, str], None]
+Item = dict[str, Any]
+
+
+class SliceStore:
+    """The slices of a cohort as ``build_store`` wrote them.
+
+    array       (N, rows, columns) float16, memory-mapped, read-only: rows run posterior to anterior, columns inferior
+                to superior; network units (``intensity.robust_scale`` of the whole volume), zeros outside the scan
+    items       N descriptions: subject, session, scan, group ("clean", "motion"), level, slice, score, split
+    canvas      (rows, columns); spacing_mm of both, None: each scan's own
+    digest      what the store was made from
+
+    Raises InputError where the folder holds no whole store, AssertionError where a subject is in two splits.
+
+        store = SliceStore("run/slices")
+        images = store.array[store.select(split="prior", group="motion")]
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        remedy = "delete the folder and build the store again"
+        try:
+            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
+            self.items: list[Item] = facts["items"]
+            self.canvas = (int(facts["canvas"][0]), int(facts["canvas"][1]))
+            self.spacing_mm: float | None = facts["spacing_mm"]
+            self.digest, version = str(facts["digest"]), facts["format"]
+            self.array: np.ndarray = np.load(self.folder / DATA, mmap_mode="r")
+        except FileNotFoundError as error:
+            raise InputError(f"{self.folder}: there is no whole slice store here (no {error.filename})") from None
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{self.folder}: the slice store is damaged; {remedy}") from error
+        if version != FORMAT or self.array.shape != (len(self.items), *self.canvas):
+            raise InputError(f"{self.folder}: {DATA} and {FACTS} do not belong together; {remedy}")
+        assert_disjoint({split: self.subjects(split) for split in {item["split"] for item in self.items}})
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def select(self, split: str | None = None, group: str | None = None, level: str | None = None) -> np.ndarray:
+        """(M,) indices into ``array`` of the items of this split, group and level (None: of any)."""
+        wanted = {"split": split, "group": group, "level": level}
+        named = {key: value for key, value in wanted.items() if value is not None}
+        hits = [n for n, item in enumerate(self.items) if all(item[key] == value for key, value in named.items())]
+        return np.array(hits, dtype=np.int64)
+
+    def subjects(self, split: str) -> list[str]:
+        """The subjects of a split that have slices, sorted."""
+        return sorted({item["subject"] for item in self.items if item["split"] == split})
+
+
+def build_store(
+    scans: Iterable[Scan],
+    manifest: Manifest,
+    folder: str | Path,
+    canvas: Sequence[int],
+    spacing_mm: float | None,
+    step: int = 1,
+    progress: Progress | None = None,
+) -> SliceStore:
+    """Write every head-occupied sagittal slice of the scans to ``folder``, or open the store that is there.
+
+    scans       clean and motion scans (``Scan.group``; those of neither are left out) of subjects in ``manifest``
+    canvas      rows and columns, multiples of 16: the middle of each slice is cut out, zeros are put around
+    spacing_mm  of the pixels, along rows and columns alike, whatever the scan's; None leaves each scan's own. Not
+                the paper's resizing to 192 x 256, which squeezes one axis by a quarter
+    step        take slices whose index is a multiple of it, the same ones in all scans of a grid
+    progress    called with (share done, stage)
+    The same arguments give the same bytes. A build that is stopped leaves nothing that opens as a store; two builds at
+    once in one folder disturb each other. Raises InputError for arguments that make no store, and where ``folder``
+    holds one that was made from something else.
+    """
+    folder = Path(folder)
+    _check(canvas, spacing_mm, step)
+    named = sorted((scan for scan in scans if scan.group), key=lambda scan: (scan.subject, scan.session, scan.name))
+    if not named:
+        raise InputError("no scan is known as clean or motion; name them acq-standard, acq-headmotionN or add scores")
+    splits = {scan.subject: manifest.split_of(scan.subject) for scan in named}
+    digest = _digest(named, splits, canvas, spacing_mm, step)
+    if (folder / FACTS).exists():
+        store = SliceStore(folder)
+        if store.digest != digest:
+            raise InputError(f"{folder}: holds slices of other scans, splits or sizes; delete it or name another")
+        return store
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob(".braindiff-*"):  # staged by a build that was killed
+        shutil.rmtree(part, ignore_errors=True)
+    facts: dict[str, Any] = {"format": FORMAT, "canvas": list(canvas), "spacing_mm": spacing_mm, "step": step}
+    facts |= {"digest": digest, "scans": [], "items": []}
+    with staged_output(folder / DATA) as staged:
+        _write(named, splits, facts, staged, progress or (lambda share, stage: None))
+    with staged_output(folder / FACTS) as staged:  # last: a store without it is none
+        staged.write_text(json.dumps(facts, indent=0, allow_nan=False) + "\n", encoding="utf-8")
+    return SliceStore(folder)
+
+
+def _write(scans: list[Scan], splits: dict[str, str], facts: dict[str, Any], path: Path, report: Progress) -> None:
+    """Append the slices of one scan after the other; the number of slices goes into the header at the end."""
+    rows, columns = facts["canvas"]
+    with open(path, "wb") as file:
+        _write_header(file, (0, rows, columns))
+        for n, scan in enumerate(scans):
+            report(n / len(scans), "Caching slices")
+            kept, slices, outside = sagittal_slices(
+                read_volume(scan.path), (rows, columns), facts["spacing_mm"], facts["step"]
+            )
+            file.write(np.ascontiguousarray(slices).tobytes())
+            facts["items"] += [_item(scan, splits[scan.subject], int(k)) for k in kept]
+            facts["scans"].append({"scan": scan.path.name, "slices": len(kept), "head_outside_canvas": outside})
+        file.seek(0)
+        _write_header(file, (len(facts["items"]), rows, columns))
+    report(1.0, "Caching slices")
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """numpy's header, which keeps room for the first axis to grow: its length is the same for any number."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _item(scan: Scan, split: str, index: int) -> Item:
+    return {
+        "subject": scan.subject, "session": scan.session, "scan": scan.path.name, "group": scan.group,
+        "level": scan.level, "slice": index, "score": scan.score, "split": split,
+    }  # fmt: skip
+
+
+def sagittal_slices(
+    volume: Volume, canvas: tuple[int, int], spacing_mm: float | None, step: int = 1
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The head-occupied sagittal slices of a volume on a canvas.
+
+    Returns their indices in ``to_sagittal``, the slices (M, rows, columns) float16 in network units, and the share
+    of the head's voxels that the canvas cuts off.
+    """
+    head = head_mask(volume.array)
+    scale = robust_scale(volume.array, head)
+    stack, mask = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
+    area = np.count_nonzero(mask, axis=(1, 2))
+    kept = np.flatnonzero((area > OCCUPIED_SHARE * area.max()) & (np.arange(len(area)) % step == 0))
+    native = np.linalg.norm(sagittal_affine(volume)[:3, 1:3], axis=0)
+    zoom = np.ones(2) if spacing_mm is None else spacing_mm / native
+    slices = np.stack([on_canvas(scale.forward(stack[k]), canvas, zoom) for k in kept])
+    return kept, np.clip(slices, -LARGEST, LARGEST).astype("<f2"), _cut_off(mask, np.array(canvas) * zoom)
+
+
+def on_canvas(image: np.ndarray, canvas: tuple[int, int], zoom: np.ndarray) -> np.ndarray:
+    """A slice (rows, columns) sampled every ``zoom`` pixels around its middle, zeros outside.
+
+    Cubic splines; where pixels grow, after a Gaussian against aliasing that makes the old pixel's width the new one's
+    (Cardoso et al., MICCAI 2015). Pixels that stay as they are are copied.
+    """
+    if np.allclose(zoom, 1, rtol=SAME_SPACING):
+        return _centred(image, canvas)
+    smooth = ndimage.gaussian_filter(image, np.sqrt(np.maximum(0, zoom**2 - 1)) / FWHM, mode="nearest")
+    start = (np.array(image.shape) - 1) / 2 - zoom * (np.array(canvas) - 1) / 2
+    return ndimage.affine_transform(smooth, zoom, start, canvas, order=3, mode="constant")
+
+
+def _centred(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """The middle of a slice, cut and padded with zeros."""
+    for axis, size in enumerate(canvas):
+        start = max(0, (image.shape[axis] - size) // 2)
+        image = np.take(image, range(start, start + min(size, image.shape[axis])), axis=axis)
+    before = [(size - have) // 2 for size, have in zip(canvas, image.shape, strict=True)]
+    pads = [(b, size - have - b) for b, size, have in zip(before, canvas, image.shape, strict=True)]
+    return np.pad(image, pads)
+
+
+def _cut_off(mask: np.ndarray, extent: np.ndarray) -> float:
+    """The share of the head further from the middle of its slice than half of ``extent`` (pixels)."""
+    inside = [np.abs(np.arange(n) - (n - 1) / 2) <= e / 2 for n, e in zip(mask.shape[1:], extent, strict=True)]
+    return 1 - float(np.count_nonzero(mask[:, inside[0]][:, :, inside[1]]) / np.count_nonzero(mask))
+
+
+def _check(canvas: Sequence[int], spacing_mm: float | None, step: int) -> None:
+    if len(canvas) != 2 or any(int(n) != n or n < CANVAS_MULTIPLE or n % CANVAS_MULTIPLE for n in canvas):
+        raise InputError(f"canvas {list(canvas)}: give rows and columns, multiples of {CANVAS_MULTIPLE}")
+    if spacing_mm is not None and not 0 < spacing_mm < float("inf"):
+        raise InputError(f"spacing_mm {spacing_mm}: give the size of a pixel in mm, or none for the scan's own")
+    if step < 1:
+        raise InputError(f"step {step}: give 1 for every slice, 2 for every second one")
+
+
+def _digest(
+    scans: list[Scan], splits: dict[str, str], canvas: Sequence[int], spacing_mm: float | None, step: int
+) -> str:
+    """A short name for what a store is made from; files are known by name and size, wherever they lie."""
+    files = [
+        [scan.path.name, scan.path.stat().st_size, scan.group, scan.level, scan.score, splits[scan.subject]]
+        for scan in scans
+    ]
+    content = [FORMAT, OCCUPIED_SHARE, SPLITS, list(canvas), spacing_mm, step, files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

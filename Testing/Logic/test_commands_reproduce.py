@@ -1,0 +1,72 @@
+"""``braindiff reproduce`` as a user calls it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_reproduction import tiny_settings, write_cohort
+
+from BrainDiffLogic.reproduction import settings
+from Harness.command_line import assert_refused, braindiff
+
+
+@pytest.fixture(scope="module")
+def a_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size is the tiny one."""
+    monkeypatch.setattr(settings, "settings_of", lambda size, **options: tiny_settings())
+
+
+def test_stages_run_one_by_one_and_say_what_they_do(
+    tiny: None, a_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["reproduce", "braindiff", "--data", a_cohort, "--out", tmp_path / "run", "--device", "cpu"]
+    assert braindiff(*call, "--only", "manifest", "slices") == 0
+    printed = capsys.readouterr()
+    assert "found 10 scans of 5 subjects" in printed.err and "Caching slices: 100 %" in printed.err
+    assert printed.out == ""
+    assert braindiff(*call, "--only", "slices", "physics", "motion-test") == 0
+    printed = capsys.readouterr()
+    assert "slices: done before" in printed.err and "Registering: 100 %" in printed.err
+    done = {path.stem for path in (tmp_path / "run" / "log").iterdir()}
+    assert done == {"manifest", "slices", "physics", "motion-test"}
+    assert braindiff(*call, "--only", "table") == 2
+    assert "stage table needs injected-test, which is not done" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_make_the_pairs_that_one_makes(tiny: None, a_cohort: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for jobs, out in enumerate(folders, start=1):
+        call = ["reproduce", "braindiff", "--data", a_cohort, "--out", out, "--device", "cpu", "--jobs", jobs]
+        assert braindiff(*call, "--only", "manifest", "slices", "physics") == 0
+    files = [{path.name: path.read_bytes() for path in (out / "physics").iterdir()} for out in folders]
+    assert files[0] == files[1] and len(files[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--only", "training"], ("--only training", "stages are manifest, slices")),
+        (["--jobs", "0"], ("--jobs 0",)), (["--size", "large"], ("--size",)), (["--data", "nowhere"], ("nowhere",)),
+        (["--size", "paper"], ("--vgg", "--perceptual gradient")), (["--only", "vae"], ("vae needs slices",)),
+        (["--perceptual", "beauty"], ("perceptual", "'beauty'")),
+    ],
+)  # fmt: skip
+def test_bad_usage_is_refused_in_one_line(
+    a_cohort: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], words: tuple[str, ...]
+) -> None:
+    call = ["reproduce", "braindiff", "--data", a_cohort, "--out", tmp_path / "run", "--device", "cpu", *options]
+    assert_refused(tmp_path, capfd, call, *words)
+
+
+def test_a_missing_package_is_named(
+    a_cohort: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    call = ["reproduce", "braindiff", "--data", a_cohort, "--out", tmp_path / "run"]
+    assert_refused(tmp_path, capfd, call, "training needs lightning: pip install 'braindiff[train]'")

@@ -1,0 +1,126 @@
+"""Weights of the package monai-generative (0.2.3) in today's networks."""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_stores import LDM_NETWORK, VAE_NETWORK
+from torch import Tensor, nn
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.networks.autoencoder import build_autoencoder
+from BrainDiffLogic.networks.diffusion import build_diffusion
+from BrainDiffLogic.networks.generative_import import load_old_state, read_old_state, translate_arguments
+
+VAE = {**VAE_NETWORK, "with_encoder_nonlocal_attn": True, "with_decoder_nonlocal_attn": True}
+BUILD = {"vae": (build_autoencoder, VAE), "ldm": (build_diffusion, LDM_NETWORK)}
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """No weight at zero, where a wrong place would not show."""
+    torch.manual_seed(5)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def old_style(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network without output projection, by the names of 0.2.3, with the layer it never applied."""
+    old: dict[str, Tensor] = {}
+    for name, value in network.state_dict().items():
+        old[name.replace(".attn.to_", ".to_").replace(".postconv.", ".conv.")] = value
+        if name.endswith(".attn.to_q.weight"):
+            old[name.replace(".attn.to_q.", ".proj_attn.")] = torch.randn_like(value)
+            old[name.replace(".attn.to_q.weight", ".proj_attn.bias")] = torch.randn(len(value))
+    return old
+
+
+def output(network: nn.Module) -> Tensor:
+    torch.manual_seed(2)
+    with torch.no_grad():
+        if hasattr(network, "reconstruct"):
+            return network.reconstruct(torch.rand(2, 1, 32, 48))
+        return network(torch.randn(2, 3, 8, 12), torch.tensor([3, 700]))
+
+
+@pytest.mark.parametrize("kind", list(BUILD))
+@pytest.mark.parametrize("projected", [False, True], ids=["no projection", "identity projection"])
+def test_an_old_state_gives_the_same_output_with_and_without_an_output_projection(kind: str, projected: bool) -> None:
+    build, arguments = BUILD[kind]
+    source = randomised(build({**arguments, "include_fc": False}))
+    network = build({**arguments, "include_fc": projected}).eval()
+    assert (output(network) - output(source)).abs().max() > 0.01
+    load_old_state(network, old_style(source))
+    torch.testing.assert_close(output(network), output(source), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(BUILD))
+def test_the_old_state_has_names_that_are_not_todays(kind: str) -> None:
+    build, arguments = BUILD[kind]
+    network = build({**arguments, "include_fc": False})
+    old = set(old_style(network))
+    assert any("proj_attn" in name for name in old)
+    assert old != set(network.state_dict())
+
+
+def test_weights_of_another_network_are_refused_and_leave_the_network_alone() -> None:
+    network = randomised(build_autoencoder(VAE))
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(InputError, match="do not fit the network"):
+        load_old_state(network, old_style(build_autoencoder({**VAE, "channels": [8, 8, 8], "include_fc": False})))
+    surplus = {**old_style(build_autoencoder({**VAE, "include_fc": False})), "head.weight": torch.zeros(1)}
+    with pytest.raises(InputError, match="no place for head.weight"):
+        load_old_state(network, surplus)
+    with pytest.raises(InputError, match="conditioned"):
+        load_old_state(network, {"a.transformer_blocks.0.weight": torch.zeros(1)})
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_old_arguments_get_todays_names() -> None:
+    arguments = translate_arguments({"spatial_dims": 2, "num_channels": [8, 8], "norm_num_groups": 4})
+    assert arguments == {
+        "channels": [8, 8], "norm_num_groups": 4, "include_fc": False, "use_combined_linear": False
+    }  # fmt: skip
+
+
+def test_a_file_of_weights_is_read_and_anything_else_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pth")
+    assert torch.equal(read_old_state(tmp_path / "old.pth")["a"], torch.ones(2))
+    with pytest.raises(InputError, match="there is no such file"):
+        read_old_state(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(InputError, match="not a file of weights"):
+        read_old_state(tmp_path / "text.pth")
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="not a state dict"):
+        read_old_state(tmp_path / "other.pth")
+
+
+# The package itself
+
+
+def legacy_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nets = pytest.importorskip(
+            "generative.networks.nets", reason="monai-generative is not installed: pip install 'braindiff[legacy]'"
+        )
+    names = {"use_flash_attention", "include_fc", "use_combined_linear"}
+    old = {"num_channels" if n == "channels" else n: v for n, v in arguments.items() if n not in names}
+    if kind == "vae":
+        return nets.AutoencoderKL(spatial_dims=2, in_channels=1, out_channels=1, **old)
+    return nets.DiffusionModelUNet(spatial_dims=2, **old)
+
+
+@pytest.mark.parametrize("kind", list(BUILD))
+@pytest.mark.parametrize("projected", [False, True], ids=["no projection", "identity projection"])
+def test_weights_of_the_package_monai_generative_give_its_output(kind: str, projected: bool, tmp_path: Path) -> None:
+    build, arguments = BUILD[kind]
+    old = randomised(legacy_network(kind, arguments))
+    torch.save(old.state_dict(), tmp_path / "old.pth")
+    network = build({**arguments, "include_fc": projected}).eval()
+    load_old_state(network, read_old_state(tmp_path / "old.pth"))
+    torch.testing.assert_close(output(network), output(old), rtol=1e-4, atol=1e-4)
