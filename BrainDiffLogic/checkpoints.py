@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SUFFIX = ".safetensors"
-DEFAULT_MODEL = "attention-unet"
+DEFAULT_MODEL = "mc-net"
 OWN_FOLDER = "BRAINDIFF_MODELS"
 """Environment variable that names the folder of imported models (default: ~/.braindiff/models)."""
 REQUIRED = ("format", "name", "version", "family", "arguments", "input", "training", "metrics", "sha256")

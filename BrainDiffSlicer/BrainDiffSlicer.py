@@ -106,7 +106,7 @@ class BrainDiffSlicerParameterNode:
     correctedVolume: vtkMRMLScalarVolumeNode
     differenceVolume: vtkMRMLScalarVolumeNode
     qualityTable: vtkMRMLTableNode
-    model: str = "attention-unet"
+    model: str = "mc-net"
     strength: Annotated[float, WithinRange(0, 1)] = 1.0
     force: bool = False
 
@@ -329,7 +329,7 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         correctedVolume: vtkMRMLScalarVolumeNode | None = None,
         differenceVolume: vtkMRMLScalarVolumeNode | None = None,
         qualityTable: vtkMRMLTableNode | None = None,
-        model: str = "attention-unet",
+        model: str = "mc-net",
         strength: float = 1.0,
         device: str = "auto",
         force: bool = False,

@@ -49,7 +49,7 @@ class CorrectionJob:
     def __init__(
         self,
         inputVolume: slicer.vtkMRMLScalarVolumeNode,
-        model: str = "attention-unet",
+        model: str = "mc-net",
         device: str = "auto",
         force: bool = False,
         onProgress: Callable[[float, str], None] | None = None,

@@ -154,7 +154,7 @@ def test_models_are_listed_with_their_headline(tmp_path: Path, capsys: pytest.Ca
     for arguments in (["models"], ["models", "list"]):
         assert braindiff(*arguments) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert re.fullmatch(r"attention-unet +attention-unet +9\.8\.7 +0\.\d MB +not measured", lines[1])
+        assert re.fullmatch(r"mc-net +attention-unet +9\.8\.7 +0\.\d MB +not measured", lines[1])
         assert lines[2].endswith("MRE 0.080 (do nothing 0.100), SSIM 0.950 (do nothing 0.900)")
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_card_does_not_hide_the_other_models(capsys: pytest.CaptureFix
 
 
 def test_a_models_card_is_shown_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert braindiff("models", "show", "attention-unet") == 0
+    assert braindiff("models", "show", "mc-net") == 0
     assert json.loads(capsys.readouterr().out)["arguments"] == CARD["arguments"]
     assert braindiff("models", "show", "none") == 2
 
@@ -175,14 +175,14 @@ def test_a_models_card_is_shown_as_json(capsys: pytest.CaptureFixture[str]) -> N
 def test_verify_looks_at_every_model_and_fails_for_a_damaged_one(capsys: pytest.CaptureFixture[str]) -> None:
     folder = checkpoints.imported_folder()
     assert braindiff("models", "verify") == 0
-    assert "attention-unet" in capsys.readouterr().out
+    assert "mc-net" in capsys.readouterr().out
     damaged = save_tiny(folder / "a-damaged-one.safetensors")
     damaged.write_bytes(damaged.read_bytes() + b"x")
     assert braindiff("models", "verify") == 2
     printed = capsys.readouterr()
-    assert "attention-unet" in printed.out
+    assert "mc-net" in printed.out
     assert printed.err.count("\n") == 1 and "a-damaged-one.safetensors" in printed.err
-    assert braindiff("models", "verify", "attention-unet") == 0
+    assert braindiff("models", "verify", "mc-net") == 0
 
 
 def test_an_imported_model_corrects_by_name(a_scan: Path, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ BAD_OUTPUTS: dict[str, tuple[list[str], str]] = {
     "strength": (["out.nii.gz", "--strength", "1.5"], "strength 1.5"),
     "strength is no number": (["out.nii.gz", "--strength", "half"], "--strength"),
     "device": (["out.nii.gz", "--device", "tpu"], "--device"),
-    "model": (["out.nii.gz", "--model", "gpt"], "'gpt'; available: attention-unet"),
+    "model": (["out.nii.gz", "--model", "gpt"], "'gpt'; available: mc-net"),
     "model file": (["out.nii.gz", "--model", "none.safetensors"], "none.safetensors"),
     "model is an image": (["out.nii.gz", "--model", "./old.nii.gz"], "old"),
     "report is the card": (["out.nii.gz", "--report", "model.json", "--model", "model.safetensors", "--overwrite"],

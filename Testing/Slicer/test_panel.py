@@ -86,7 +86,7 @@ def test_the_research_use_line_is_bold_and_above_the_button(a_panel):
 
 
 def test_the_card_says_what_the_model_was_trained_on_and_how_it_compares_with_doing_nothing(a_panel):
-    a_panel.logic.getParameterNode().model = "attention-unet"
+    a_panel.logic.getParameterNode().model = "mc-net"
     card = a_panel.ui.modelCardBrowser.toPlainText()
     for words in ("78 subjects", "T1-weighted", "0.6 to 2.0 mm", "do nothing", "all above 1 mm", "0.783", "research"):
         assert words in card
@@ -95,11 +95,11 @@ def test_the_card_says_what_the_model_was_trained_on_and_how_it_compares_with_do
 def test_every_model_of_this_computer_can_be_chosen(a_panel):
     combo = a_panel.ui.modelComboBox
     assert [combo.itemData(index) for index in range(combo.count)] == [
-        "attention-unet", "mc-net", "rmman", "tiny", "file",
+        "mc-net", "attention-unet", "rmman", "tiny", "file",
     ]  # fmt: skip
     combo.currentIndex = 1
-    assert a_panel.logic.getParameterNode().model == "mc-net"
-    assert "mc-net" in a_panel.ui.modelCardBrowser.toPlainText()
+    assert a_panel.logic.getParameterNode().model == "attention-unet"
+    assert "attention-unet" in a_panel.ui.modelCardBrowser.toPlainText()
 
 
 def test_a_model_that_this_computer_lacks_is_said_and_disables_the_button(a_panel_with_a_head):

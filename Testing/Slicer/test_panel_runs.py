@@ -50,7 +50,7 @@ def test_a_click_makes_outputs_on_the_exact_grid_of_the_input(a_panel_with_a_hea
     import slicer
 
     panel, parameters = a_panel_with_a_head, a_panel_with_a_head.logic.getParameterNode()
-    parameters.model = "attention-unet"  # the shipped weights
+    parameters.model = "mc-net"  # the shipped weights
     transform = None
     if plane == "under a transform":
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -114,7 +114,7 @@ def test_the_panel_lives_during_a_run_and_shows_what_was_done_after_it(a_panel_w
 
 def test_cancel_at_a_third_leaves_no_node_no_file_and_no_process(a_panel_with_a_head, a_temporary_folder):
     panel = a_panel_with_a_head
-    panel.logic.getParameterNode().model = "attention-unet"
+    panel.logic.getParameterNode().model = "mc-net"
     panel.logic.getParameterNode().inputVolume = add_big_head()
     before, processes = nodes(), children()
     start(panel)
