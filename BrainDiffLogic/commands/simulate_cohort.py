@@ -8,9 +8,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +26,7 @@ from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum, with_severity
+from BrainDiffLogic.threads import one_thread_each
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")
@@ -239,7 +239,7 @@ def _simulate_all(
             report(done / total, "Simulating")
             simulate_subject(subject, path, target, settings)
     elif missing:
-        with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(simulate_subject, *job, target, settings) for job in missing]
             try:
                 for done, job in enumerate(as_completed(waiting)):
@@ -249,20 +249,6 @@ def _simulate_all(
                 pool.shutdown(cancel_futures=True)
                 raise
     report(1.0, "Simulating")
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that start meanwhile use one thread each (numerical libraries read this when they load)."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def simulate_subject(subject: str, path: Path, target: Path, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.reproduction.found import assert_split
 from BrainDiffLogic.reproduction.settings import Settings
 from BrainDiffLogic.reproduction.work import Progress, Work
-from BrainDiffLogic.training.run import one_thread_each
+from BrainDiffLogic.threads import one_thread_each
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.stack_pairs import StackPairs, has_stack, pair_slices, write_stack
 

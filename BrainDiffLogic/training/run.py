@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import CONFIGURATIONS, build
+from BrainDiffLogic.threads import one_thread_each
 from BrainDiffLogic.training.configuration import Configuration, find_sources
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.progress import progress_callback, quiet
@@ -57,20 +56,6 @@ def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, i
             job.result()
             if report:
                 report(pairs - len(missing) + done, pairs)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Processes that start meanwhile use one thread each (numerical libraries read this when they load)."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def train(
