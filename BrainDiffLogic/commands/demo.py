@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     _make_folder(args.out)
     print(f"head: {SOURCE}", flush=True)
     clean = with_air_above(read_volume(head))
-    simulation = _simulated(clean, args.preset, args.severity)
+    simulation = simulated(clean, args.preset, args.severity)
     files = {Path(name).name.split(".")[0]: args.out / name for name in FILES}
     first = [files[name] for name in ("clean", "motion", "trajectory")]
     with staged_outputs(first) as staged:
@@ -113,7 +113,8 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from None
 
 
-def _simulated(clean: Volume, kind: str, severity: float) -> Simulation:
+def simulated(clean: Volume, kind: str = MOTION, severity: float = SEVERITY_MM) -> Simulation:
+    """The head with the demo's motion: a preset at a mean displacement in mm."""
     from BrainDiffLogic.motion import preset, simulate_motion, with_severity
     from BrainDiffLogic.motion.kspace import phase_encode_axis
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from BrainDiffLogic.commands.progress import Report, shown_progress
+from BrainDiffLogic.commands.train import require_training_packages
 from BrainDiffLogic.errors import InputError
 
 PAPERS = ("braindiff",)
@@ -32,14 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages that are not done; print where the table is."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorboard looks for TensorFlow and warns about it
-    try:
-        import lightning  # noqa: F401
-        import tensorboard  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        name = (error.name or "a package").partition(".")[0]
-        raise InputError(f"training needs {name}: pip install 'braindiff[train]'") from None
+    require_training_packages()
     from BrainDiffLogic.inference import choose_device
     from BrainDiffLogic.reproduction.settings import settings_of
     from BrainDiffLogic.reproduction.stages import NAMES, reproduce

@@ -58,6 +58,16 @@ def _add_generative(add: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then export the weights when asked to."""
     _check(args)
+    require_training_packages()
+    phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm}[args.phase]
+    card = phase(args)
+    if card:
+        print(json.dumps({"weights": str(args.export), "sha256": card["sha256"]}))
+    return 0
+
+
+def require_training_packages() -> None:
+    """Raises InputError, which names the first package that is missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorboard looks for TensorFlow and warns about it
     try:
         import lightning  # noqa: F401
@@ -66,11 +76,6 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         name = (error.name or "a package").partition(".")[0]
         raise InputError(f"training needs {name}: pip install 'braindiff[train]'") from None
-    phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm}[args.phase]
-    card = phase(args)
-    if card:
-        print(json.dumps({"weights": str(args.export), "sha256": card["sha256"]}))
-    return 0
 
 
 def _check(args: argparse.Namespace) -> None:

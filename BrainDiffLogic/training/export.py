@@ -21,7 +21,7 @@ EXTENT_MM = 60.0
 def export(configuration: Configuration, checkpoint: Path, path: Path, data: str | Path) -> Card:
     """Write the averaged weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns it.
 
-    The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/bench_correctors.py``).
+    The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/validation.py --write-cards``).
     """
     card: dict[str, Any] = {
         "title": f"BrainDiff {configuration.family}",

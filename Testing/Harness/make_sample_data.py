@@ -16,15 +16,11 @@ import numpy as np
 from PIL import Image
 
 from BrainDiffLogic.checkpoints import sha256
-from BrainDiffLogic.commands.demo import SOURCE, find_head, with_air_above
+from BrainDiffLogic.commands.demo import SOURCE, find_head, simulated, with_air_above
 from BrainDiffLogic.images import read_volume, write_volume
-from BrainDiffLogic.motion import preset, simulate_motion, with_severity
-from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 RESOURCES = Path(__file__).parents[2] / "Resources"
-MOTION, SEVERITY_MM, PE_AXIS, SEED = "tremor", 3.5, "SI", 4
-"""As in ``braindiff demo``."""
 THUMBNAIL = (260, 280)
 TITLES = {"motion": "BrainDiff: T1 with simulated motion", "clean": "BrainDiff: the same head without motion"}
 
@@ -37,8 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     clean = with_air_above(read_volume(find_head()))
-    lines = clean.shape[phase_encode_axis(clean.affine, PE_AXIS)]
-    moved = simulate_motion(clean, with_severity(preset(MOTION, lines, SEED), SEVERITY_MM), PE_AXIS).moved
+    moved = simulated(clean).moved
     volumes = {}
     for name, volume in (("motion", moved), ("clean", clean)):
         path = args.out / f"BrainDiff-T1-{name}.nrrd"

@@ -1,4 +1,4 @@
-"""The fixture that all tests of the Slicer side use: Slicer's parts without its application."""
+"""What the tests of the Slicer side use: Slicer's parts without its application, and the panel in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from panel_parts import MODULE, add_head
+
+from Harness.correctors import save_tiny
 
 if TYPE_CHECKING:
     from Harness.slicer_app import Slicer
@@ -33,3 +36,48 @@ def a_slicer() -> Iterator[Slicer]:
     running.fresh_scene()
     yield running
     running.end_test()
+
+
+@pytest.fixture
+def a_temporary_folder(a_slicer, tmp_path, monkeypatch) -> Path:
+    """Where all temporary files of a run go."""
+    import slicer
+
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(folder), raising=False)
+    return folder
+
+
+@pytest.fixture
+def a_tiny_model(tmp_path, monkeypatch) -> str:
+    """The name of an untrained model that this computer has beside the shipped ones."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    save_tiny(folder / "tiny.safetensors")
+    monkeypatch.setenv("BRAINDIFF_MODELS", str(folder))
+    return "tiny"
+
+
+@pytest.fixture
+def the_module(a_slicer):
+    """The module as Slicer has it after its start."""
+    return a_slicer.load_module(MODULE)
+
+
+@pytest.fixture
+def a_panel(a_slicer, the_module, a_tiny_model, a_temporary_folder):
+    """The panel, opened, with an empty scene."""
+    return a_slicer.open_panel("BrainDiffSlicer")
+
+
+@pytest.fixture
+def a_panel_with_a_head(a_panel):
+    """The panel with a head selected and the tiny model, on the CPU."""
+    node = add_head()
+    parameters = a_panel.logic.getParameterNode()
+    parameters.inputVolume = node
+    parameters.model = "tiny"
+    a_panel.ui.deviceComboBox.currentIndex = a_panel.ui.deviceComboBox.findData("cpu")
+    return a_panel

@@ -1,4 +1,4 @@
-"""What the tests of the panel share: heads to correct, the panel as a fixture, and what a run may leave behind."""
+"""What the tests of the panel share: heads to correct, and what a run may leave behind."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-from Harness.correctors import save_tiny
 
 MODULE = Path(__file__).resolve().parents[2] / "BrainDiffSlicer" / "BrainDiffSlicer.py"
 SHAPE_KJI = (36, 40, 32)
@@ -91,51 +88,6 @@ def children() -> set[int]:
 
 def temporary_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-@pytest.fixture
-def a_temporary_folder(a_slicer, tmp_path, monkeypatch) -> Path:
-    """Where all temporary files of a run go."""
-    import slicer
-
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    monkeypatch.setattr(slicer.app, "temporaryPath", str(folder), raising=False)
-    return folder
-
-
-@pytest.fixture
-def a_tiny_model(tmp_path, monkeypatch) -> str:
-    """The name of an untrained model that this computer has beside the shipped ones."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    save_tiny(folder / "tiny.safetensors")
-    monkeypatch.setenv("BRAINDIFF_MODELS", str(folder))
-    return "tiny"
-
-
-@pytest.fixture
-def the_module(a_slicer):
-    """The module as Slicer has it after its start."""
-    return a_slicer.load_module(MODULE)
-
-
-@pytest.fixture
-def a_panel(a_slicer, the_module, a_tiny_model, a_temporary_folder):
-    """The panel, opened, with an empty scene."""
-    return a_slicer.open_panel("BrainDiffSlicer")
-
-
-@pytest.fixture
-def a_panel_with_a_head(a_panel):
-    """The panel with a head selected and the tiny model, on the CPU."""
-    node = add_head()
-    parameters = a_panel.logic.getParameterNode()
-    parameters.inputVolume = node
-    parameters.model = "tiny"
-    a_panel.ui.deviceComboBox.currentIndex = a_panel.ui.deviceComboBox.findData("cpu")
-    return a_panel
 
 
 def message(panel) -> str:

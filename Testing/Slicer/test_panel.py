@@ -1,7 +1,5 @@
 """The panel before a run: what can be chosen, and what it says."""
 
-# ruff: noqa: F401, F811 - fixtures are imported, and named again where they are asked for
-
 from __future__ import annotations
 
 import os
@@ -9,16 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from panel_parts import (
-    MODULE,
-    a_panel,
-    a_panel_with_a_head,
-    a_temporary_folder,
-    a_tiny_model,
-    add_head,
-    the_module,
-)
+from panel_parts import MODULE, add_head
 
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL
 from Harness.correctors import save_tiny
 
 
@@ -90,6 +81,17 @@ def test_the_card_says_what_the_model_was_trained_on_and_how_it_compares_with_do
     card = a_panel.ui.modelCardBrowser.toPlainText()
     for words in ("78 subjects", "T1-weighted", "0.6 to 2.0 mm", "do nothing", "all above 1 mm", "0.783", "research"):
         assert words in card
+
+
+def test_the_default_model_is_the_librarys_at_every_door(the_module):
+    import inspect
+
+    from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
+
+    logic = the_module.BrainDiffSlicerLogic()
+    assert logic.getParameterNode().model == DEFAULT_MODEL
+    for start in (logic.process, CorrectionJob.__init__):
+        assert inspect.signature(start).parameters["model"].default == DEFAULT_MODEL
 
 
 def test_every_model_of_this_computer_can_be_chosen(a_panel):

@@ -1,24 +1,12 @@
 """The panel after a run: strength, comparison, and a saved scene."""
 
-# ruff: noqa: F401, F811 - fixtures are imported, and named again where they are asked for
-
 from __future__ import annotations
 
 import json
 import zipfile
 
 import pytest
-from panel_parts import (
-    MODULE,
-    a_panel,
-    a_panel_with_a_head,
-    a_temporary_folder,
-    a_tiny_model,
-    add_head,
-    message,
-    nodes,
-    the_module,
-)
+from panel_parts import MODULE, add_head, message
 
 
 def finish(panel, strength: float) -> None:

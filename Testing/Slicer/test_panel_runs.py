@@ -1,7 +1,5 @@
 """Runs from the panel and from Python: with the real CLI module in a process of its own."""
 
-# ruff: noqa: F401, F811 - fixtures are imported, and named again where they are asked for
-
 from __future__ import annotations
 
 import sys
@@ -11,10 +9,6 @@ import numpy as np
 import pytest
 from panel_parts import (
     MODULE,
-    a_panel,
-    a_panel_with_a_head,
-    a_temporary_folder,
-    a_tiny_model,
     add_head,
     children,
     correct,
@@ -23,7 +17,6 @@ from panel_parts import (
     nodes,
     start,
     temporary_files,
-    the_module,
     wait_until,
 )
 

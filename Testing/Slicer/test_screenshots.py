@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 @pytest.fixture(scope="module")
 def a_moved_head():
     """Colin27 with the demo's motion, as the sample data have it: (KJI int16, IJK to RAS)."""
-    from BrainDiffLogic.commands.demo import MOTION, SEVERITY_MM, _simulated, find_head, with_air_above
+    from BrainDiffLogic.commands.demo import find_head, simulated, with_air_above
     from BrainDiffLogic.errors import InputError
     from BrainDiffLogic.images import read_volume
 
@@ -33,7 +33,7 @@ def a_moved_head():
         clean = with_air_above(read_volume(find_head()))
     except InputError as error:
         pytest.skip(str(error))
-    moved = _simulated(clean, MOTION, SEVERITY_MM).moved
+    moved = simulated(clean).moved
     return np.rint(moved.array).astype(np.int16).transpose(2, 1, 0), moved.affine
 
 
