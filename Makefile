@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LEGACY := $(VENV)/legacy
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --durations=10
 
@@ -16,7 +17,9 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow and not gpu and not shared"
 
-test-slow: $(READY)
+# Also proves that weights of monai-generative load with the same output; it lies apart, as it pins an old MONAI.
+test-slow: $(READY) $(LEGACY)
+	PYTHONPATH=$(LEGACY) $(PYTEST) --timeout=1800 Testing/Logic/test_generative_import.py -k package
 	$(PYTEST) --timeout=1800 -m "slow and not shared"
 
 test-shared: $(READY)
@@ -34,6 +37,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/Benchmarks
+
+$(LEGACY): $(READY)
+	@$(PIP) --no-deps --target $@ monai-generative==0.2.3
 
 clean:
 	rm -rf $(VENV) build dist demo sample-data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""``braindiff models``: which correction models there are, what they are for, and whether they are intact."""
+"""``braindiff models``: which models there are, what they are for, whether they are intact; and foreign ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from BrainDiffLogic import checkpoints
 from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import check_output
 
 HEADLINE = "all above 1 mm"
 """The row of a card's table that ``list`` shows."""
@@ -25,6 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bring = actions.add_parser("import", help="check a model and copy it to your models")
     bring.add_argument("model", metavar="PATH", type=Path, help=".safetensors file, its .json card beside it")
     bring.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
+    _add_convert(actions.add_parser("convert", help="bring an autoencoder or diffusion model of monai-generative"))
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    add = convert.add_argument
+    add("phase", choices=["vae", "ldm"], help="what the weights are of")
+    add("old", metavar="OLD", type=Path, help="file of torch.save(network.state_dict(), OLD)")
+    add("output", metavar="OUT", type=Path, help=".safetensors to write, its card beside it")
+    add("--config", required=True, type=Path, help="YAML file, or the name of one of Resources/Training: the network")
+    add("--data", required=True, type=Path, help="slice store that it will be used on")
+    add("--vae", type=Path, help="ldm: autoencoder (.safetensors) of its latents")
+    add("--scale", type=float, help="factor on latents that it was trained with (default: measured on the slices)")
+    add("--overwrite", action="store_true", help="replace an OUT that exists")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,9 +50,32 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "import":
         path = checkpoints.import_checkpoint(args.model, args.overwrite)
         print(f"{path.stem}: imported to {path}")
+    elif args.action == "convert":
+        card = _converted(args)
+        print(f"{args.output}: written (scale of the latents {card['scale']:.4f})")
     else:
         _list()
     return 0
+
+
+def _converted(args: argparse.Namespace) -> Card:
+    """Check the arguments, then convert."""
+    from BrainDiffLogic.commands.train import require_training_packages
+
+    require_training_packages()
+    from BrainDiffLogic.training.configuration import find_configuration
+    from BrainDiffLogic.training.generative_configuration import read_ldm_configuration, read_vae_configuration
+    from BrainDiffLogic.training.generative_conversion import convert_ldm, convert_vae
+
+    if (args.phase == "ldm") != (args.vae is not None):
+        raise InputError("--vae: an ldm needs the autoencoder of its latents, a vae takes none")
+    if args.scale is not None and not args.scale > 0:
+        raise InputError(f"--scale {args.scale}: must be above 0")
+    check_output(args.output, [args.old, *([args.vae] if args.vae else [])], args.overwrite, (checkpoints.SUFFIX,))
+    config = find_configuration(args.config)
+    if args.phase == "vae":
+        return convert_vae(args.old, args.output, read_vae_configuration(config), args.data, args.scale)
+    return convert_ldm(args.old, args.output, read_ldm_configuration(config), args.data, args.vae, args.scale)
 
 
 def _list() -> None:

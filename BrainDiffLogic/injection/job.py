@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.injection.drift import MIN_OVERLAP, MIN_SIMILARITY, anatomy_drift
 from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
+from BrainDiffLogic.training.slice_pairs import SlicePairs
 from BrainDiffLogic.training.slice_store import LARGEST, SliceStore
 
 FORMAT = 1
@@ -167,10 +165,11 @@ def _versions(injection: Injection, row: int, clean: np.ndarray, spacing_mm: flo
 def _assert_unseen(subjects: set[str], cards: Mapping[str, Any], split: str) -> None:
     """A prior that has seen the subjects gives back what it knows of them.
 
-    The LDM trains on the split "prior" of its store, its validation subjects are of that split too, and named on its
-    card: one of them here tells that the two stores are split differently.
+    The card names the subjects that it was trained and validated on: one of them here tells that the two stores are
+    split differently.
     """
-    seen = subjects.intersection(cards["ldm"]["training"].get("held_out_subjects", ()))
+    training = cards["ldm"]["training"]
+    seen = subjects & {name for part in ("training_subjects", "held_out_subjects") for name in training.get(part, ())}
     if seen:
         raise InputError(f"the LDM was trained where {min(seen)}, now in {split}, was in prior; train it on this store")
 
@@ -204,8 +203,8 @@ def summary(folder: str | Path) -> Summary:
     return Summary(len(items), len(versions), sum(version["accepted"] for version in versions))
 
 
-class InjectedPairs(Dataset[dict[str, Tensor]]):
-    """The accepted pairs of a finished job: {"moved", "clean"}, each (1, rows, columns) float32 in network units.
+class InjectedPairs(SlicePairs):
+    """The accepted pairs of a finished job.
 
     facts     of each pair: the slice's description, and variant, t, signal, seed, similarity, overlap
     subjects  that they come from, to split further by
@@ -216,30 +215,16 @@ class InjectedPairs(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, folder: str | Path, subjects: Sequence[str] | None = None) -> None:
-        self.folder = Path(folder)
-        self.facts: list[dict[str, Any]] = []
-        self._places: list[tuple[int, int, int]] = []
-        for number, items in enumerate(_read_groups(self.folder)):
+        super().__init__()
+        folder = Path(folder)
+        for number, items in enumerate(_read_groups(folder)):
+            path = _group_file(folder, number).with_suffix(".npy")
             for row, item in enumerate(items):
                 if subjects is not None and item["subject"] not in subjects:
                     continue
                 for version in item["versions"]:
                     if version["accepted"]:
                         self.facts.append({**{k: v for k, v in item.items() if k != "versions"}, **version})
-                        self._places.append((number, row, 1 + version["variant"]))
-        if not self._places:
-            raise InputError(f"{self.folder}: no pair was accepted; inject at a higher --signal")
-
-    @property
-    def subjects(self) -> list[str]:
-        """Sorted, each once."""
-        return sorted({facts["subject"] for facts in self.facts})
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        number, row, version = self._places[index]
-        images = np.load(_group_file(self.folder, number).with_suffix(".npy"), mmap_mode="r")
-        moved, clean = (torch.from_numpy(images[row, which : which + 1].astype(np.float32)) for which in (version, 0))
-        return {"moved": moved, "clean": clean}
+                        self.places.append((path, (row, 1 + version["variant"]), (row, 0)))
+        if not self.places:
+            raise InputError(f"{folder}: no pair was accepted; inject at a higher --signal")

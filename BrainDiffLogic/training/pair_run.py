@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -28,6 +28,7 @@ from BrainDiffLogic.training.ordered_batches import evenly
 from BrainDiffLogic.training.progress import quiet
 from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments
 from BrainDiffLogic.training.run_folder import LAST, last_checkpoint, prepare, steps_done, trained_state
+from BrainDiffLogic.training.slice_pairs import SlicePairs
 from BrainDiffLogic.training.slices import Sample
 from BrainDiffLogic.training.stack_pairs import StackPairs
 from BrainDiffLogic.training.supervised import SupervisedCorrection
@@ -37,20 +38,6 @@ WATCHED = "validation/all"
 """The error that remains of the held-out pairs, as a share of the input's."""
 VALIDATION_PAIRS = 512
 """At most so many pairs, evenly spread, are validated on."""
-
-
-class SlicePairs(Protocol):
-    """Pairs of single slices: ``InjectedPairs`` or ``StackPairs``."""
-
-    facts: list[dict[str, Any]]
-
-    @property
-    def subjects(self) -> list[str]:
-        """Sorted, each once."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.intensity import robust_scale
+from BrainDiffLogic.training.slice_pairs import SlicePairs
 from BrainDiffLogic.training.slice_store import LARGEST, SAME_SPACING, on_canvas
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
@@ -64,11 +62,8 @@ def has_stack(folder: Path, name: str) -> bool:
     return (folder / f"{name}.json").is_file()
 
 
-class StackPairs(Dataset[dict[str, Tensor]]):
-    """The pairs of slices in a folder of ``write_stack``: {"moved", "clean"}, each (1, rows, columns) float32.
-
-    facts     of each pair: those of its scan and "slice"
-    subjects  that they come from, sorted, each once
+class StackPairs(SlicePairs):
+    """The pairs of slices in a folder of ``write_stack``; the facts of each are those of its scan and "slice".
 
     Raises InputError where the folder holds no pair, or a damaged one.
 
@@ -76,30 +71,14 @@ class StackPairs(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.facts: list[dict[str, Any]] = []
-        self._places: list[tuple[str, int]] = []
-        for path in sorted(self.folder.glob("*.json")):
+        super().__init__()
+        for path in sorted(Path(folder).glob("*.json")):
             try:
                 scan = json.loads(path.read_text(encoding="utf-8"))
                 slices, _, _ = scan.pop("slices"), scan["subject"], scan["scan"]
             except (OSError, ValueError, KeyError, AttributeError):
                 raise InputError(f"{path}: damaged; delete it and make the pairs again") from None
             self.facts += [{**scan, "slice": k} for k in slices]
-            self._places += [(path.stem, row) for row in range(len(slices))]
-        if not self._places:
-            raise InputError(f"{self.folder}: there are no pairs of slices here; make them first")
-
-    @property
-    def subjects(self) -> list[str]:
-        """Sorted, each once."""
-        return sorted({facts["subject"] for facts in self.facts})
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        name, row = self._places[index]
-        stacks = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        moved, clean = (torch.from_numpy(stack[row : row + 1].astype(np.float32)) for stack in stacks)
-        return {"moved": moved, "clean": clean}
+            self.places += [(path.with_suffix(".npy"), (0, row), (1, row)) for row in range(len(slices))]
+        if not self.places:
+            raise InputError(f"{folder}: there are no pairs of slices here; make them first")

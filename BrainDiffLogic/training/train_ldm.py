@@ -38,7 +38,7 @@ def train_ldm(
     L.seed_everything(plan.seed, workers=True, verbose=False)
     arguments = chosen_arguments(plan.network, CONFIGURATIONS)
     network = build_diffusion(arguments)
-    _check_latents(latent_shape(autoencoder, store.canvas), arguments)
+    check_latents(latent_shape(autoencoder, store.canvas), arguments)
     last, done = finished(run, network, plan)
     start(run, "ldm", plan, arguments, group=plan.group, vae_sha256=card["sha256"])
     if last and done:
@@ -48,7 +48,8 @@ def train_ldm(
     return fit(module, batches, run, last, hardware or Hardware(), (("loss",), ("validation/loss",)))
 
 
-def _check_latents(shape: tuple[int, int, int], arguments: dict[str, object]) -> None:
+def check_latents(shape: tuple[int, int, int], arguments: dict[str, object]) -> None:
+    """Raise InputError where latents (C, h, w) do not fit a diffusion model of these arguments."""
     levels = arguments.get("channels")
     multiple = 2 ** (len(levels) - 1) if isinstance(levels, list) else 1
     if arguments.get("in_channels") != shape[0]:

@@ -91,7 +91,7 @@ def describe(store: SliceStore, training: np.ndarray, validation: np.ndarray) ->
     """What a card says about the slices of a run."""
     return {
         "slices": dict(Counter(store.items[n]["group"] for n in training)),
-        "subjects": len({store.items[n]["subject"] for n in training}),
+        "training_subjects": sorted({store.items[n]["subject"] for n in training}),
         "held_out_subjects": sorted({store.items[n]["subject"] for n in validation}),
         "store": store.digest,
     }

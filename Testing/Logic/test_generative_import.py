@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_stores import LDM_NETWORK, VAE_NETWORK
+import yaml
+from tiny_stores import LDM_NETWORK, VAE_NETWORK, write_store
 from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks.autoencoder import build_autoencoder
 from BrainDiffLogic.networks.diffusion import build_diffusion
-from BrainDiffLogic.networks.generative_import import load_old_state, read_old_state, translate_arguments
+from BrainDiffLogic.networks.generative_import import RENAMED, load_old_state, read_old_state, translate_arguments
+from BrainDiffLogic.training.generative_checkpoints import check_partners, load_ldm, load_vae
+from BrainDiffLogic.training.slice_store import SliceStore
+from Harness.command_line import braindiff
 
 VAE = {**VAE_NETWORK, "with_encoder_nonlocal_attn": True, "with_decoder_nonlocal_attn": True}
+RENAMED_BACK = {new: old for old, new in RENAMED.items()}
 BUILD = {"vae": (build_autoencoder, VAE), "ldm": (build_diffusion, LDM_NETWORK)}
 
 
@@ -97,6 +102,70 @@ def test_a_file_of_weights_is_read_and_anything_else_refused(tmp_path: Path) -> 
     torch.save({"epoch": 3}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="not a state dict"):
         read_old_state(tmp_path / "other.pth")
+
+
+# As a command
+
+
+@pytest.fixture
+def old_files(tmp_path: Path) -> Path:
+    """A slice store, and vae and ldm as monai-generative saves them with a YAML file of the network of each."""
+    write_store(tmp_path / "store")
+    for kind, (build, arguments) in BUILD.items():
+        source = randomised(build({**arguments, "include_fc": False}))
+        torch.save(old_style(source), tmp_path / f"{kind}.pth")
+        torch.save(source.state_dict(), tmp_path / f"{kind}-source.pth")
+        old_names = {RENAMED_BACK.get(name, name): value for name, value in arguments.items()}
+        (tmp_path / f"{kind}.yaml").write_text(yaml.safe_dump({"network": old_names}))
+    return tmp_path
+
+
+def convert(folder: Path, kind: str, *options: object) -> int:
+    files = folder / f"{kind}.pth", folder / f"{kind}.safetensors"
+    return braindiff(
+        "models", "convert", kind, *files, "--config", folder / f"{kind}.yaml", "--data", folder / "store", *options
+    )
+
+
+def test_old_weights_become_files_that_load_with_the_same_output(old_files: Path) -> None:
+    assert convert(old_files, "vae", "--scale", 0.7) == 0
+    assert convert(old_files, "ldm", "--vae", old_files / "vae.safetensors") == 0
+    vae, vae_card = load_vae(old_files / "vae.safetensors")
+    ldm, ldm_card = load_ldm(old_files / "ldm.safetensors")
+    check_partners(vae_card, ldm_card)
+    assert vae_card["scale"] == ldm_card["scale"] == 0.7
+    for kind, network in (("vae", vae), ("ldm", ldm)):
+        build, arguments = BUILD[kind]
+        source = build({**arguments, "include_fc": False}).eval()
+        source.load_state_dict(torch.load(old_files / f"{kind}-source.pth", weights_only=True))
+        torch.testing.assert_close(output(network), output(source), rtol=1e-5, atol=1e-5)
+
+
+def test_the_scale_of_old_weights_is_measured_where_it_is_not_given(old_files: Path) -> None:
+    assert convert(old_files, "vae") == 0
+    network, card = load_vae(old_files / "vae.safetensors")
+    store = SliceStore(old_files / "store")
+    images = torch.from_numpy(store.array[store.select(split="prior")].astype("float32"))[:, None]
+    with torch.no_grad():
+        assert card["scale"] == pytest.approx(1 / network.encode(images)[0].std().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind, options, message", [
+    ("ldm", (), "an ldm needs the autoencoder"), ("vae", ("--scale", -1), "--scale -1.0: must be above 0"),
+])  # fmt: skip
+def test_options_that_convert_nothing_are_refused(
+    old_files: Path, capsys: pytest.CaptureFixture[str], kind: str, options: tuple[object, ...], message: str
+) -> None:
+    assert convert(old_files, kind, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not list(old_files.glob("*.safetensors"))
+
+
+def test_weights_of_another_network_are_not_converted(old_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (old_files / "vae.pth").write_bytes((old_files / "ldm.pth").read_bytes())
+    assert convert(old_files, "vae") == 2
+    assert "do not fit the network" in capsys.readouterr().err
+    assert not list(old_files.glob("*.safetensors"))
 
 
 # The package itself

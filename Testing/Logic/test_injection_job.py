@@ -179,8 +179,9 @@ def test_a_split_without_clean_slices_is_refused(a_store: SliceStore, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prior_from_a_store_that_is_split_otherwise_is_refused(a_store: SliceStore, tmp_path: Path) -> None:
-    training = {"group": "motion", "held_out_subjects": ["sub-1", "sub-p"]}
+@pytest.mark.parametrize("part", ["training_subjects", "held_out_subjects"])
+def test_a_prior_from_a_store_that_is_split_otherwise_is_refused(a_store: SliceStore, tmp_path: Path, part: str) -> None:
+    training = {"group": "motion", part: ["sub-1", "sub-p"]}
     cards = {**CARDS, "ldm": {**CARDS["ldm"], "training": training}}
     with pytest.raises(InputError, match="the LDM was trained where sub-1, now in correction, was in prior"):
         synthesize(a_store, PRIOR, cards, tmp_path / "out", QUICK)
