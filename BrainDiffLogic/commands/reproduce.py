@@ -6,12 +6,21 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from BrainDiffLogic.commands.progress import Report, shown_progress
 from BrainDiffLogic.commands.train import require_training_packages
 from BrainDiffLogic.errors import InputError
 
-PAPERS = ("braindiff",)
+if TYPE_CHECKING:
+    from BrainDiffLogic.reproduction.stages import Stage
+    from BrainDiffLogic.reproduction.work import RecipeSettings
+
+OWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "braindiff": ("perceptual", "vgg", "paper_injection"), "mcnet": (), "rmman": ("inception",),
+}  # fmt: skip
+"""Paper: options that the others do not have; given to those they are refused."""
+PAPERS = tuple(OWN_OPTIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,34 +33,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
     add("--jobs", type=int, default=1, metavar="N", help="processes that simulate and register (default: 1)")
     add("--only", nargs="+", default=[], metavar="STAGE", help="these stages alone, for jobs on a cluster")
-    add("--perceptual", metavar="TERM", help="perceptual term of the autoencoder instead of the size's")
-    add("--vgg", type=Path, metavar="F", help="torchvision's vgg16 weights, which the paper's perceptual term needs")
-    add("--paper-injection", action="store_true", help="inject as the paper: t in 0.35 T to 0.65 T, every step, decode")
     add("--seed", type=int, default=0, metavar="N", help="of the injection and the simulated pairs (default: 0)")
+    own = parser.add_argument_group("braindiff").add_argument
+    own("--perceptual", metavar="TERM", help="perceptual term of the autoencoder instead of the size's")
+    own("--vgg", type=Path, metavar="F", help="torchvision's vgg16 weights, which the paper's perceptual term needs")
+    own("--paper-injection", action="store_true", default=None,
+        help="inject as the paper: t in 0.35 T to 0.65 T, every step, decode")  # fmt: skip
+    own = parser.add_argument_group("rmman").add_argument
+    own("--inception", type=Path, metavar="F", help="torchvision's inception_v3 weights: adds the Inception Score")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages that are not done; print where the table is."""
     require_training_packages()
     from BrainDiffLogic.inference import choose_device
-    from BrainDiffLogic.reproduction.settings import settings_of
-    from BrainDiffLogic.reproduction.stages import NAMES, reproduce
+    from BrainDiffLogic.reproduction.stages import reproduce
     from BrainDiffLogic.reproduction.work import Work
 
-    if unknown := [name for name in args.only if name not in NAMES]:
-        raise InputError(f"--only {unknown[0]}: there is no such stage; stages are {', '.join(NAMES)}")
+    for name in {name for names in OWN_OPTIONS.values() for name in names} - set(OWN_OPTIONS[args.paper]):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is no option of reproduce {args.paper}; leave it out")
+    stages = _stages(args.paper)
+    names = [stage.name for stage in stages]
+    if unknown := [name for name in args.only if name not in names]:
+        raise InputError(f"--only {unknown[0]}: there is no such stage; stages are {', '.join(names)}")
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: must be 1 or more")
     choose_device(args.device)
-    settings = settings_of(
-        args.size, perceptual=args.perceptual, vgg=args.vgg, paper_injection=args.paper_injection, seed=args.seed
-    )
-    work = Work(args.data, args.out, settings, args.device, args.jobs, _progress())
-    table = reproduce(work, args.only, _tell)
+    work = Work(args.data, args.out, _settings(args), args.device, args.jobs, _progress())
+    table = reproduce(stages, work, args.only, _tell)
     if table.is_file():
         print(table.read_text(encoding="utf-8"))
         print(f"written: {table}")
     return 0
+
+
+def _stages(paper: str) -> tuple[Stage[Any], ...]:
+    from BrainDiffLogic.reproduction import braindiff, mcnet, rmman
+
+    recipes: dict[str, tuple[Stage[Any], ...]] = {
+        "braindiff": braindiff.STAGES, "mcnet": mcnet.STAGES, "rmman": rmman.STAGES,
+    }  # fmt: skip
+    return recipes[paper]
+
+
+def _settings(args: argparse.Namespace) -> RecipeSettings:
+    from BrainDiffLogic.reproduction import mcnet, rmman, settings
+
+    if args.paper == "mcnet":
+        return mcnet.mcnet_settings(args.size, args.seed)
+    if args.paper == "rmman":
+        return rmman.rmman_settings(args.size, args.seed, args.inception)
+    return settings.settings_of(
+        args.size, perceptual=args.perceptual, vgg=args.vgg, paper_injection=bool(args.paper_injection), seed=args.seed
+    )
 
 
 def _progress() -> Report:

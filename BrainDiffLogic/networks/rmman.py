@@ -13,6 +13,7 @@ from BrainDiffLogic.networks.body import MultiScaleBody
 
 CHANNELS = (32, 64, 128)
 """Channels at strides 1, 2, 4 of the encoder (SRN)."""
+BLOCKS = ("dw", "edsr", "srresnet")
 
 
 def image_pyramid(image: Tensor, scales: int) -> list[Tensor]:
@@ -29,25 +30,29 @@ def image_pyramid(image: Tensor, scales: int) -> list[Tensor]:
 
 
 class ResidualBlock(nn.Module):
-    """Residual block without normalisation, x + f(x), channels kept.
+    """Residual block, x + f(x), channels kept; without normalisation but for "srresnet".
 
     Args:
         channels: channels in and out.
         kernel: odd kernel size.
         block: "edsr", f = conv-ReLU-conv (EDSR, SRN); "dw" (RMMAN's DW-ResBlock), conv-ReLU-conv inserted
-            after the first convolution: f = conv-[conv-ReLU-conv]-ReLU-conv, four convolutions.
+            after the first convolution: f = conv-[conv-ReLU-conv]-ReLU-conv, four convolutions; "srresnet"
+            (Ledig 2017, the paper's Fig. 3a), f = conv-norm-ReLU-conv-norm. Batch normalisation counts its
+            running statistics over all scales where they share weights.
         act_between: "dw" only: a ReLU also between the first and the inserted convolution, which the paper's
             text does not have; without it the two are one linear convolution of a larger kernel.
     """
 
     def __init__(self, channels: int, kernel: int, block: str = "dw", act_between: bool = False) -> None:
         super().__init__()
-        if block not in ("dw", "edsr"):
-            raise InputError(f'block must be "dw" or "edsr", not "{block}"')
+        if block not in BLOCKS:
+            raise InputError(f'block must be "dw", "edsr" or "srresnet", not "{block}"')
         count = 4 if block == "dw" else 2
         layers: list[nn.Module] = []
         for index in range(count):
             layers.append(nn.Conv2d(channels, channels, kernel, padding=kernel // 2))
+            if block == "srresnet":
+                layers.append(nn.BatchNorm2d(channels))
             linear_pair = block == "dw" and index == 0 and not act_between
             if index < count - 1 and not linear_pair:
                 layers.append(nn.ReLU(inplace=True))
@@ -113,7 +118,7 @@ class Rmman(MultiScaleBody):
         channels: channels at strides 1, 2, 4.
         kernel: 3, 5 (the paper's best) or 7.
         blocks: residual blocks per level and direction, 1 to 5 (the paper's n = m, 3).
-        block: "dw" (RMMAN) or "edsr", see `ResidualBlock`.
+        block: "dw" (RMMAN), "edsr" or "srresnet", see `ResidualBlock`.
         act_between: see `ResidualBlock`.
         scales: levels of the image pyramid, ratio 0.5.
         shared: one set of weights at every scale (SRN) or one set each.
@@ -134,9 +139,7 @@ class Rmman(MultiScaleBody):
         if not 1 <= blocks <= 5:
             raise InputError(f"blocks must be 1 to 5, not {blocks}")
         if len(channels) != 3 or scales < 1:
-            raise InputError(
-                f"RMMAN needs 3 channel numbers and 1 scale or more, not {channels} and {scales}"
-            )
+            raise InputError(f"RMMAN needs 3 channel numbers and 1 scale or more, not {channels} and {scales}")
         cell = shuffle**2
         self.in_channels, self.scales, self.residual = in_channels, scales, residual
         self.shuffle, self.gain = shuffle, gain

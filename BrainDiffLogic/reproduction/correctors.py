@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from BrainDiffLogic.reproduction.found import assert_split
-from BrainDiffLogic.reproduction.settings import without_contrast
-from BrainDiffLogic.reproduction.work import Work
+from BrainDiffLogic.reproduction.settings import Settings, without_contrast
+from BrainDiffLogic.reproduction.work import S, Work
 from BrainDiffLogic.training.configuration import Configuration
 from BrainDiffLogic.training.pair_run import PairRun, export_pair_corrector, injected_run, stack_run, train_on_pairs
 
@@ -18,30 +18,33 @@ CORRECTORS = {
 """Stage: what the table calls it."""
 
 
-def corrector(work: Work) -> dict[str, Any]:
+def corrector(work: Work[Settings]) -> dict[str, Any]:
     """Phase 4."""
-    return _train(work, "corrector", work.settings.corrector, _injected(work))
+    return train(work, "corrector", work.settings.corrector, _injected(work))
 
 
-def corrector_without_contrast(work: Work) -> dict[str, Any]:
+def corrector_without_contrast(work: Work[Settings]) -> dict[str, Any]:
     """Phase 4 without the contrastive term."""
-    return _train(work, "corrector-l1", without_contrast(work.settings.corrector), _injected(work))
+    return train(work, "corrector-l1", without_contrast(work.settings.corrector), _injected(work))
 
 
-def physics_corrector(work: Work) -> dict[str, Any]:
+def physics_corrector(work: Work[Settings]) -> dict[str, Any]:
     """The network, loss and slices of phase 4, the motion simulated."""
     start = stack_run(
         work.out / "physics", work.settings.spacing_mm, "simulated", work.weights("vae"), work.hardware.accelerator
     )
-    return _train(work, "corrector-physics", work.settings.corrector, start)
+    return train(work, "corrector-physics", work.settings.corrector, start)
 
 
-def _injected(work: Work) -> PairRun:
+def _injected(work: Work[Settings]) -> PairRun:
     return injected_run(work.out / "injected", work.weights("vae"), work.hardware.accelerator)
 
 
-def _train(work: Work, name: str, configuration: Configuration, start: PairRun) -> dict[str, Any]:
-    assert_split(name, start.pairs.subjects, work.manifest, "correction")
+def train(
+    work: Work[S], name: str, configuration: Configuration, start: PairRun, splits: tuple[str, ...] = ("correction",)
+) -> dict[str, Any]:
+    """Train the corrector of the stage ``name`` on pairs of subjects of the ``splits``; returns the facts to note."""
+    assert_split(name, start.pairs.subjects, work.manifest, *splits)
     checkpoint = train_on_pairs(configuration, start, work.out / name)
     card = export_pair_corrector(configuration, start, checkpoint, work.weights(name))
     facts = {key: card["training"][key] for key in ("slices", "subjects", "held_out_subjects", "steps")}

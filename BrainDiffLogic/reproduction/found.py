@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from BrainDiffLogic.cohort.bids import Scan, find_scans, pairs, without_bad_stills
 from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint
 from BrainDiffLogic.errors import InputError
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What a recipe takes from a cohort.
+
+    groups    of scans, "clean" or "motion"; scans of others are left out
+    training  splits whose clean scans correctors learn from
+    told      by split, what the recipe does with it, for the person
+    """
+
+    groups: tuple[str, ...]
+    training: tuple[str, ...]
+    told: Mapping[str, str]
+
+    def needs(self, held_out: bool) -> list[tuple[tuple[str, ...], str, int]]:
+        """(splits, group, least number of subjects); held_out: correctors hold out a subject to validate on."""
+        prior = [(("prior",), group, 1) for group in self.groups if "prior" not in self.training]
+        return [*prior, (self.training, "clean", 2 if held_out else 1), (("test",), "clean", 1)]
+
+
+HINTS = {"clean": "acq-standard or a score of 1", "motion": "acq-headmotionN or a score of 2 or 3"}
+"""What makes a scan one of a group."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +61,12 @@ class Cohort:
         return [scan for scan in self.scans if scan.subject in chosen and scan.group == group]
 
 
-def find_cohort(data: Path, worst_still: int) -> Cohort:
-    """The cohort in the BIDS folder ``data``. Raises InputError where it cannot train a motion prior."""
+def find_cohort(data: Path, worst_still: int, groups: Sequence[str] = tuple(HINTS)) -> Cohort:
+    """The cohort in the BIDS folder ``data``: its scans of the ``groups``.
+
+    worst_still  still scans with a worse expert score are left out
+    Raises InputError where there is no scan of a group.
+    """
     everything = find_scans(data, allow_missing=True)
     named = [scan for scan in everything if scan.group]
     good = without_bad_stills(named, worst_still)
@@ -48,17 +74,21 @@ def find_cohort(data: Path, worst_still: int) -> Cohort:
         "neither clean nor motion by name or score": [s.name for s in everything if not s.group],
         f"still scans with a score worse than {worst_still}": [s.name for s in named if s not in good],
     }
-    groups = Counter(scan.group for scan in good)
-    for group, hint in (("clean", "acq-standard or a score of 1"), ("motion", "acq-headmotionN or a score of 2 or 3")):
-        if not groups[group]:
-            raise InputError(f"{data}: there is no {group} scan; mark them by {hint} in derivatives/scores.tsv")
-    matched = pairs(good)
-    partners = {scan.name for pair in matched for scan in pair}
-    excluded["without a partner (no pair, used elsewhere)"] = [s.name for s in good if s.name not in partners]
-    return Cohort(good, matched, {reason: names for reason, names in excluded.items() if names})
+    for group in groups:
+        if not any(scan.group == group for scan in good):
+            raise InputError(f"{data}: there is no {group} scan; mark them by {HINTS[group]} in derivatives/scores.tsv")
+    matched: list[tuple[Scan, Scan]] = []
+    if "motion" in groups:
+        matched = pairs(good)
+        partners = {scan.name for pair in matched for scan in pair}
+        excluded["without a partner (no pair, used elsewhere)"] = [s.name for s in good if s.name not in partners]
+    else:
+        excluded["with motion (it is simulated here)"] = [s.name for s in good if s.group not in groups]
+    chosen = [scan for scan in good if scan.group in groups]
+    return Cohort(chosen, matched, {reason: names for reason, names in excluded.items() if names})
 
 
-def describe(cohort: Cohort, manifest: Manifest) -> list[str]:
+def describe(cohort: Cohort, manifest: Manifest, uses: Uses) -> list[str]:
     """Lines for the person: what was found, and what each stage will use."""
     clean, motion = (sum(scan.group == group for scan in cohort.scans) for group in ("clean", "motion"))
     lines = [
@@ -68,29 +98,25 @@ def describe(cohort: Cohort, manifest: Manifest) -> list[str]:
     for reason, names in cohort.excluded.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         lines.append(f"left out, {reason}: {', '.join(names[:3])}{more}")
-    uses = {
-        "prior": "vae: both groups; ldm: motion; ldm-clean: clean",
-        "correction": "vae: both groups; injected, physics, correctors: clean",
-        "test": "table only: clean, and the pairs with motion",
-    }
     for split in SPLITS:
         members = manifest.splits[split]
-        counts = [len(cohort.of(members, group)) for group in ("clean", "motion")]
-        lines.append(f"{split}: {len(members)} subjects, {counts[0]} clean, {counts[1]} motion scans ({uses[split]})")
+        counts = ", ".join(f"{len(cohort.of(members, group))} {group}" for group in uses.groups)
+        lines.append(f"{split}: {len(members)} subjects, {counts} scans ({uses.told[split]})")
     return lines
 
 
-def check_enough(cohort: Cohort, manifest: Manifest, held_out: bool) -> None:
+def check_enough(cohort: Cohort, manifest: Manifest, needs: Iterable[tuple[Sequence[str], str, int]]) -> None:
     """Raise InputError where a split lacks what its stages need, before hours are spent on the others.
 
-    held_out  whether the corrector holds out a subject of the correction split
+    needs  (splits that serve together, group of scans, least number of subjects)
     """
-    needs = [("prior", "motion", 1), ("prior", "clean", 1), ("correction", "clean", 2 if held_out else 1)]
-    for split, group, least in (*needs, ("test", "clean", 1)):
-        subjects = {scan.subject for scan in cohort.of(manifest.splits[split], group)}
+    for splits, group, least in needs:
+        members = [subject for split in splits for subject in manifest.splits[split]]
+        subjects = {scan.subject for scan in cohort.of(members, group)}
         if len(subjects) < least:
             raise InputError(
-                f"the split {split} has {len(subjects)} subjects with {group} scans, {least} needed; give more subjects"
+                f"the split {' + '.join(splits)} has {len(subjects)} subjects with {group} scans, {least} needed;"
+                " give more subjects"
             )
 
 

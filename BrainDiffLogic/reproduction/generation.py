@@ -1,4 +1,4 @@
-"""The stages up to injected pairs: split, slices, autoencoder, motion prior and control, injection."""
+"""The stages up to injected pairs: slices, autoencoder, motion prior and control, injection."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.cohort.split import cohort_manifest
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.injection.inject import inject, load_prior
 from BrainDiffLogic.injection.job import InjectedPairs, item_name, synthesize
 from BrainDiffLogic.injection.picture import injection_picture
-from BrainDiffLogic.reproduction.found import assert_split, check_enough
+from BrainDiffLogic.reproduction.found import assert_split
+from BrainDiffLogic.reproduction.settings import Settings
 from BrainDiffLogic.reproduction.work import Work
 from BrainDiffLogic.training.diffusion_phase import prior_slices
 from BrainDiffLogic.training.slice_store import SliceStore, build_store
@@ -25,15 +25,7 @@ Facts = dict[str, Any]
 PICTURE = "injected.png"
 
 
-def split(work: Work) -> Facts:
-    """Three-way split of the subjects."""
-    manifest = cohort_manifest(work.out / "manifest.json", work.cohort.subjects, work.settings.shares)
-    check_enough(work.cohort, manifest, work.settings.corrector.validation_share > 0)
-    excluded = {reason: len(names) for reason, names in work.cohort.excluded.items()}
-    return {"splits": {name: len(members) for name, members in manifest.splits.items()}, "left_out": excluded}
-
-
-def slices(work: Work) -> Facts:
+def slices(work: Work[Settings]) -> Facts:
     """Sagittal slices of all scans."""
     settings = work.settings
     store = build_store(
@@ -43,7 +35,7 @@ def slices(work: Work) -> Facts:
     return {"slices": {name: len(store.select(split=name)) for name in ("prior", "correction", "test")}}
 
 
-def autoencoder(work: Work) -> Facts:
+def autoencoder(work: Work[Settings]) -> Facts:
     """Phase 1."""
     plan, folder = work.settings.vae, work.out / "slices"
     used = {subject for name in plan.splits for subject in SliceStore(folder).subjects(name)}
@@ -53,17 +45,17 @@ def autoencoder(work: Work) -> Facts:
     return {"subjects": sorted(used), "validation": card["training"]["validation"]}
 
 
-def motion_prior(work: Work) -> Facts:
+def motion_prior(work: Work[Settings]) -> Facts:
     """Phase 2 on scans with motion."""
     return _prior(work, "motion", "ldm")
 
 
-def clean_prior(work: Work) -> Facts:
+def clean_prior(work: Work[Settings]) -> Facts:
     """Phase 2 on clean scans: what its injection changes is the autoencoder's and the sampler's, not motion."""
     return _prior(work, "clean", "ldm-clean")
 
 
-def _prior(work: Work, group: str, name: str) -> Facts:
+def _prior(work: Work[Settings], group: str, name: str) -> Facts:
     plan, folder, store = replace(work.settings.ldm, group=group), work.out / "slices", work.store
     used = {store.items[n]["subject"] for n in prior_slices(store, group)}
     assert_split(name, used, work.manifest, "prior")
@@ -73,7 +65,7 @@ def _prior(work: Work, group: str, name: str) -> Facts:
     return {"subjects": sorted(used), "group": group, "scale": card["scale"]}
 
 
-def injection(work: Work) -> Facts:
+def injection(work: Work[Settings]) -> Facts:
     """Phase 3: pairs of the correction split, and a picture of a slice beside what the control does to it."""
     facts = _inject(work, "injected", "ldm", "correction")
     if find_spec("matplotlib") is None:
@@ -82,7 +74,7 @@ def injection(work: Work) -> Facts:
     return {**facts, "picture": PICTURE}
 
 
-def injection_for_test(work: Work) -> Facts:
+def injection_for_test(work: Work[Settings]) -> Facts:
     """Injected slices of the test split, by both priors: for the table alone."""
     return {
         "motion prior": _inject(work, "injected-test", "ldm", "test"),
@@ -90,7 +82,7 @@ def injection_for_test(work: Work) -> Facts:
     }
 
 
-def _inject(work: Work, folder: str, ldm: str, name: str) -> Facts:
+def _inject(work: Work[Settings], folder: str, ldm: str, name: str) -> Facts:
     store = work.store
     assert_split(folder, {store.items[n]["subject"] for n in store.select(name, "clean")}, work.manifest, name)
     prior, cards = load_prior(work.weights("vae"), work.weights(ldm), work.device)
@@ -100,7 +92,7 @@ def _inject(work: Work, folder: str, ldm: str, name: str) -> Facts:
     return {**asdict(made), "rejected_share": made.rejected_share}
 
 
-def _draw(work: Work, path: Path) -> None:
+def _draw(work: Work[Settings], path: Path) -> None:
     """The fullest clean slice of those with most accepted versions, its versions, and those of the clean prior."""
     pairs = InjectedPairs(work.out / "injected")
     versions: dict[int, list[int]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +48,7 @@ class Row:
     section  what was measured on; method: what was done to it
     psnr, ssim, mre, sharpness  means over subjects
     subjects, slices            how many
+    ssim_slices, ssim_sd        mean and standard deviation of SSIM over all slices, as MC-Net gives it
     worse_slices, worse_subjects  shares with an MRE above the input's, None where there is no input to compare with
     ssim_fell  SSIM is below that of the input
     """
@@ -62,6 +64,8 @@ class Row:
     worse_slices: float | None = None
     worse_subjects: float | None = None
     ssim_fell: bool = False
+    ssim_slices: float = math.nan
+    ssim_sd: float = math.nan
 
 
 class Measured:
@@ -90,9 +94,11 @@ class Measured:
     def _row(self, method: str) -> Row:
         means = {name: over_subjects(self.subjects, values) for name, values in self.values[method].items()}
         psnr, ssim, mre, sharpness = (float(np.mean(list(means[name].values()))) for name in METRICS)
+        slices = np.array(self.values[method]["ssim"])
         row = Row(
-            self.section, method, psnr, ssim, mre, sharpness, len(set(self.subjects)), len(self.subjects)
-        )
+            self.section, method, psnr, ssim, mre, sharpness, len(set(self.subjects)), len(self.subjects),
+            ssim_slices=float(slices.mean()), ssim_sd=float(slices.std()),
+        )  # fmt: skip
         if method == self.INPUT or self.INPUT not in self.values:
             return row
         before = self.values[self.INPUT]

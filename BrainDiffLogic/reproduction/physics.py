@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.reproduction.found import assert_split
 from BrainDiffLogic.reproduction.settings import Settings
-from BrainDiffLogic.reproduction.work import Progress, Work
-from BrainDiffLogic.threads import one_thread_each
+from BrainDiffLogic.reproduction.tasks import run_all
+from BrainDiffLogic.reproduction.work import Work
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.stack_pairs import StackPairs, has_stack, pair_slices, write_stack
 
@@ -30,7 +28,7 @@ EMPTY = 0.1
 """A reference slice whose brightest pixel is darker, in network units, lies outside the still scan: not compared."""
 
 
-def physics_pairs(work: Work) -> dict[str, Any]:
+def physics_pairs(work: Work[Settings]) -> dict[str, Any]:
     """Motion simulated on the still scans of the correction split: the slices that injection has, as many versions."""
     manifest, store, settings = work.manifest, work.store, work.settings
     scans = work.cohort.of(manifest.splits["correction"], "clean")
@@ -58,7 +56,7 @@ def simulate(scan: Scan, level: str, slices: Sequence[int], settings: Settings, 
     write_stack(folder, f"{scan.name}_{level}", stacks, {**facts, "slices": list(slices)})
 
 
-def motion_test_pairs(work: Work) -> dict[str, Any]:
+def motion_test_pairs(work: Work[Settings]) -> dict[str, Any]:
     """The pairs of the test split: still scans registered with the moved ones, resampled onto them, at their gain."""
     manifest, store = work.manifest, work.store
     chosen = [pair for pair in work.cohort.pairs if pair[1].subject in manifest.splits["test"]]
@@ -97,21 +95,3 @@ def slices_of(store: SliceStore, scan: Scan) -> list[int]:
     if not found:
         raise InputError(f"{scan.path}: has no slices in {store.folder}; delete that folder and make them again")
     return found
-
-
-def run_all(tasks: Sequence[Callable[[], None]], jobs: int, progress: Progress, name: str) -> None:
-    """Run all tasks, in ``jobs`` processes of one thread each where there are several."""
-    if jobs == 1 or len(tasks) < 2:
-        for done, task in enumerate(tasks, start=1):
-            task()
-            progress(done / len(tasks), name)
-        return
-    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(task) for task in tasks]
-        try:
-            for done, job in enumerate(as_completed(waiting), start=1):
-                job.result()
-                progress(done / len(tasks), name)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

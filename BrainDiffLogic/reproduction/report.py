@@ -1,11 +1,11 @@
-"""The table as Markdown, CSV and JSON, the paper's own numbers beside it."""
+"""The table of a reproduction as Markdown, CSV and JSON, the paper's own numbers beside it."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,36 +16,91 @@ from BrainDiffLogic.reproduction.measures import CONVENTION, Row
 from BrainDiffLogic.reproduction.work import FORMAT, write_json
 
 TABLE, FORMATS = "table", ("md", "csv", "json")
-PAPER = (
-    ("VAE (Reconstruction)", 30.60, 0.8707, 0.0443),
-    ("LDM (Artifact Injection)", 21.46, 0.6360, 0.1337),
-    ("Corrector (Restoration)", 22.12, 0.5724, 0.1072),
-)
-"""BrainDiff, Table I: stage, PSNR in dB, SSIM, MRE."""
-PAPER_NOTE = (
-    "MR-ART; the paper states no convention, no do-nothing row and no number of slices, so that its numbers compare"
-    " with each other alone. Its corrector's SSIM lies below that of its injected input."
-)
+TABLES = tuple(f"{TABLE}.{suffix}" for suffix in FORMATS)
+"""What the last stage of every recipe leaves."""
 FELL = "SSIM fell"
+
+Cell = Callable[[Any], str]
+"""The text of a row in a column."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """What a paper printed: its lines under their headings, the first of which names the line.
+
+    formats  of the numbers by heading; headings in lower case are keys of the JSON file
+    """
+
+    title: str
+    formats: Mapping[str, str]
+    lines: Sequence[Sequence[Any]]
+    note: str
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The lines for JSON, each with the title."""
+        keys = [heading.lower().replace(" ", "_") for heading in self.formats]
+        return [{"table": self.title, **dict(zip(keys, line, strict=True))} for line in self.lines]
+
+    def markdown(self) -> list[str]:
+        """Its title, table and note."""
+        header = ["", *list(self.formats)[1:]]
+        cells = [["" if v is None else f"{v:{f}}" for v, f in zip(line, self.formats.values(), strict=True)]
+                 for line in self.lines]  # fmt: skip
+        return [f"## {self.title}", "", *_table(header, cells), "", self.note, ""]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a recipe's table looks.
+
+    columns     heading: the text of a row in it; the name of the method stands before them
+    papers      what the paper printed
+    convention  of the measures
+    """
+
+    title: str
+    columns: Mapping[str, Cell]
+    papers: Sequence[PaperTable]
+    convention: str = CONVENTION
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 in percent; nothing for None."""
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+PSNR: dict[str, Cell] = {"PSNR": lambda row: f"{row.psnr:.2f}"}
+SSIM: dict[str, Cell] = {"SSIM": lambda row: f"{row.ssim:.4f}"}
+REST: dict[str, Cell] = {
+    "MRE": lambda row: f"{row.mre:.4f}",
+    "sharpness": lambda row: f"{row.sharpness:.2f}",
+    "worse: slices": lambda row: percent(row.worse_slices),
+    "subjects": lambda row: percent(row.worse_subjects),
+    "n slices (subjects)": lambda row: f"{row.slices} ({row.subjects})",
+    " ": lambda row: FELL if row.ssim_fell else "",
+}
+"""Columns that every table has."""
 
 
 def write_report(
-    out: Path, rows: Sequence[Row], cohort: Sequence[str], notes: Sequence[str], log: Sequence[dict[str, Any]]
-) -> None:
+    out: Path, layout: Layout, rows: Sequence[Row], cohort: Sequence[str], notes: Sequence[str],
+    log: Sequence[dict[str, Any]],
+) -> None:  # fmt: skip
     """Write table.md, table.csv and table.json to the folder ``out``.
 
+    rows           of one class: their fields are the columns of the CSV file
     cohort, notes  lines printed with the table; log: of the stages, for their times
     """
     times = {note["stage"]: note["seconds"] for note in log if note["stage"] != TABLE}
     with staged_output(out / f"{TABLE}.md") as staged:
-        staged.write_text(_markdown(rows, cohort, notes, times), encoding="utf-8")
+        staged.write_text(_markdown(layout, rows, cohort, notes, times), encoding="utf-8")
     with staged_output(out / f"{TABLE}.csv") as staged:
         staged.write_text(_csv(rows), encoding="utf-8")
-    paper = [dict(zip(("stage", "psnr", "ssim", "mre"), line, strict=True)) for line in PAPER]
     write_json(out / f"{TABLE}.json", {
-        "format": FORMAT, "version": __version__, "convention": CONVENTION, "cohort": list(cohort),
-        "notes": list(notes), "rows": [_plain(row) for row in rows], "paper": paper, "paper_note": PAPER_NOTE,
-        "seconds": times,
+        "format": FORMAT, "version": __version__, "convention": layout.convention, "cohort": list(cohort),
+        "notes": list(notes), "rows": [_plain(row) for row in rows],
+        "paper": [line for paper in layout.papers for line in paper.as_dicts()],
+        "paper_note": " ".join(dict.fromkeys(paper.note for paper in layout.papers)), "seconds": times,
     })  # fmt: skip
 
 
@@ -55,38 +110,26 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _csv(rows: Sequence[Row]) -> str:
     text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_plain(row) for row in rows)
     return text.getvalue()
 
 
-def _markdown(rows: Sequence[Row], cohort: Iterable[str], notes: Iterable[str], times: dict[str, float]) -> str:
-    header = ["", "PSNR", "SSIM", "MRE", "sharpness", "worse: slices", "subjects", "n slices (subjects)", ""]
-    lines = ["# Table I on your data: subjects of the test split", "", f"Convention: {CONVENTION}.", ""]
+def _markdown(
+    layout: Layout, rows: Sequence[Row], cohort: Iterable[str], notes: Iterable[str], times: dict[str, float]
+) -> str:
+    lines = [f"# {layout.title}", "", f"Convention: {layout.convention}.", ""]
     for section in dict.fromkeys(row.section for row in rows):
-        lines += [f"## {section[0].upper()}{section[1:]}", "", *_table(header, _cells(rows, section)), ""]
+        cells = [[row.method, *(cell(row) for cell in layout.columns.values())] for row in rows
+                 if row.section == section]  # fmt: skip
+        lines += [f"## {section[0].upper()}{section[1:]}", "", *_table(["", *layout.columns], cells), ""]
     fallen = [f"- **{FELL}** below its input's: {row.section}, {row.method}" for row in rows if row.ssim_fell]
     lines += [*(fallen or ["No method's SSIM fell below its input's."]), ""]
-    paper = [[stage, f"{psnr:.2f}", f"{ssim:.4f}", f"{mre:.4f}"] for stage, psnr, ssim, mre in PAPER]
-    lines += ["## The paper's own Table I, on its own data", "", *_table(["", "PSNR", "SSIM", "MRE"], paper), ""]
-    lines += [PAPER_NOTE, "", "## Notes", "", *(f"- {note}" for note in (*notes, *cohort)), "", "## Times", ""]
+    for paper in layout.papers:
+        lines += paper.markdown()
+    lines += ["## Notes", "", *(f"- {note}" for note in (*notes, *cohort)), "", "## Times", ""]
     return "\n".join([*lines, *_table(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in times.items()]), ""])
-
-
-def _cells(rows: Iterable[Row], section: str) -> list[list[str]]:
-    return [
-        [
-            row.method, f"{row.psnr:.2f}", f"{row.ssim:.4f}", f"{row.mre:.4f}", f"{row.sharpness:.2f}",
-            _percent(row.worse_slices), _percent(row.worse_subjects), f"{row.slices} ({row.subjects})",
-            FELL if row.ssim_fell else "",
-        ]
-        for row in rows if row.section == section
-    ]  # fmt: skip
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:

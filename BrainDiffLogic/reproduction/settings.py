@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from BrainDiffLogic.cohort.split import DEFAULT_SHARES
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.inject import PAPER, Plan
+from BrainDiffLogic.reproduction.found import Uses
 from BrainDiffLogic.training.configuration import Configuration, find_configuration, read_configuration
 from BrainDiffLogic.training.generative_configuration import (
     LdmConfiguration,
@@ -25,6 +26,12 @@ PHYSICS_LEVELS = ("nod", "drift", "steps", "swallow", "tremor")
 """Presets of the physics pairs: as many as injection makes variants, so that both correctors see as many pairs."""
 PHYSICS_SEVERITY_MM = (0.5, 5.0)
 """Mean displacement, drawn log-uniformly. Chosen without looking at the test's motion."""
+
+USES = Uses(("clean", "motion"), ("correction",), {
+    "prior": "vae: both groups; ldm: motion; ldm-clean: clean",
+    "correction": "vae: both groups; injected, physics, correctors: clean",
+    "test": "table only: clean, and the pairs with motion",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Settings:
     physics_levels: tuple[str, ...] = PHYSICS_LEVELS
     physics_severity_mm: tuple[float, float] = PHYSICS_SEVERITY_MM
     pe_axis: str = "AP"
+    uses: ClassVar[Uses] = USES
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON holds it."""

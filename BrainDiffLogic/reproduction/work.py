@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from BrainDiffLogic.cohort.split import Manifest, read_manifest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.inference import choose_device
-from BrainDiffLogic.reproduction.found import Cohort, find_cohort
-from BrainDiffLogic.reproduction.settings import Settings
+from BrainDiffLogic.reproduction.found import Cohort, Uses, find_cohort
 from BrainDiffLogic.training.generative_run import Hardware
 from BrainDiffLogic.training.slice_store import SliceStore
 
@@ -28,8 +27,30 @@ STAGED = ".braindiff-"
 Progress = Callable[[float, str], None]
 
 
+class RecipeSettings(Protocol):
+    """What the settings of every recipe say; ``Settings`` of BrainDiff, ``ComparisonSettings`` of the others."""
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Of the subjects, see ``cohort.split``."""
+
+    @property
+    def worst_still(self) -> int:
+        """Still scans with a worse expert score are left out."""
+
+    @property
+    def uses(self) -> Uses:
+        """Of the cohort."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+
+
+S = TypeVar("S", bound=RecipeSettings)
+
+
 @dataclass
-class Work:
+class Work(Generic[S]):
     """A reproduction under way: ``data``, the BIDS folder, becomes what lies in ``out``.
 
     device    "auto", "cpu", "cuda" or "mps"; jobs: processes that simulate and register
@@ -38,7 +59,7 @@ class Work:
 
     data: Path
     out: Path
-    settings: Settings
+    settings: S
     device: str = "auto"
     jobs: int = 1
     progress: Progress = field(default=lambda share, stage: None)
@@ -46,7 +67,7 @@ class Work:
     @cached_property
     def cohort(self) -> Cohort:
         """What the BIDS folder holds."""
-        return find_cohort(self.data, self.settings.worst_still)
+        return find_cohort(self.data, self.settings.worst_still, self.settings.uses.groups)
 
     @property
     def manifest(self) -> Manifest:

@@ -179,8 +179,8 @@ def sagittal_slices(
     return kept, np.clip(slices, -LARGEST, LARGEST).astype("<f2"), _cut_off(mask, np.array(canvas) * zoom)
 
 
-def on_canvas(image: np.ndarray, canvas: tuple[int, int], zoom: np.ndarray) -> np.ndarray:
-    """A slice (rows, columns) sampled every ``zoom`` pixels around its middle, zeros outside.
+def on_canvas(image: np.ndarray, canvas: tuple[int, ...], zoom: np.ndarray) -> np.ndarray:
+    """A slice (rows, columns), or a stack of them, sampled every ``zoom`` pixels around its middle, zeros outside.
 
     Cubic splines; where pixels grow, after a Gaussian against aliasing that makes the old pixel's width the new one's
     (Cardoso et al., MICCAI 2015). Pixels that stay as they are are copied.
@@ -192,7 +192,7 @@ def on_canvas(image: np.ndarray, canvas: tuple[int, int], zoom: np.ndarray) -> n
     return ndimage.affine_transform(smooth, zoom, start, canvas, order=3, mode="constant")
 
 
-def _centred(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+def _centred(image: np.ndarray, canvas: tuple[int, ...]) -> np.ndarray:
     """The middle of a slice, cut and padded with zeros."""
     for axis, size in enumerate(canvas):
         start = max(0, (image.shape[axis] - size) // 2)

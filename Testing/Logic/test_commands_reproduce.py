@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_reproduction import tiny_settings, write_cohort
+from tiny_reproduction import tiny_comparison, tiny_settings, write_cohort
 
-from BrainDiffLogic.reproduction import settings
+from BrainDiffLogic.reproduction import mcnet, rmman, settings
 from Harness.command_line import assert_refused, braindiff
 
 
@@ -39,6 +39,37 @@ def test_stages_run_one_by_one_and_say_what_they_do(
     assert "stage table needs injected-test, which is not done" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("paper", "pairs"), [("mcnet", "pairs-rotation"), ("rmman", "pairs-rigid")])
+def test_the_other_papers_have_stages_of_their_own(
+    paper: str, pairs: str, a_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    module = {"mcnet": mcnet, "rmman": rmman}[paper]
+    plan = tiny_comparison(getattr(module, f"{paper}_settings")("compact"))
+    monkeypatch.setattr(module, f"{paper}_settings", lambda size, *options: plan)
+    call = ["reproduce", paper, "--data", a_cohort, "--out", tmp_path / "run", "--device", "cpu"]
+    assert braindiff(*call, "--only", "manifest", pairs) == 0
+    printed = capsys.readouterr()
+    assert "correction: 2 subjects, 2 clean scans (pairs to train on)" in printed.err
+    assert f"{pairs}: Simulated pairs" in printed.err and "Simulating: 100 %" in printed.err
+    assert braindiff(*call, "--only", "table") == 2
+    assert "stage table needs r" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("paper", "options"),
+    [
+        ("mcnet", ["--inception", "w.pth"]), ("mcnet", ["--vgg", "w.pth"]), ("rmman", ["--paper-injection"]),
+        ("rmman", ["--perceptual", "gradient"]), ("braindiff", ["--inception", "w.pth"]),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_paper_is_refused(
+    a_cohort: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], paper: str, options: list[str]
+) -> None:
+    call = ["reproduce", paper, "--data", a_cohort, "--out", tmp_path / "run", "--device", "cpu", *options]
+    assert_refused(tmp_path, capfd, call, f"{options[0]} is no option of reproduce {paper}")
+
+
 @pytest.mark.slow
 def test_processes_make_the_pairs_that_one_makes(tiny: None, a_cohort: Path, tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -58,7 +89,7 @@ def test_processes_make_the_pairs_that_one_makes(tiny: None, a_cohort: Path, tmp
         (["--only", "training"], ("--only training", "stages are manifest, slices")),
         (["--jobs", "0"], ("--jobs 0",)), (["--size", "large"], ("--size",)), (["--data", "nowhere"], ("nowhere",)),
         (["--size", "paper"], ("--vgg", "--perceptual gradient")), (["--only", "vae"], ("vae needs slices",)),
-        (["--perceptual", "beauty"], ("perceptual", "'beauty'")),
+        (["--perceptual", "beauty"], ("perceptual", "'beauty'")), (["--only", "pairs-rotation"], ("no such stage",)),
     ],
 )  # fmt: skip
 def test_bad_usage_is_refused_in_one_line(

@@ -259,12 +259,13 @@ def test_compact_network_is_cheap_enough_for_two_cores(family: str, gigaflops: f
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("blocks", [1, 2, 5])
-@pytest.mark.parametrize("block", ["dw", "edsr"])
+@pytest.mark.parametrize("block", ["dw", "edsr", "srresnet"])
 def test_rmman_variants_have_the_parameters_their_formula_says(kernel: int, blocks: int, block: str) -> None:
     a, b, c = 4, 6, 8
     area = kernel**2
     convolutions = 6 * blocks // 3 * (4 if block == "dw" else 2)
     expected = convolutions * sum(area * width**2 + width for width in (a, b, c))
+    expected += convolutions * 2 * (a + b + c) if block == "srresnet" else 0
     expected += (area * 2 * a + a) + (area * a * b + b) + (area * b * c + c)
     expected += (16 * c * b + b) + (16 * b * a + a) + (area * a + 1)
     corrector = a_corrector("rmman", "paper", kernel=kernel, blocks=blocks, block=block)
@@ -307,6 +308,11 @@ def test_dw_block_has_a_linear_pair_unless_an_activation_is_put_between() -> Non
     assert kinds[False] == [conv, conv, relu, conv, relu, conv]
     assert kinds[True] == [conv, relu, conv, relu, conv, relu, conv]
     assert [type(layer) for layer in ResidualBlock(2, 3, "edsr").body] == [conv, relu, conv]
+
+
+def test_srresnet_block_is_the_edsr_block_with_normalisation_after_each_convolution() -> None:
+    conv, norm, relu = nn.Conv2d, nn.BatchNorm2d, nn.ReLU
+    assert [type(layer) for layer in ResidualBlock(2, 3, "srresnet").body] == [conv, norm, relu, conv, norm]
 
 
 def test_image_pyramid_does_not_alias() -> None:

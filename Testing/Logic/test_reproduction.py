@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,18 @@ from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.reproduction import correctors, generation
+from BrainDiffLogic.reproduction.braindiff import STAGES
 from BrainDiffLogic.reproduction.found import find_cohort
 from BrainDiffLogic.reproduction.settings import Settings
-from BrainDiffLogic.reproduction.stages import NAMES, STAGES, reproduce
+from BrainDiffLogic.reproduction.stages import reproduce as reproduce_stages
 from BrainDiffLogic.reproduction.work import Work
 from BrainDiffLogic.training.pair_run import stack_run
 from BrainDiffLogic.training.run_folder import steps_done
 from BrainDiffLogic.training.stack_pairs import StackPairs
 
 Rows = dict[tuple[str, str], dict]
+NAMES = tuple(stage.name for stage in STAGES)
+reproduce = partial(reproduce_stages, STAGES)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""A cohort of five phantom heads, and settings of a reproduction that takes seconds."""
+"""A cohort of five phantom heads, and settings of reproductions that take seconds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from BrainDiffLogic.commands.simulate_cohort import Settings as CohortSettings
 from BrainDiffLogic.commands.simulate_cohort import simulate_cohort
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.injection.inject import Plan
+from BrainDiffLogic.reproduction.comparison import ComparisonSettings
 from BrainDiffLogic.reproduction.settings import Settings
 from BrainDiffLogic.training.configuration import Configuration, Stage
 from BrainDiffLogic.volume import Volume
@@ -58,3 +60,18 @@ def tiny_settings(**changes: Any) -> Settings:
         "physics_levels": ("steps", "drift"),
     }  # fmt: skip
     return Settings(**{**content, **changes})
+
+
+def tiny_comparison(settings: ComparisonSettings, **network: Any) -> ComparisonSettings:
+    """A recipe's compact settings on 32 x 32 pixels of 6 mm: two traces each, a step a stage, ``network`` changed."""
+    variants = {}
+    for name, plan in settings.variants.items():
+        stages = [replace(stage, steps=1, warmup=0) for stage in plan.stages]
+        arguments = {**plan.network, **network} if isinstance(plan.network, dict) else network
+        variants[name] = replace(
+            plan, network=arguments, stages=stages, batch=4, ema=0.5, epoch_steps=1, precision="32-true"
+        )
+    simulation = replace(
+        settings.simulation, canvas=(32, 32), spacing_mm=6.0, training_traces=2, test_traces=2, slices=3, gap_mm=12.0
+    )
+    return replace(settings, variants=variants, simulation=simulation, shares=SHARES)

@@ -1,0 +1,138 @@
+"""Pairs for a comparison: recorded-like traces on still scans, other traces for the test than for training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from BrainDiffLogic.cohort.bids import Scan
+from BrainDiffLogic.images import read_volume
+from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.motion.presets import PRESETS
+from BrainDiffLogic.motion.simulation import simulate_motion
+from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.training.slice_store import on_canvas
+from BrainDiffLogic.training.stack_pairs import StackPairs, has_stack, pair_slices, write_stack
+from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+
+TRACE_POINTS = 128
+"""Points of a trace (MC-Net); resampled to the phase-encode lines."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The motion of a set of pairs.
+
+    name   of the folders and stages: "rotation"
+    title  of the section of the table
+    make   (preset, size, seed) to a trace of ``TRACE_POINTS`` points; a function that processes can import
+    """
+
+    name: str
+    title: str
+    make: Callable[[str, float, Sequence[int]], Trajectory]
+
+    @property
+    def folder(self) -> str:
+        """Of the pairs to train on."""
+        return f"pairs-{self.name}"
+
+    @property
+    def test_folder(self) -> str:
+        """Of the pairs of the test."""
+        return f"{self.folder}-test"
+
+
+@dataclass(frozen=True)
+class Simulating:
+    """How pairs are simulated.
+
+    canvas         rows and columns of the slices, spacing_mm of cubic voxels: scans are resampled before they move
+    size           smallest and largest motion of the traces, as their ``Traces.make`` takes it; spread evenly
+    training_traces, test_traces  how many: no trace is in both
+    slices, gap_mm  of each scan, around the middle of its head
+    align          remove the shift between the still and the moved image that anchoring at the centre of k-space leaves
+                   (``motion.alignment``); the papers do not
+    pe_axis, seed  phase encoding; what the traces are drawn with
+    """
+
+    canvas: tuple[int, int]
+    spacing_mm: float
+    size: tuple[float, float]
+    training_traces: int
+    test_traces: int
+    slices: int = 10
+    gap_mm: float = 5.0
+    align: bool = True
+    pe_axis: str = "AP"
+    seed: int = 0
+
+    def draw(self, traces: Traces, number: int) -> tuple[str, Trajectory]:
+        """The preset and the trace of a number: those of training come first, then those of the test."""
+        tested = number >= self.training_traces
+        count = self.test_traces if tested else self.training_traces
+        place = number - self.training_traces if tested else number
+        preset, seed = list(PRESETS)[place % len(PRESETS)], [self.seed, number]
+        low, high = self.size
+        size = low + (high - low) * (place + np.random.default_rng(seed).uniform()) / count
+        return preset, traces.make(preset, float(size), seed)
+
+
+def simulate(scan: Scan, traces: Traces, numbers: Sequence[int], plan: Simulating, folder: Path) -> None:
+    """Write the missing pairs of one still scan, one file a trace; each depends on the scan and the trace alone."""
+    missing = [number for number in numbers if not has_stack(folder, _name(scan, number))]
+    if not missing:
+        return
+    still = on_grid(read_volume(scan.path), plan.canvas, plan.spacing_mm)
+    slices = middle_slices(still, plan.slices, plan.gap_mm)
+    for number in missing:
+        preset, trace = plan.draw(traces, number)
+        made = simulate_motion(still, trace, plan.pe_axis, align=plan.align)
+        stacks = pair_slices(made.moved, made.reference, slices, plan.canvas, plan.spacing_mm)
+        write_stack(folder, _name(scan, number), stacks, {
+            "subject": scan.subject, "scan": scan.path.name, "level": preset, "trace": trace_name(preset, trace),
+            "severity_mm": made.severity, "sd_mm": trace.translations.std(axis=0).tolist(),
+            "sd_deg": trace.rotations.std(axis=0).tolist(), "slices": slices,
+        })  # fmt: skip
+
+
+def on_grid(volume: Volume, canvas: tuple[int, int], spacing_mm: float) -> Volume:
+    """The volume on cubic voxels, its own sagittal axes taken as R, A, S: motion in the slice plane stays in it.
+
+    canvas  voxels along A and S: the middle is cut out, zeros are put around; see ``slice_store.on_canvas``
+    """
+    stack = to_sagittal(volume).astype(np.float32)
+    native = np.linalg.norm(sagittal_affine(volume)[:3, :3], axis=0)
+    shape = (max(1, round(len(stack) * native[0] / spacing_mm)), *canvas)
+    array = on_canvas(stack, shape, spacing_mm / native)
+    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    return Volume(np.clip(array, stack.min(), stack.max()), affine, source=volume.source)
+
+
+def middle_slices(volume: Volume, count: int, gap_mm: float) -> list[int]:
+    """Indices of ``count`` sagittal slices ``gap_mm`` apart around the middle of the head, those inside it."""
+    occupied = np.flatnonzero(to_sagittal(volume.with_array(head_mask(volume.array), kind="mask")).any(axis=(1, 2)))
+    middle, gap = (occupied[0] + occupied[-1]) / 2, gap_mm / float(sagittal_affine(volume)[0, 0])
+    wanted = np.round(middle + gap * (np.arange(count) - (count - 1) / 2)).astype(int)
+    return [int(k) for k in np.unique(wanted) if occupied[0] < k < occupied[-1]]
+
+
+def trace_name(preset: str, trace: Trajectory) -> str:
+    """A name for exactly this motion."""
+    poses = np.concatenate([trace.translations, trace.rotations], axis=1).round(6)
+    return f"{preset}-{hashlib.sha256(poses.tobytes()).hexdigest()[:10]}"
+
+
+def assert_other_traces(training: StackPairs, test: StackPairs) -> None:
+    """Raise AssertionError where a trace is both trained on and tested on, which MC-Net's 78 traces were."""
+    both = {facts["trace"] for facts in training.facts} & {facts["trace"] for facts in test.facts}
+    if both:
+        raise AssertionError(f"trace {min(both)} is both in training and in test")
+
+
+def _name(scan: Scan, number: int) -> str:
+    return f"{scan.name}_trace{number:03d}"

@@ -1,0 +1,28 @@
+"""Many small pieces of work, in several processes where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+from BrainDiffLogic.reproduction.work import Progress
+from BrainDiffLogic.threads import one_thread_each
+
+
+def run_all(tasks: Sequence[Callable[[], None]], jobs: int, progress: Progress, name: str) -> None:
+    """Run all tasks, in ``jobs`` processes of one thread each where there are several."""
+    if jobs == 1 or len(tasks) < 2:
+        for done, task in enumerate(tasks, start=1):
+            task()
+            progress(done / len(tasks), name)
+        return
+    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(task) for task in tasks]
+        try:
+            for done, job in enumerate(as_completed(waiting), start=1):
+                job.result()
+                progress(done / len(tasks), name)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
