@@ -15,12 +15,13 @@ from BrainDiffLogic.images.outputs import check_output
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import Configuration
-    from BrainDiffLogic.training.generative_run import Hardware
+    from BrainDiffLogic.training.hardware import Hardware
 
 OWN_OPTIONS = {
-    "corrector": ("cache", "initial", "pairs", "steps", "vae"),
+    "corrector": ("cache", "initial", "pairs", "steps", "vae", "devices", "num_nodes", "strategy"),
     "vae": ("epochs", "perceptual", "vgg", "devices", "num_nodes", "strategy"),
     "ldm": ("epochs", "vae", "group", "devices", "num_nodes", "strategy"),
+    "severity": ("cache", "pairs", "epochs", "devices", "num_nodes", "strategy"),
 }
 """Options that not every phase has; given to another they are refused."""
 
@@ -30,18 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("phase", choices=list(OWN_OPTIONS), help="what to train")
     add("--config", required=True, type=Path, help="YAML file, or the name of one of Resources/Training")
-    add("--data", required=True, type=Path, help="corrector: volumes or injected pairs; vae, ldm: slice store")
+    add("--data", required=True, type=Path, help="volumes, or injected pairs for a corrector; vae, ldm: slice store")
     add("--run", dest="folder", metavar="RUN", required=True, type=Path, help="folder; a run in it goes on")
     add("--device", default="auto", choices=["auto", "cpu", "gpu", "cuda", "mps"], help="default: auto")
     add("--export", type=Path, help="write the trained weights and their card to this .safetensors")
     add("--overwrite", action="store_true", help="replace an --export that exists")
+    pairs = parser.add_argument_group("corrector, severity").add_argument
+    pairs("--cache", type=Path, help="folder of simulated pairs (default: RUN/pairs)")
+    pairs("--pairs", type=int, help="number of training pairs instead of the configuration's")
+    pairs("--jobs", type=int, default=2, help="processes that simulate pairs (default: 2)")
     corrector = parser.add_argument_group("corrector").add_argument
-    corrector("--cache", type=Path, help="folder of simulated pairs (default: RUN/pairs)")
     corrector("--initial", type=Path, help="checkpoint (.safetensors) to start from")
-    corrector("--pairs", type=int, help="number of training pairs instead of the configuration's")
     corrector("--steps", type=int, help="steps of the last stage instead of the configuration's")
-    corrector("--jobs", type=int, default=2, help="processes that simulate pairs (default: 2)")
-    _add_generative(parser.add_argument_group("vae, ldm").add_argument)
+    _add_generative(parser.add_argument_group("vae, ldm, severity").add_argument)
 
 
 def _add_generative(add: Any) -> None:
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, then export the weights when asked to."""
     _check(args)
     require_training_packages()
-    phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm}[args.phase]
+    phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm, "severity": _severity}[args.phase]
     card = phase(args)
     if card:
         print(json.dumps({"weights": str(args.export), "sha256": card["sha256"]}))
@@ -80,7 +82,7 @@ def require_training_packages() -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse before the hours of training what would fail after them."""
-    what = "the volumes" if args.phase == "corrector" else "the slices (a slice store)"
+    what = "the volumes" if args.phase in ("corrector", "severity") else "the slices (a slice store)"
     if not args.data.is_dir():
         raise InputError(f"{args.data}: there is no such folder; give --data the folder with {what}")
     for name in {name for names in OWN_OPTIONS.values() for name in names} - set(OWN_OPTIONS[args.phase]):
@@ -106,10 +108,10 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.vae is not None:
         raise InputError("--vae belongs to a configuration with data: pairs; leave it out")
     checkpoint = train(
-        configuration, args.data, args.folder, cache=args.cache, accelerator=args.device, jobs=args.jobs,
+        configuration, args.data, args.folder, cache=args.cache, hardware=_hardware(args), jobs=args.jobs,
         initial=args.initial, report=_report,
     )  # fmt: skip
-    return export(configuration, checkpoint, args.export, args.data) if args.export else None
+    return export(configuration, checkpoint, args.export, args.data) if args.export and _is_first() else None
 
 
 def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> dict[str, Any] | None:
@@ -118,9 +120,11 @@ def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> d
     for name in ("cache", "pairs"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name} belongs to a configuration of volumes; leave it out")
-    start = injected_run(args.data, args.vae, args.device)
+    start = injected_run(args.data, args.vae, _hardware(args))
     checkpoint = train_on_pairs(configuration, start, args.folder, args.initial)
-    return export_pair_corrector(configuration, start, checkpoint, args.export) if args.export else None
+    if not args.export or not _is_first():
+        return None
+    return export_pair_corrector(configuration, start, checkpoint, args.export)
 
 
 def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -148,8 +152,24 @@ def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
     return export_ldm(plan, checkpoint, args.export, args.data, args.vae)
 
 
+def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
+    from BrainDiffLogic.severity.configuration import read_severity_configuration
+    from BrainDiffLogic.severity.export import export_severity
+    from BrainDiffLogic.severity.run import train_severity
+    from BrainDiffLogic.training.configuration import find_configuration
+
+    plan = read_severity_configuration(find_configuration(args.config), epochs=args.epochs)
+    checkpoint = train_severity(
+        plan, args.data, args.folder, _hardware(args), cache=args.cache, pairs=args.pairs, jobs=args.jobs,
+        report=_report,
+    )  # fmt: skip
+    if not args.export or not _is_first():
+        return None
+    return export_severity(plan, checkpoint, args.export, args.data, cache=args.cache, pairs=args.pairs)
+
+
 def _hardware(args: argparse.Namespace) -> Hardware:
-    from BrainDiffLogic.training.generative_run import Hardware
+    from BrainDiffLogic.training.hardware import Hardware
 
     return Hardware(args.device, args.devices or 1, args.num_nodes or 1, args.strategy or "auto")
 

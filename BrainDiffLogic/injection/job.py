@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,14 @@ def summary(folder: str | Path) -> Summary:
     items = [item for group in _read_groups(Path(folder)) for item in group]
     versions = [version for item in items for version in item["versions"]]
     return Summary(len(items), len(versions), sum(version["accepted"] for version in versions))
+
+
+def versions(folder: str | Path) -> Iterator[np.ndarray]:
+    """Each clean slice of a finished job with all of its versions after it, (1 + versions, rows, columns) float32."""
+    folder = Path(folder)
+    for number in range(len(_read_groups(folder))):
+        for images in np.load(_group_file(folder, number).with_suffix(".npy"), mmap_mode="r"):
+            yield np.asarray(images, dtype=np.float32)
 
 
 class InjectedPairs(SlicePairs):

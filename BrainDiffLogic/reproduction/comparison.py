@@ -104,7 +104,7 @@ def simulate_pairs(work: ComparisonWork, traces: Traces) -> dict[str, Any]:
 def train_variant(work: ComparisonWork, traces: Traces, variant: str) -> dict[str, Any]:
     """Train one of the correctors."""
     folder = work.out / traces.folder
-    start = stack_run(folder, work.settings.simulation.spacing_mm, "simulated", accelerator=work.hardware.accelerator)
+    start = stack_run(folder, work.settings.simulation.spacing_mm, "simulated", hardware=work.hardware)
     assert_other_traces(StackPairs(folder), StackPairs(work.out / traces.test_folder))
     return train(work, stage_name(traces, variant), work.settings.variants[variant], start, TRAINING)
 

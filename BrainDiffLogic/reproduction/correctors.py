@@ -31,13 +31,13 @@ def corrector_without_contrast(work: Work[Settings]) -> dict[str, Any]:
 def physics_corrector(work: Work[Settings]) -> dict[str, Any]:
     """The network, loss and slices of phase 4, the motion simulated."""
     start = stack_run(
-        work.out / "physics", work.settings.spacing_mm, "simulated", work.weights("vae"), work.hardware.accelerator
+        work.out / "physics", work.settings.spacing_mm, "simulated", work.weights("vae"), work.hardware
     )
     return train(work, "corrector-physics", work.settings.corrector, start)
 
 
 def _injected(work: Work[Settings]) -> PairRun:
-    return injected_run(work.out / "injected", work.weights("vae"), work.hardware.accelerator)
+    return injected_run(work.out / "injected", work.weights("vae"), work.hardware)
 
 
 def train(

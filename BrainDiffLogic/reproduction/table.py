@@ -9,7 +9,7 @@ import torch
 
 from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.inference import choose_device
-from BrainDiffLogic.injection.job import InjectedPairs, summary
+from BrainDiffLogic.injection.job import InjectedPairs, summary, versions
 from BrainDiffLogic.reproduction.correctors import CORRECTORS
 from BrainDiffLogic.reproduction.denoisers import DENOISERS
 from BrainDiffLogic.reproduction.found import assert_split, describe
@@ -22,6 +22,7 @@ from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.stack_pairs import StackPairs
 
 CLEAN, INJECTION = "clean test slices", "injection into clean test slices"
+RECONSTRUCTION = "VAE reconstruction"
 INJECTED, MOTION = "injected test pairs", "motion test pairs, never seen"
 LAYOUT = Layout(
     "Table I on your data: subjects of the test split",
@@ -66,10 +67,19 @@ def notes(work: Work[Settings], rows: list[Row]) -> list[str]:
     found = [
         "Injected slices: accepted versions only; rejected for drifted anatomy:"
         f" {100 * rejected['motion']:.1f} % of the motion prior's, {100 * rejected['clean']:.1f} % of the control's.",
+        f"The changes that the two priors make from the same noise correlate with {shared_change(work):.2f} (mean over"
+        " all versions): what they share is anatomy and sampling, not motion.",
         "Motion pairs: the still scan is registered with the moved one and resampled; the moved scan never is.",
         "The corrector on simulated pairs has the network, loss and slices of the first; where the cohort's motion is"
         " simulated too, it trained on the test's own simulator.",
     ]
+    mre = {(row.section, row.method): row.mre for row in rows}
+    if mre.get((MOTION, Measured.INPUT), np.inf) <= mre[CLEAN, RECONSTRUCTION]:
+        found.append(
+            f"The autoencoder alone loses more (MRE {mre[CLEAN, RECONSTRUCTION]:.3f}) than the motion costs"
+            f" ({mre[MOTION, Measured.INPUT]:.3f}): a prior of its latents cannot hold such motion. Train it longer"
+            " or on smaller pixels, or give scans with more motion."
+        )
     if not any(row.section == MOTION for row in rows):
         found.append("No subject of the test split has a pair of a still and a moved scan: no motion rows.")
     return found
@@ -88,7 +98,7 @@ def reconstruction(work: Work[Settings]) -> Measured:
         clean = store.array[n].astype(np.float32)
         with torch.inference_mode():
             image = network.reconstruct(torch.from_numpy(clean)[None, None].to(device)).float().cpu().numpy()[0, 0]
-        measured.add(subject, clean, {"VAE reconstruction": image})
+        measured.add(subject, clean, {RECONSTRUCTION: image})
     return measured
 
 
@@ -104,6 +114,17 @@ def injections(work: Work[Settings]) -> list[Measured]:
             measured.add(facts["subject"], sample["clean"][0].numpy(), {method: sample["moved"][0].numpy()})
         sections.append(measured)
     return sections
+
+
+def shared_change(work: Work[Settings]) -> float:
+    """Correlation between the changes that the two priors make from the same noise, mean over all versions."""
+    shared = []
+    jobs = (versions(work.out / name) for name in ("injected-test", "injected-test-clean"))
+    for motion, clean in zip(*jobs, strict=True):
+        for one, other in zip(motion[1:] - motion[0], clean[1:] - clean[0], strict=True):
+            if one.any() and other.any():
+                shared.append(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    return float(np.mean(shared)) if shared else float("nan")
 
 
 def all_methods(work: Work[Settings]) -> dict[str, Method]:

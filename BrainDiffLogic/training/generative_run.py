@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,13 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.training.autoencoder_phase import AutoencoderTraining
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining
 from BrainDiffLogic.training.generative_configuration import GenerativeConfiguration
+from BrainDiffLogic.training.hardware import Hardware, check_shares
 from BrainDiffLogic.training.ordered_batches import OrderedBatches
 from BrainDiffLogic.training.progress import MeanLines, quiet
 from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, epochs_done, last_checkpoint, prepare
 
 UNUSED_ALLOWED = "ddp_find_unused_parameters_true"
 """A step of the autoencoder leaves the discriminator without gradients, and the other way round."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run computes on; Lightning's own arguments, and torchrun and SLURM are Lightning's too.
-
-    accelerator  "auto", "cpu", "gpu", "cuda" or "mps"
-    devices      processes on this machine, one a device; num_nodes: machines
-    strategy     "auto": one device, or DDP
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
 
 
 def start(run: Path, phase: str, plan: GenerativeConfiguration, arguments: dict[str, Any], **identity: Any) -> None:
@@ -72,12 +58,7 @@ def fit(
     L.seed_everything(plan.seed, workers=True, verbose=False)
     with quiet():
         trainer = _trainer(module, run, hardware, lines)
-        parts = trainer.world_size * plan.accumulate
-        if plan.batch % parts:
-            raise InputError(
-                f"batch {plan.batch} cannot be shared by {trainer.world_size} processes in {plan.accumulate} parts;"
-                f" make it a multiple of {parts}"
-            )
+        check_shares(plan.batch, trainer.world_size, plan.accumulate)
         trainer.fit(module, datamodule=batches, ckpt_path=last, weights_only=False)
     return run / LAST
 
@@ -112,6 +93,6 @@ def _trainer(
 
 
 def _strategy(module: AutoencoderTraining | DiffusionTraining, hardware: Hardware) -> str:
-    several = hardware.devices * hardware.num_nodes > 1
+    several = hardware.processes > 1
     judged = getattr(module, "discriminator", None) is not None
     return UNUSED_ALLOWED if hardware.strategy in ("auto", "ddp") and several and judged else hardware.strategy

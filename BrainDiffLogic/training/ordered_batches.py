@@ -98,6 +98,12 @@ class Shares(Sampler[list[int]]):
         self.part = batch // accumulate
         self.share = self.part // processes
 
+    @classmethod
+    def of(cls, trainer: L.Trainer | None, samples: int, batch: int, accumulate: int = 1) -> Shares:
+        """The share of this process of the trainer's; without a trainer, all."""
+        rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return cls(samples, batch, accumulate, rank, processes)
+
     def __len__(self) -> int:
         return self.samples // self.part
 
@@ -126,10 +132,9 @@ class OrderedBatches(L.LightningDataModule):
         """This process's share of the epoch's batches."""
         plan, trainer = self.plan, self.trainer
         epoch = trainer.current_epoch if trainer else 0
-        rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         count = self.steps * plan.batch
         samples = NoisySamples(self.array, self.training, self.noise_shape, plan.seed, epoch, count, self.scale)
-        shares = Shares(count, plan.batch, plan.accumulate, rank, processes)
+        shares = Shares.of(trainer, count, plan.batch, plan.accumulate)
         return DataLoader(samples, batch_sampler=shares, num_workers=self._workers())
 
     def val_dataloader(self) -> DataLoader[Sample]:

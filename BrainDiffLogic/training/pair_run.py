@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from BrainDiffLogic import __version__
@@ -24,7 +25,8 @@ from BrainDiffLogic.networks import Corrector, build
 from BrainDiffLogic.training.configuration import Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
-from BrainDiffLogic.training.ordered_batches import evenly
+from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
+from BrainDiffLogic.training.ordered_batches import Shares, evenly
 from BrainDiffLogic.training.progress import quiet
 from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments
 from BrainDiffLogic.training.run_folder import LAST, last_checkpoint, prepare, steps_done, trained_state
@@ -48,7 +50,7 @@ class PairRun:
     canvas       rows and columns of them, spacing_mm of their pixels (None: each scan's own)
     source       a word for where they come from, for the card: "injected", "simulated"
     vae          the autoencoder (.safetensors) of the loss term info_nce
-    accelerator  Lightning's: "auto", "cpu", "gpu", "cuda", "mps"
+    hardware     what it trains on
     """
 
     pairs: SlicePairs
@@ -56,24 +58,25 @@ class PairRun:
     spacing_mm: float | None
     source: str
     vae: Path | None = None
-    accelerator: str = "auto"
+    hardware: Hardware = ONE_DEVICE
 
 
-def injected_run(folder: str | Path, vae: Path | None = None, accelerator: str = "auto") -> PairRun:
+def injected_run(folder: str | Path, vae: Path | None = None, hardware: Hardware = ONE_DEVICE) -> PairRun:
     """A run on the pairs of a finished ``braindiff synthesize``. Raises InputError where the folder holds none."""
     folder = Path(folder)
     pairs = InjectedPairs(folder)  # also checks job.json
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    return PairRun(pairs, tuple(job["canvas"]), job["spacing_mm"], "injected", vae, accelerator)
+    return PairRun(pairs, tuple(job["canvas"]), job["spacing_mm"], "injected", vae, hardware)
 
 
 def stack_run(
-    folder: str | Path, spacing_mm: float | None, source: str, vae: Path | None = None, accelerator: str = "auto"
+    folder: str | Path, spacing_mm: float | None, source: str, vae: Path | None = None,
+    hardware: Hardware = ONE_DEVICE,
 ) -> PairRun:
     """A run on the pairs of a folder of ``stack_pairs.write_stack``."""
     pairs = StackPairs(folder)
     rows, columns = pairs[0]["clean"].shape[1:]
-    return PairRun(pairs, (rows, columns), spacing_mm, source, vae, accelerator)
+    return PairRun(pairs, (rows, columns), spacing_mm, source, vae, hardware)
 
 
 def split_pairs(pairs: SlicePairs, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -113,11 +116,12 @@ def train_on_pairs(
     contrastive, vae = _contrastive(configuration, start)
     identity = {"pairs_of": pairs_digest(start.pairs), "contrastive": configuration.contrastive, "vae_sha256": vae}
     last, done = last_checkpoint(run, corrector)
-    prepare(run, {**asdict(configuration), "network": arguments, **identity}, ("family", "network", *identity))
+    if rank_zero_only.rank == 0:
+        prepare(run, {**asdict(configuration), "network": arguments, **identity}, ("family", "network", *identity))
     if not (last and (done >= configuration.steps or stopped_early(last))):
         with quiet():
             watchers = _watchers(configuration, run) if len(validation) else []
-            trainer = make_trainer(configuration, run, start.accelerator, watchers, validate_every=1)
+            trainer = make_trainer(configuration, run, start.hardware, watchers, validate_every=1)
             module = SupervisedCorrection(corrector, configuration, contrastive)
             batches = _Pairs(configuration, start.pairs, training, validation)
             trainer.fit(module, datamodule=batches, ckpt_path=last, weights_only=False)
@@ -197,10 +201,11 @@ class _Pairs(L.LightningDataModule):
         count = c.batch * min(self.steps, c.steps - done)
         rng = np.random.default_rng([c.seed, epoch])
         rounds = [rng.permutation(self.training) for _ in range(-(-count // len(self.training)))]
-        return DataLoader(_Taken(self.pairs, np.concatenate(rounds)[:count]), c.batch)
+        taken = _Taken(self.pairs, np.concatenate(rounds)[:count])
+        return DataLoader(taken, batch_sampler=Shares.of(self.trainer, count, c.batch))
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """The held-out pairs, always the same."""
+        """The held-out pairs, always the same; every process measures all of them."""
         return DataLoader(_Taken(self.pairs, self.validation), self.configuration.batch)
 
 

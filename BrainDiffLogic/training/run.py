@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
@@ -21,6 +22,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.threads import one_thread_each
 from BrainDiffLogic.training.configuration import Configuration, find_sources
+from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
+from BrainDiffLogic.training.ordered_batches import Shares
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.progress import progress_callback, quiet
 from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, last_checkpoint, prepare
@@ -64,7 +67,7 @@ def train(
     run: str | Path,
     *,
     cache: str | Path | None = None,
-    accelerator: str = "auto",
+    hardware: Hardware = ONE_DEVICE,
     workers: int = 1,
     jobs: int = 1,
     initial: str | Path | None = None,
@@ -88,8 +91,11 @@ def train(
         raise InputError(f"crop {configuration.crop} is not a multiple of {corrector.multiple}, as the network needs")
     if initial:
         load_initial(corrector, initial)
+    if hardware.processes > 1 and not configuration.pairs:
+        raise InputError("pairs simulated on the fly cannot be shared by several processes; give --pairs, a number")
     last, done = last_checkpoint(run, corrector)
-    prepare(run, {**asdict(configuration), "network": arguments})
+    if rank_zero_only.rank == 0:
+        prepare(run, {**asdict(configuration), "network": arguments})
     if last and done >= configuration.steps:
         return last
     training, validation = caches(configuration, data, cache or run / "pairs")
@@ -98,7 +104,7 @@ def train(
         make_pairs(training, configuration.pairs, jobs, report)
     slices = _Slices(configuration, training, validation, corrector.context, workers)
     with quiet():
-        trainer = make_trainer(configuration, run, accelerator)
+        trainer = make_trainer(configuration, run, hardware)
         module = SupervisedCorrection(corrector, configuration)
         trainer.fit(module, datamodule=slices, ckpt_path=last, weights_only=False)
     return run / LAST
@@ -156,6 +162,9 @@ class _Slices(L.LightningDataModule):
         else:
             dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed)
         dataset.epoch = self.trainer.current_epoch if self.trainer else 0
+        if isinstance(dataset, CachedSlices):
+            shares = Shares.of(self.trainer, samples, c.batch)
+            return DataLoader(dataset, batch_sampler=shares, num_workers=self.workers)
         return DataLoader(dataset, c.batch, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -165,13 +174,16 @@ class _Slices(L.LightningDataModule):
 
 
 def make_trainer(
-    configuration: Configuration, run: Path, accelerator: str, more: Sequence[Callback] = (),
+    configuration: Configuration, run: Path, hardware: Hardware, more: Sequence[Callback] = (),
     validate_every: int = VALIDATE_EVERY,
 ) -> L.Trainer:  # fmt: skip
     """The trainer of a run, with ``more`` callbacks before those that every run has.
 
-    Raises InputError where the machine has no such ``accelerator``.
+    Normalisation over the batch is that of the whole batch on several GPUs; on several CPU processes it is each one's
+    own, which Lightning cannot share there. Raises InputError where the machine has no such ``hardware``, or the batch
+    cannot be shared.
     """
+    check_shares(configuration.batch, hardware.processes)
     callbacks: list[Callback] = [
         *more,
         ModelCheckpoint(run, filename="last", save_top_k=1, monitor=None, every_n_epochs=1,
@@ -183,15 +195,20 @@ def make_trainer(
         callbacks.append(EMAWeightAveraging(decay=configuration.ema))
     try:
         return L.Trainer(
-            accelerator=accelerator, devices=1, precision=configuration.precision,
+            accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=hardware.num_nodes,
+            strategy=hardware.strategy, precision=configuration.precision, use_distributed_sampler=False,
+            sync_batchnorm=hardware.processes > 1 and hardware.accelerator in ("gpu", "cuda"),
             plugins=[AtomicCheckpoints()], max_epochs=-1, gradient_clip_val=configuration.clip,
             limit_train_batches=configuration.epoch_steps or None, check_val_every_n_epoch=validate_every,
             num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, callbacks=callbacks,
             logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
             enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
         )  # fmt: skip
-    except MisconfigurationException:
-        raise InputError(f"--device {accelerator}: this machine has none; give --device auto or cpu") from None
+    except MisconfigurationException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {hardware.accelerator}: {reason}; give --device auto or cpu") from None
+    except ValueError as error:
+        raise InputError(f"--strategy {hardware.strategy}: {str(error).splitlines()[0]}") from None
 
 
 def load_initial(corrector: torch.nn.Module, path: str | Path) -> None:

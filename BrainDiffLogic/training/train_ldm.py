@@ -15,7 +15,8 @@ from BrainDiffLogic.networks.diffusion import CONFIGURATIONS, SCHEDULE, build_di
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, prior_slices
 from BrainDiffLogic.training.generative_checkpoints import generative_card, load_vae, save_generative
 from BrainDiffLogic.training.generative_configuration import LdmConfiguration, chosen_arguments
-from BrainDiffLogic.training.generative_run import Hardware, finished, fit, start
+from BrainDiffLogic.training.generative_run import finished, fit, start
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.latents import latent_shape, latents_key, load_latents, make_latents
 from BrainDiffLogic.training.ordered_batches import OrderedBatches, hold_out
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state

@@ -18,7 +18,8 @@ from BrainDiffLogic.networks.autoencoder import CONFIGURATIONS, build_autoencode
 from BrainDiffLogic.training.autoencoder_phase import AutoencoderTraining, reconstruction_quality
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments
-from BrainDiffLogic.training.generative_run import Hardware, finished, fit, start
+from BrainDiffLogic.training.generative_run import finished, fit, start
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.latents import latent_shape, measured_scale
 from BrainDiffLogic.training.ordered_batches import VALIDATION_SLICES, OrderedBatches, evenly, hold_out
 from BrainDiffLogic.training.perceptual import build_perceptual

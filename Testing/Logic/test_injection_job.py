@@ -180,7 +180,7 @@ def test_a_split_without_clean_slices_is_refused(a_store: SliceStore, tmp_path: 
 
 
 @pytest.mark.parametrize("part", ["training_subjects", "held_out_subjects"])
-def test_a_prior_from_a_store_that_is_split_otherwise_is_refused(a_store: SliceStore, tmp_path: Path, part: str) -> None:
+def test_a_prior_of_a_store_that_is_split_otherwise_is_refused(a_store: SliceStore, tmp_path: Path, part: str) -> None:
     training = {"group": "motion", part: ["sub-1", "sub-p"]}
     cards = {**CARDS, "ldm": {**CARDS["ldm"], "training": training}}
     with pytest.raises(InputError, match="the LDM was trained where sub-1, now in correction, was in prior"):

@@ -17,9 +17,10 @@ from tiny_reproduction import tiny_corrector, tiny_settings, write_cohort
 from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.reproduction import correctors, generation
+from BrainDiffLogic.reproduction import correctors, generation, table
 from BrainDiffLogic.reproduction.braindiff import STAGES
 from BrainDiffLogic.reproduction.found import find_cohort
+from BrainDiffLogic.reproduction.measures import Measured, Row
 from BrainDiffLogic.reproduction.settings import Settings
 from BrainDiffLogic.reproduction.stages import reproduce as reproduce_stages
 from BrainDiffLogic.reproduction.work import Work
@@ -285,6 +286,28 @@ def test_without_motion_in_the_test_split_the_table_says_so(a_run: Path, a_cohor
     STAGES[-1].work(work(a_cohort, out))
     assert "No subject of the test split has a pair" in (out / "table.md").read_text()
     assert not any(section.startswith("motion") for section, _ in rows(out))
+
+
+@pytest.mark.parametrize("reconstruction, warned", [(0.2, True), (0.05, False)])
+def test_a_table_says_when_the_autoencoder_loses_more_than_the_motion_costs(
+    a_cohort: Path, a_run: Path, reconstruction: float, warned: bool
+) -> None:
+    found = [
+        Row(section, method, 20.0, 0.8, mre, 1.0, 3, 9)
+        for section, method, mre in (
+            (table.CLEAN, table.RECONSTRUCTION, reconstruction), (table.MOTION, Measured.INPUT, 0.1)
+        )
+    ]  # fmt: skip
+    assert any("loses more" in line for line in table.notes(work(a_cohort, a_run), found)) == warned
+
+
+def test_a_prior_and_its_copy_share_all_that_they_change(a_cohort: Path, a_run: Path, tmp_path: Path) -> None:
+    shared = table.shared_change(work(a_cohort, a_run))
+    assert f"from the same noise correlate with {shared:.2f}" in (a_run / "table.md").read_text()
+    assert -1 <= shared <= 1
+    for name in ("injected-test", "injected-test-clean"):
+        shutil.copytree(a_run / "injected-test", tmp_path / name)
+    assert table.shared_change(work(a_cohort, tmp_path)) == pytest.approx(1.0)
 
 
 def test_the_physics_pairs_train_in_the_units_of_the_moved_scan(a_run: Path) -> None:

@@ -1,6 +1,9 @@
 """Phase 4: pairs of slices, the contrastive term, early stopping, runs that go on, what is exported."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.generative_checkpoints import load_vae
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pair_run import (
     export_pair_corrector,
     injected_run,
@@ -36,6 +40,8 @@ from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.tiny_prior import save_prior, write_store
 
+CPU = Hardware("cpu")
+
 
 @pytest.fixture(scope="module")
 def a_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,7 +57,7 @@ def a_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fit(a_job: Path, tmp_path: Path) -> Callable[..., Path]:
     def run(configuration: Configuration, name: str = "run", vae: bool = True) -> Path:
-        start = injected_run(a_job / "injected", a_job / "vae.safetensors" if vae else None, "cpu")
+        start = injected_run(a_job / "injected", a_job / "vae.safetensors" if vae else None, CPU)
         return train_on_pairs(configuration, start, tmp_path / name)
 
     return run
@@ -177,7 +183,7 @@ def test_a_run_goes_on_only_with_its_own_pairs_and_loss(fit: Callable[..., Path]
     fit(tiny_corrector())
     with pytest.raises(InputError, match="another contrastive"):
         fit(l1_only())
-    start = injected_run(a_job / "injected", a_job / "vae.safetensors", "cpu")
+    start = injected_run(a_job / "injected", a_job / "vae.safetensors", CPU)
     start.pairs.facts[0]["seed"] += 1
     with pytest.raises(InputError, match="another pairs_of"):
         train_on_pairs(tiny_corrector(), start, tmp_path / "run")
@@ -208,7 +214,7 @@ def test_subjects_are_held_out_whole(a_job: Path) -> None:
 def test_exported_weights_load_and_their_card_says_what_was_held_out(
     fit: Callable[..., Path], a_job: Path, tmp_path: Path
 ) -> None:
-    start = injected_run(a_job / "injected", a_job / "vae.safetensors", "cpu")
+    start = injected_run(a_job / "injected", a_job / "vae.safetensors", CPU)
     checkpoint = fit(tiny_corrector())
     card = export_pair_corrector(tiny_corrector(), start, checkpoint, tmp_path / "own.safetensors")
     corrector, read = load_checkpoint(tmp_path / "own.safetensors")
@@ -221,11 +227,15 @@ def test_exported_weights_load_and_their_card_says_what_was_held_out(
     assert card["training"]["stages"][0]["loss"] == {"l1": 1.0, "info_nce": 0.1}
 
 
+def write_configuration(configuration: Configuration, path: Path) -> None:
+    content = {**vars(configuration), "stages": [vars(stage) for stage in configuration.stages]}
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if k != "recipe"}))
+
+
 def test_the_command_trains_on_injected_pairs_and_says_what_is_missing(
     a_job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {**vars(tiny_corrector()), "stages": [vars(stage) for stage in tiny_corrector().stages]}
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if k != "recipe"}))
+    write_configuration(tiny_corrector(), tmp_path / "c.yaml")
     export = tmp_path / "own.safetensors"
     call = ["train", "corrector", "--config", tmp_path / "c.yaml", "--data", a_job / "injected", "--run",
             tmp_path / "run", "--device", "cpu", "--export", export]  # fmt: skip
@@ -238,6 +248,34 @@ def test_the_command_trains_on_injected_pairs_and_says_what_is_missing(
         assert braindiff(*other) == 2
         stderr = capsys.readouterr().err
         assert words in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_gradients_of_one(a_job: Path, tmp_path: Path) -> None:
+    """Adam's running mean of the gradients after one step is a tenth of the gradient."""
+    stages = [Stage(1, {"l1": 1.0, "info_nce": 0.1}, 1e-3, 0, balance=False)]
+    write_configuration(tiny_corrector(network={**NETWORK, "zero_init": False}, stages=stages), tmp_path / "c.yaml")
+    moments = []
+    for devices in ("1", "2"):
+        line = ["train", "corrector", "--config", tmp_path / "c.yaml", "--data", a_job / "injected", "--vae",
+                a_job / "vae.safetensors", "--run", tmp_path / devices, "--device", "cpu", "--devices", devices,
+                "--export", tmp_path / f"{devices}.safetensors"]  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "BrainDiffLogic.commands.main", *map(str, line)], check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        checkpoint = torch.load(tmp_path / devices / "last.ckpt", weights_only=False)
+        moments.append([state["exp_avg"] for state in checkpoint["optimizer_states"][0]["state"].values()])
+        assert load_checkpoint(tmp_path / f"{devices}.safetensors")
+    assert max(float(moment.abs().max()) for moment in moments[0]) > 1e-4
+    for one, two in zip(*moments, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(a_job: Path, tmp_path: Path) -> None:
+    start = injected_run(a_job / "injected", a_job / "vae.safetensors", Hardware("cpu", devices=3))
+    with pytest.raises(InputError, match="batch 4 cannot be shared by 3 processes"):
+        train_on_pairs(tiny_corrector(), start, tmp_path / "run")
 
 
 # Pairs of scans

@@ -31,7 +31,7 @@ from BrainDiffLogic.training.generative_checkpoints import (
     save_generative,
 )
 from BrainDiffLogic.training.generative_configuration import LdmConfiguration, chosen_arguments, read_ldm_configuration
-from BrainDiffLogic.training.generative_run import Hardware
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.train_ldm import export_ldm, train_ldm

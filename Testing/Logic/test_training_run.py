@@ -32,12 +32,14 @@ from BrainDiffLogic.training.configuration import (
     shipped_folder,
 )
 from BrainDiffLogic.training.export import export
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pairs import Recipe, Source
 from BrainDiffLogic.training.run import caches, network_arguments, train
 from BrainDiffLogic.training.run_folder import AtomicCheckpoints, steps_done, trained_state
 from BrainDiffLogic.volume import Volume
 
-SHIPPED = sorted(path for path in shipped_folder().glob("*.yaml") if path.stem.split("-")[0] not in ("vae", "ldm"))
+OTHER_PHASES = ("vae", "ldm", "severity")
+SHIPPED = sorted(path for path in shipped_folder().glob("*.yaml") if path.stem.split("-")[0] not in OTHER_PHASES)
 COMPACT = [path for path in SHIPPED if not path.stem.endswith("-paper") and path.stem != "braindiff"]
 OUTER = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True}
 TINY = {
@@ -93,7 +95,7 @@ def tiny(**changes: Any) -> Configuration:
 
 
 def trained(configuration: Configuration, data: Path, run: Path) -> Path:
-    return train(configuration, data, run, cache=data / "pairs", accelerator="cpu", workers=0)
+    return train(configuration, data, run, cache=data / "pairs", hardware=Hardware("cpu"), workers=0)
 
 
 def shortened(configuration: Configuration, **changes: Any) -> Configuration:

@@ -20,7 +20,7 @@ from BrainDiffLogic.training.autoencoder_phase import kl_divergence, reconstruct
 from BrainDiffLogic.training.configuration import find_configuration
 from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
 from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments, read_vae_configuration
-from BrainDiffLogic.training.generative_run import Hardware
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.image_grid import grid
 from BrainDiffLogic.training.ordered_batches import NoisySamples, Shares, hold_out, steps_per_epoch
 from BrainDiffLogic.training.rates import rate_share
