@@ -1,0 +1,95 @@
+"""The network that looks at a sagittal slice and says how far the head moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import fft
+from torch import Tensor, nn
+from torch.nn import functional
+
+from BrainDiffLogic.networks.layers import activation_layer, init_he_normal, norm_layer
+from BrainDiffLogic.networks.monai_build import build_from
+
+PATCH, STEP = 8, 4
+"""Side of the patches whose spectra are taken, and the pixels from one to the next."""
+FLOOR = 1e-5
+"""Added to each energy of a spectrum (network units): below the noise of any scan; what air set to 0 has."""
+SPREAD_LIMITS = (-5.0, 1.0)
+"""Of the logarithm of the spread."""
+
+
+class _Residual(nn.Module):
+    """x + two convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_convolution(channels, channels), *_convolution(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class SeverityNetwork(nn.Module):
+    """Severity of the motion in a slice, with a spread: local spectra, then a small residual network.
+
+    The first layer is fixed: the logarithm of the energies in the cosine transform of each patch of the slice's square
+    root, which lifts ghosts in the air to the size of tissue. Ringing and ghosts are energy where, and in directions in
+    which, anatomy and noise have none; a network that has to find this in the pixels first needs many times the
+    training. The features are pooled by learned attention, so that a slice of any size, with much air around it or
+    none, gives numbers of one size.
+
+    Args:
+        channels: of the levels, each half as fine as the one before; a residual block at the last.
+        heads: maps of attention.
+    """
+
+    spectrum: Tensor
+
+    def __init__(self, channels: Sequence[int] = (64, 96, 96), heads: int = 4) -> None:
+        super().__init__()
+        self.multiple = STEP * 2 ** (len(channels) - 1)
+        self.register_buffer("spectrum", cosines(PATCH), persistent=False)
+        layers: list[nn.Module] = [norm_layer("batch", PATCH**2), *_convolution(PATCH**2, channels[0], size=1)]
+        for fine, coarse in pairwise(channels):
+            layers += _convolution(fine, coarse, stride=2)
+        self.features = nn.Sequential(*layers, _Residual(channels[-1]))
+        self.attention = nn.Conv2d(channels[-1], heads, 1)
+        self.head = nn.Linear(heads * channels[-1], 2)
+        init_he_normal(self.features)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) in network units -> (N, 2): log(1 + mm), and the logarithm of its mean absolute error.
+
+        H and W are multiples of ``multiple``.
+        """
+        with torch.autocast(x.device.type, enabled=False):  # rounded to 8 bits, the slice itself hides faint ghosts
+            root = torch.sign(x) * x.abs().sqrt()
+            energies = functional.conv2d(root, self.spectrum, stride=STEP, padding=(PATCH - STEP) // 2) ** 2
+        features = self.features(torch.log(energies + FLOOR))
+        weights = self.attention(features).flatten(2).softmax(dim=2)
+        pooled = torch.einsum("nhp,ncp->nhc", weights, features.flatten(2)).flatten(1)
+        value, spread = self.head(pooled).float().unbind(dim=1)
+        return torch.stack([value, spread.clamp(*SPREAD_LIMITS)], dim=1)
+
+
+def cosines(size: int) -> Tensor:
+    """(size^2, 1, size, size): the orthonormal cosine transform (DCT-II) of a patch as kernels of a convolution."""
+    basis = torch.from_numpy(fft.dct(np.eye(size), axis=0, norm="ortho")).float()
+    return torch.einsum("ur,vc->uvrc", basis, basis).reshape(size**2, 1, size, size)
+
+
+def build_severity(arguments: Mapping[str, Any]) -> SeverityNetwork:
+    """The network from the arguments of a configuration or a card. Raises InputError where it cannot be built."""
+    network: SeverityNetwork = build_from(SeverityNetwork, {}, arguments, "severity network")
+    return network
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+    return convolution, norm_layer("batch", outputs), activation_layer("leaky-relu")
