@@ -12,7 +12,8 @@ import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.blending import blend, check_strength
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, far_outside_domain, load_checkpoint, outside_domain
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
+from BrainDiffLogic.domain import judge
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.volume import Volume, from_sagittal, pad_to_multiple, to_sagittal
@@ -87,6 +88,7 @@ def correct(
     strength: float = 1.0,
     device: str = "auto",
     force: bool = False,
+    gate: bool = True,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Correction:
@@ -97,7 +99,9 @@ def correct(
     strength   0 (the input, voxel for voxel) to 1 (all that the model would remove)
     device     "auto", "cpu", "cuda" or "mps"
     force      correct also a volume far outside the domain on the model's card (what is merely outside is noted
-               in the report)
+               in the report), and one that the motion gate would return unchanged
+    gate       estimate how far the head moved, and return a volume that shows too little motion to gain from
+               correction unchanged (``severity.gate``); False, to measure a model: neither
     progress   called with (share done, stage) after every batch of slices
     cancelled  asked before every batch; when it says True, ``Cancelled`` is raised
 
@@ -107,6 +111,7 @@ def correct(
     domain.
     """
     from BrainDiffLogic.inference import predict_residual
+    from BrainDiffLogic.severity.gate import decide
 
     check_strength(strength)
     started = time.perf_counter()
@@ -115,21 +120,23 @@ def correct(
 
         volume = read_volume(volume)
     corrector, card = model if isinstance(model, tuple) else load_checkpoint(model)
-    refused = far_outside_domain(volume, card)
-    if refused and not force:
-        raise InputError(f"{volume.name}: {refused}; correct it all the same with --force")
-
     head = head_mask(volume.array)
+    judgement = judge(volume, card, head)
+    if judgement.refused and not force:
+        raise InputError(f"{volume.name}: {judgement.refused}; correct it all the same with --force")
+
     scale = robust_scale(volume.array, head)
     stack = scale.forward(np.ascontiguousarray(to_sagittal(volume)))
     padded, original = pad_to_multiple(stack, corrector.multiple)
-    run = predict_residual(corrector, padded, device=device, progress=progress, cancelled=cancelled)
+    motion = decide(volume, head, gate=gate, force=force, device=device)
+    corrector_sees = padded if motion.correct else np.zeros_like(padded)  # a slice of one value has no residual
+    run = predict_residual(corrector, corrector_sees, device=device, progress=progress, cancelled=cancelled)
     change = -scale.residual_to_input_units(from_sagittal(run.residual[original], volume))
     facts = {
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
         "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
-        "outside_domain": outside_domain(volume, card), "forced": bool(refused),
-        "device": run.device, "notes": run.notes,
+        "outside_domain": judgement.notes, "forced": bool(judgement.refused),
+        "device": run.device, "notes": [*motion.notes, *run.notes], **motion.facts,
         "intensity_offset": scale.offset, "intensity_scale": scale.scale,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip

@@ -99,7 +99,7 @@ class BrainDiffSlicerParameterNode:
     qualityTable - Gets the image quality before and after; a new table is made if there is none.
     model - Name of the model, or "file" for the model file in the settings of this computer.
     strength - Share of the change that is applied, 0 to 1.
-    force - If true, a volume far outside what the model was trained on is corrected, too.
+    force - If true, a volume without visible motion or far outside what the model was trained on is corrected, too.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -349,7 +349,7 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         :param model: name of a model, or path of a .safetensors file with its .json card beside it
         :param strength: share of the change that is applied, 0 to 1
         :param device: auto, cpu, cuda or mps
-        :param force: correct also a volume far outside what the model was trained on
+        :param force: correct also a volume without visible motion, or far outside what the model was trained on
         :param waitForCompletion: if False then return while the correction runs
         :param onProgress: called with (share done 0 to 1, stage)
         :param onFinished: called with (CorrectionOutputs, report of the run as dict)

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="input", choices=["input", "float32"],
         help="type of the voxels that are written (default: input)",
     )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="correct also far outside of the model's domain")
+    parser.add_argument(
+        "--force", action="store_true",
+        help="correct also a scan that shows no motion, and one far outside of the model's domain",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 

@@ -19,8 +19,12 @@ SUBCOMMANDS = {
     "train": "train a corrector, the autoencoder or the diffusion model",
     "synthesize": "inject motion into clean slices with a diffusion prior, to train a corrector on",
     "reproduce": "reproduce a paper on your own data, from a BIDS folder to its table",
+    "evaluate": "measure corrections on pairs of a moved and a still scan, or check that they do no harm",
     "demo": "the main job on a real head, end to end",
 }
+
+RESUMABLE = ("simulate-cohort", "train", "synthesize", "reproduce", "evaluate")
+"""Commands that keep what is finished when they are stopped."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     arguments = list(sys.argv[1:] if argv is None else argv)
     for name, summary in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + "."
-        )
+        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if arguments[:1] == [name]:
             module = import_module(f"BrainDiffLogic.commands.{name.replace('-', '_')}")
             module.add_arguments(subparser)
@@ -51,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"braindiff {args.command}: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Cancelled):
-        print(f"braindiff {args.command}: stopped; nothing was written", file=sys.stderr)
+        left = "run it again to go on" if args.command in RESUMABLE else "nothing was written"
+        print(f"braindiff {args.command}: stopped; {left}", file=sys.stderr)
         return 1
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
-from validation import cases, in_stratum, markdown, table
+from validation import cases, in_stratum, markdown, table, write_pairs
+
+from BrainDiffLogic import write_volume
+from BrainDiffLogic.evaluation.pairs import read_pairs
+from BrainDiffLogic.volume import Volume
 
 
 def a_row(case: str, method: str, severity: float, mre: float) -> dict[str, str]:
@@ -32,3 +39,13 @@ def test_means_are_over_the_volumes_of_a_stratum() -> None:
 def test_every_case_lies_in_one_stratum() -> None:
     for case in cases():
         assert sum(in_stratum(case.severity, name) for name in ("still", "<0.5", "0.5-1", "1-2", "2-4", ">4")) == 1
+
+
+def test_the_cases_that_are_there_are_listed_for_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    volume = Volume(np.arange(27, dtype=np.float32).reshape(3, 3, 3), np.eye(4))
+    for part in ("moved", "still"):
+        write_volume(volume, tmp_path / "cases" / f"pycortex-S1_nod-1.2mm-AP_{part}.nii.gz")
+    write_pairs(tmp_path)
+    [pair] = read_pairs(tmp_path / "pairs.csv")
+    assert (pair.subject, pair.severity, pair.facts["scanner"]) == ("pycortex-S1", 1.2, "pycortex")

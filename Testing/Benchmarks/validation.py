@@ -3,7 +3,8 @@
     python Testing/Benchmarks/validation.py --data ../shared/data --out runs/validation [--write-cards]
 
 Subjects ds000011-11, ds000011-12 and pycortex-S1 (a scanner that no training run saw). Each case is simulated once and
-kept; a result that is there is not computed again, so the run may be stopped at any time.
+kept; a result that is there is not computed again, so the run may be stopped at any time. The cases are listed in
+OUT/pairs.csv for ``braindiff evaluate``, which measures more of each volume and takes the subject as the unit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from scipy import ndimage
 from skimage.restoration import denoise_nl_means, estimate_sigma
 
 from BrainDiffLogic.checkpoints import available, read_card, shipped_folder
-from BrainDiffLogic.correction import correct
+from BrainDiffLogic.evaluation.methods import GAUSSIAN, NON_LOCAL_MEANS, NOTHING, ModelMethod, gaussian, nothing
+from BrainDiffLogic.evaluation.statistics import is_worse
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion import STRATUM_NAMES, preset, simulate_motion, stratum, with_severity
@@ -56,16 +58,6 @@ class Case:
         return f"{self.subject}_{self.preset}-{self.severity:g}mm-{self.pe_axis}"
 
 
-def nothing(volume: Volume) -> np.ndarray:
-    """The input: the row that every method must beat."""
-    return volume.array
-
-
-def gaussian(volume: Volume) -> np.ndarray:
-    """Gaussian smoothing, sigma 0.6 voxels."""
-    return ndimage.gaussian_filter(volume.array, 0.6)
-
-
 def median(volume: Volume) -> np.ndarray:
     """Median of 3 x 3 x 3 voxels."""
     return ndimage.median_filter(volume.array, 3)
@@ -74,20 +66,13 @@ def median(volume: Volume) -> np.ndarray:
 def non_local_means(volume: Volume) -> np.ndarray:
     """Non-local means in 3D (Buades 2005), h 0.8 times the estimated noise."""
     sigma = float(estimate_sigma(volume.array))
-    return denoise_nl_means(
-        volume.array, patch_size=3, patch_distance=2, h=0.8 * sigma, sigma=sigma, fast_mode=True
-    )
-
-
-def model(name: str) -> Callable[[Volume], np.ndarray]:
-    """A shipped or imported model, by name or path."""
-    return lambda volume: correct(volume, name, device="cpu").corrected.array
+    return denoise_nl_means(volume.array, patch_size=3, patch_distance=2, h=0.8 * sigma, sigma=sigma, fast_mode=True)
 
 
 def methods(models: list[str]) -> dict[str, Callable[[Volume], np.ndarray]]:
     """Every row of the table, by name."""
-    rows = {"do nothing": nothing, "Gaussian": gaussian, "median": median, "non-local means": non_local_means}
-    return {**rows, **{Path(name).stem: model(name) for name in models}}
+    rows = {NOTHING: nothing, GAUSSIAN: gaussian, "median": median, NON_LOCAL_MEANS: non_local_means}
+    return {**rows, **{Path(name).stem: ModelMethod(name, "cpu") for name in models}}
 
 
 def cases() -> Iterator[Case]:
@@ -106,9 +91,7 @@ def simulated(case: Case, data: Path, out: Path) -> tuple[Volume, Volume]:
         lines = still.shape[phase_encode_axis(still.affine, case.pe_axis)]
         kind = "drift" if case.preset == "still" else case.preset
         seed = SEED + SUBJECTS.index(case.subject)
-        simulation = simulate_motion(
-            still, with_severity(preset(kind, lines, seed), case.severity), case.pe_axis
-        )
+        simulation = simulate_motion(still, with_severity(preset(kind, lines, seed), case.severity), case.pe_axis)
         for file, volume in zip(files, (simulation.moved, simulation.reference), strict=True):
             write_volume(volume, file, dtype="float32")
     moved, still = (read_volume(file) for file in files)
@@ -149,6 +132,18 @@ def measure(data: Path, out: Path, models: list[str]) -> list[dict[str, str]]:
     return rows
 
 
+def write_pairs(out: Path) -> None:
+    """List the cases that are simulated, for ``braindiff evaluate --pairs``."""
+    with open(out / "pairs.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["moved", "reference", "subject", "severity_mm", "scanner", "pe_axis", "plane", "simulator"])
+        for case in cases():
+            files = [f"cases/{case.name}_{part}.nii.gz" for part in ("moved", "still")]
+            if all((out / file).exists() for file in files):
+                scanner = case.subject.split("-")[0]  # in-plane: in the sagittal plane, which is corrected
+                writer.writerow([*files, case.subject, case.severity, scanner, case.pe_axis, "in-plane", "BrainDiff"])
+
+
 def in_stratum(severity: float, name: str) -> bool:
     """Whether a severity in mm belongs to a stratum or one of the two summaries."""
     if name == "still":
@@ -167,13 +162,9 @@ def table(rows: list[dict[str, str]]) -> list[dict[str, object]]:
             chosen = [r for r in rows if r["method"] == method and in_stratum(float(r["severity"]), name)]
             if not chosen:
                 continue
-            limits = [1 + (WORSE_TOLERANCE if float(r["severity"]) <= 1 else 0) for r in chosen]
-            worse = [
-                float(r["mre"]) > a * before[r["case"]] + 1e-9 for r, a in zip(chosen, limits, strict=True)
-            ]
-            means = {
-                metric: round(float(np.mean([float(r[metric]) for r in chosen])), 4) for metric in METRICS
-            }
+            limits = [WORSE_TOLERANCE if float(r["severity"]) <= 1 else 0.0 for r in chosen]
+            worse = [is_worse(float(r["mre"]), before[r["case"]], a) for r, a in zip(chosen, limits, strict=True)]
+            means = {metric: round(float(np.mean([float(r[metric]) for r in chosen])), 4) for metric in METRICS}
             share = None if name == "still" else round(float(np.mean(worse)), 3)
             row = {"severity": name, "method": method, "volumes": len(chosen), **means, "worse_than_input": share}
             result.append(row)
@@ -216,14 +207,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--models", nargs="*", default=None, help="names or files (default: all that are available)"
-    )
-    parser.add_argument(
-        "--write-cards", action="store_true", help="write the rows into the shipped models' cards"
-    )
+    parser.add_argument("--models", nargs="*", default=None, help="names or files (default: all that are available)")
+    parser.add_argument("--write-cards", action="store_true", help="write the rows into the shipped models' cards")
     args = parser.parse_args()
     result = table(measure(args.data, args.out, list(available()) if args.models is None else args.models))
+    write_pairs(args.out)
     (args.out / "table.md").write_text(markdown(result) + "\n")
     if args.write_cards:
         write_cards(result)

@@ -10,13 +10,15 @@ import pytest
 from BrainDiffLogic import checkpoints, write_volume
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import save_tiny
+from Harness.severities import save_severity
 
 
 @pytest.fixture
 def own_models(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default model is a tiny one, in a folder of imported models; nothing is shipped."""
+    """The default model is a tiny one, in a folder of imported models; shipped is a motion gate that sees 2 mm."""
     folder = tmp_path_factory.mktemp("models")
     save_tiny(folder / f"{checkpoints.DEFAULT_MODEL}.safetensors")
+    save_severity(folder / "Severity" / "severity.safetensors", raw=1.0)
     monkeypatch.setenv("BRAINDIFF_MODELS", str(folder))
     monkeypatch.setattr(checkpoints, "shipped_folder", lambda: folder / "none")
 

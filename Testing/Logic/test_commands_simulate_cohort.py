@@ -72,7 +72,7 @@ def test_the_standard_scan_is_the_still_one_and_the_others_are_moved_as_their_si
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_cohort(
-    still_scans: Path, monkeypatch: pytest.MonkeyPatch
+    still_scans: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, stopped = still_scans.parent / "whole", still_scans.parent / "stopped"
     assert braindiff("simulate-cohort", still_scans, whole) == 0
@@ -87,6 +87,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_cohort(
 
     monkeypatch.setattr(command, "simulate_motion", killed)
     assert braindiff("simulate-cohort", still_scans, stopped) == 1
+    assert "stopped; run it again to go on" in capsys.readouterr().err
     assert [folder.name for folder in stopped.glob("*sub-*")] == ["sub-ds101"]
     (stopped / ".part-other").mkdir()  # what kill -9 leaves
     assert braindiff("simulate-cohort", still_scans, stopped) == 0

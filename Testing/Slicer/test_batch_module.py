@@ -82,12 +82,12 @@ def a_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def a_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A whole run with every output."""
+    """A whole run with every output, forced: the phantom shows no motion."""
     folder = tmp_path_factory.mktemp("run")
     save_scan(folder / "scan.nii.gz", (36, 40, 36))
     save_tiny(folder / "tiny.safetensors")
     options = ["--difference", "difference.nrrd", "--report", "report.json", "--model", "./tiny.safetensors"]
-    return run_module(folder, *options, "--strength", "0.5", "--device", "cpu", "scan.nii.gz", "out.nrrd")
+    return run_module(folder, *options, "--strength", "0.5", "--device", "cpu", "--force", "scan.nii.gz", "out.nrrd")
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_the_outputs_are_on_the_grid_of_the_input(a_run: Run) -> None:
 
 def test_the_voxels_are_those_of_braindiff_correct(a_run: Run, tmp_path: Path) -> None:
     scan, model = a_run.folder / "scan.nii.gz", a_run.folder / "tiny.safetensors"
-    options = ["--model", model, "--strength", "0.5", "--device", "cpu"]
+    options = ["--model", model, "--strength", "0.5", "--device", "cpu", "--force"]
     assert braindiff("correct", scan, tmp_path / "out.nrrd", *options) == 0
     np.testing.assert_array_equal(
         read_volume(tmp_path / "out.nrrd").array, read_volume(a_run.folder / "out.nrrd").array
@@ -318,7 +318,7 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, how: str, stage: st
     save_scan(tmp_path / "scan.nii", (128, 120, 120), np.diag([1.5, 1.5, 1.5, 1]))  # seconds of work
     before = listing(tmp_path)
     (tmp_path / "unfinished").mkdir()
-    options = ["--report", "report.json", "--difference", "difference.nii.gz", "--device", "cpu"]
+    options = ["--report", "report.json", "--difference", "difference.nii.gz", "--device", "cpu", "--force"]
     line = command(*options, "--staging", "unfinished", "scan.nii", "out.nii.gz")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     with subprocess.Popen(line, cwd=tmp_path, env=environment(), text=True, **pipes) as child:

@@ -120,14 +120,15 @@ def test_the_change_of_a_run_is_that_of_the_library(a_head_node, a_tiny_model, a
     from BrainDiffLogic import correct
 
     before = nodes()
-    job = a_job(a_head_node, model=a_tiny_model, device="cpu", **answers.callbacks())
+    job = a_job(a_head_node, model=a_tiny_model, device="cpu", force=True, **answers.callbacks())
     job.start()
     assert job.running
     job.waitForFinished()
     ((kind, change, report),) = answers.ends
     assert kind == "finished" and report["model"] == "tiny" and set(report["quality"]) == {"before", "after"}
     array = slicer.util.arrayFromVolume(a_head_node)
-    expected = correct(Volume(array.T, ijk_to_ras(a_head_node)), a_tiny_model, device="cpu").difference.array.T
+    volume = Volume(array.T, ijk_to_ras(a_head_node))
+    expected = correct(volume, a_tiny_model, device="cpu", force=True).difference.array.T
     assert change.dtype == np.float32 and change.shape == array.shape
     assert np.abs(expected).max() > 0 and np.allclose(change, expected, atol=1e-3)
     shares = [share for share, _ in answers.progress]

@@ -44,6 +44,7 @@ def test_a_click_makes_outputs_on_the_exact_grid_of_the_input(a_panel_with_a_hea
 
     panel, parameters = a_panel_with_a_head, a_panel_with_a_head.logic.getParameterNode()
     parameters.model = "mc-net"  # the shipped weights
+    parameters.force = True  # the head is a phantom
     transform = None
     if plane == "under a transform":
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -107,8 +108,8 @@ def test_the_panel_lives_during_a_run_and_shows_what_was_done_after_it(a_panel_w
 
 def test_cancel_at_a_third_leaves_no_node_no_file_and_no_process(a_panel_with_a_head, a_temporary_folder):
     panel = a_panel_with_a_head
-    panel.logic.getParameterNode().model = "mc-net"
-    panel.logic.getParameterNode().inputVolume = add_big_head()
+    parameters = panel.logic.getParameterNode()
+    parameters.model, parameters.force, parameters.inputVolume = "mc-net", True, add_big_head()
     before, processes = nodes(), children()
     start(panel)
     wait_until(lambda: panel.ui.progressBar.value >= 30 or not panel.runPanel.running)

@@ -1,0 +1,75 @@
+"""``braindiff evaluate``: what corrections are worth on pairs of a moved and a still scan, and whether they do harm."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from BrainDiffLogic.commands.progress import shown_progress
+from BrainDiffLogic.errors import InputError
+
+SUITES = ("quality", "safety")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``braindiff evaluate``."""
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    table = "CSV: moved, reference, subject; severity_mm, scanner, pe_axis, plane, simulator, group where known"
+    source.add_argument("--pairs", type=Path, metavar="F.csv", help=table)
+    source.add_argument("--bids", type=Path, metavar="DIR", help="BIDS folder: acq-standard beside acq-headmotionN")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the tables; what is measured in it stays")
+    add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all that are available)")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
+    add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    add("--suite", default="quality", choices=SUITES, help="quality on pairs (default), or that no harm is done")
+    register = "lay the reference onto the moved scan first (default: with --bids)"
+    add("--register", action=argparse.BooleanOptionalAction, default=None, help=register)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what is missing; print the table of all pairs and where the report is."""
+    from BrainDiffLogic.evaluation.methods import build_methods
+    from BrainDiffLogic.evaluation.pairs import find_pairs, read_pairs
+
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: must be 1 or more")
+    register = args.bids is not None if args.register is None else args.register
+    notes: list[str] = []
+    if args.bids is not None:
+        pairs, notes = find_pairs(args.bids)
+    else:
+        pairs = read_pairs(args.pairs, aligned=not register and args.suite == "quality")
+    build_methods(args.models, args.device)
+    if args.suite == "safety":
+        return _safety(args, list(dict.fromkeys(pair.reference for pair in pairs)))
+
+    from BrainDiffLogic.evaluation.report import MARKDOWN, write_report
+    from BrainDiffLogic.evaluation.run import Setting, evaluate
+
+    setting = Setting(tuple(args.models) if args.models else None, args.device, register)
+    with shown_progress() as progress:
+        rows = evaluate(pairs, args.out, setting, args.jobs, progress)
+    page = write_report(args.out, rows, [*notes, _about(len(pairs), register)])
+    print(f"{page.with_name(MARKDOWN).read_text(encoding='utf-8').split('### Change')[0].strip()}\n\nwritten: {page}")
+    return 0
+
+
+def _about(count: int, register: bool) -> str:
+    how = "the still scan is registered with the moved one and resampled, the moved one never is"
+    return f"{count} pairs; {how if register else 'taken to lie on each other, nothing is registered'}."
+
+
+def _safety(args: argparse.Namespace, references: list[Path]) -> int:
+    """The suite of checks that no harm is done, on the still scans."""
+    from BrainDiffLogic.evaluation.methods import build_methods
+    from BrainDiffLogic.evaluation.run import prepare_folder
+    from BrainDiffLogic.evaluation.safety.suite import run_safety
+    from BrainDiffLogic.images import read_volume
+
+    prepare_folder(args.out)
+    heads = [read_volume(path) for path in references]
+    with shown_progress() as progress:
+        report = run_safety(build_methods(args.models, args.device), heads, args.out, progress)
+    print(f"{report.read_text(encoding='utf-8')}\nwritten: {report}")
+    return 0

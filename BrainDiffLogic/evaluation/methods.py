@@ -1,0 +1,111 @@
+"""The rows of an evaluation: what a moved volume is turned into, by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from BrainDiffLogic import checkpoints
+from BrainDiffLogic.checkpoints import Card
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.reproduction import denoisers
+from BrainDiffLogic.volume import Volume
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.networks import Corrector
+
+Method = Callable[[Volume], np.ndarray]
+"""A moved volume to an (I, J, K) array on its grid, in its units; raises InputError where it refuses the volume."""
+
+NOTHING, GAUSSIAN, NON_LOCAL_MEANS, ENSEMBLE = "do nothing", "Gaussian", "non-local means", "ensemble"
+
+
+def nothing(volume: Volume) -> np.ndarray:
+    """The input: the row that every method must beat."""
+    return volume.array
+
+
+def gaussian(volume: Volume) -> np.ndarray:
+    """Gaussian smoothing in 3D, sigma 0.6 voxels: what a mere blur gains."""
+    return denoisers.gaussian(volume.array.astype(np.float32))
+
+
+def non_local_means(volume: Volume) -> np.ndarray:
+    """Non-local means in 3D (Buades 2005): patches of 3, up to 2 voxels away, h 0.8 times the noise that is found."""
+    return denoisers.non_local_means(volume.array.astype(np.float32))
+
+
+class ModelMethod:
+    """A correction model as a method, without the motion gate: the model is measured, not the decision to use it.
+
+    model   name or .safetensors file; loaded at the first call
+    device  as in ``correction.correct``
+    The last answer is kept, so that the ensemble need not ask again.
+    """
+
+    def __init__(self, model: str | Path, device: str = "auto") -> None:
+        self.path = checkpoints.find_checkpoint(model)
+        self.device = device
+        self._last: tuple[Volume, np.ndarray] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the row is called."""
+        return self.path.stem
+
+    @cached_property
+    def model(self) -> tuple[Corrector, Card]:
+        """The corrector and its card, as ``correction.correct`` takes them."""
+        return checkpoints.load_checkpoint(self.path)
+
+    def __call__(self, volume: Volume) -> np.ndarray:
+        """The corrected voxels. Raises InputError where the volume is far outside the model's domain."""
+        from BrainDiffLogic.correction import correct
+
+        if self._last is None or self._last[0] is not volume:
+            self._last = volume, correct(volume, self.model, device=self.device, gate=False).corrected.array
+        return self._last[1]
+
+
+class Ensemble:
+    """The volume plus the mean of what several models would change; refuses what one of them refuses."""
+
+    def __init__(self, members: Sequence[Method]) -> None:
+        self.members = members
+
+    def __call__(self, volume: Volume) -> np.ndarray:
+        """The corrected voxels, float32 or float64."""
+        return np.mean([member(volume) for member in self.members], axis=0)
+
+
+def build_methods(models: Iterable[str | Path] | None = None, device: str = "auto") -> dict[str, Method]:
+    """Every row by its name: doing nothing, the denoisers, the models, and of two models or more their ensemble.
+
+    models  names or .safetensors files; None: all that are available
+    device  "auto", "cpu", "cuda" or "mps", for the models
+    Raises InputError for an unknown model or device, or two rows of one name.
+    """
+    rows: dict[str, Method] = {NOTHING: nothing, GAUSSIAN: gaussian, NON_LOCAL_MEANS: non_local_means}
+    found = [ModelMethod(model, device) for model in (checkpoints.available() if models is None else models)]
+    if found:
+        from BrainDiffLogic.inference import choose_device
+
+        choose_device(device)
+    for model in found:
+        if model.name in (*rows, ENSEMBLE):
+            raise InputError(f"{model.path}: there is a row {model.name!r} already; rename the file and its card")
+        rows[model.name] = model
+    if len(found) > 1:
+        rows[ENSEMBLE] = Ensemble(found)
+    return rows
+
+
+def made_by(methods: dict[str, Method]) -> dict[str, Any]:
+    """What the result of each method depends on beside the volume: the sha256 of its weights."""
+    models = {name: method for name, method in methods.items() if isinstance(method, ModelMethod)}
+    sums = {name: checkpoints.read_card(model.path)["sha256"] for name, model in models.items()}
+    return {name: list(sums.values()) if name == ENSEMBLE else [sums[name]] if name in sums else [] for name in methods}

@@ -1,0 +1,206 @@
+"""Measuring every method on every pair: a job that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.evaluation.measures import CONVENTION, Numbers, Yardstick
+from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, made_by
+from BrainDiffLogic.evaluation.pairs import Pair
+from BrainDiffLogic.evaluation.strips import write_strip
+from BrainDiffLogic.images import read_volume, staged_output
+from BrainDiffLogic.threads import one_thread_each
+from BrainDiffLogic.volume import Volume
+
+MARKER, CASES, PICTURES = "evaluation.json", "cases", "pictures"
+FORMAT = 1
+MEASURED, REFUSED, REFERENCE = "measured", "refused", "reference"
+"""What became of a method on a pair; the row of a still scan itself is ``REFERENCE``, by this name as a method too."""
+
+Row = dict[str, Any]
+"""name, subject, the pair's facts, method, status, note, seconds, and the numbers of ``measures``; None: unknown."""
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured beside the pairs.
+
+    models    names or .safetensors files; None: all that are available
+    device    where they run
+    register  lay the still scan onto the moved one first (real pairs; simulated ones lie on each other)
+    """
+
+    models: tuple[str, ...] | None = None
+    device: str = "auto"
+    register: bool = False
+
+    def methods(self) -> dict[str, Method]:
+        """Every method by its name."""
+        return build_methods(self.models, self.device)
+
+
+def evaluate(
+    pairs: Sequence[Pair], out: Path, setting: Setting, jobs: int = 1, progress: Report | None = None
+) -> list[Row]:
+    """Measure what is not yet measured; returns a row for each pair and method, and one for each still scan.
+
+    out   folder: cases/NAME.json with what is done, pictures/NAME/METHOD.png (see ``strips``)
+    jobs  processes that work on pairs
+    A pair is measured again where its files, the convention or the model have changed. A method that refuses a volume
+    gets a row that says so. Raises InputError for pairs that cannot be read or do not fit together.
+    """
+    report = progress or (lambda share, stage: None)
+    methods = setting.methods()
+    prepare_folder(out)
+    todo = [pair for pair in pairs if _missing(pair, out, setting, methods)]
+    total = max(1, len(todo))
+    if jobs == 1:
+        for done, pair in enumerate(todo):
+            report(done / total, "Measuring")
+            measure_pair(pair, out, setting, methods)
+    elif todo:
+        with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(_measure_alone, pair, out, setting) for pair in todo]
+            try:
+                for done, job in enumerate(as_completed(waiting)):
+                    job.result()
+                    report(done / total, "Measuring")
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    report(1.0, "Measuring")
+    return [row for pair in pairs for row in _rows(pair, _Case.read(pair, out, setting), methods)]
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder of an evaluation. Raises InputError where it holds something else."""
+    marker = out / MARKER
+    if not marker.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is neither an empty folder nor an evaluation; name another folder")
+    try:
+        (out / CASES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: the folder cannot be made ({error.strerror}); choose another") from None
+    if not marker.exists():
+        with staged_output(marker) as staged:
+            staged.write_text(json.dumps({"format": FORMAT, "convention": CONVENTION}) + "\n", encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _methods(setting: Setting) -> dict[str, Method]:
+    """Of a process that measures several pairs: the models are loaded once."""
+    return setting.methods()
+
+
+def _measure_alone(pair: Pair, out: Path, setting: Setting) -> None:
+    measure_pair(pair, out, setting, _methods(setting))
+
+
+def measure_pair(pair: Pair, out: Path, setting: Setting, methods: dict[str, Method]) -> None:
+    """Measure the methods that are missing on one pair; each is kept as soon as it is done."""
+    case = _Case.read(pair, out, setting)
+    missing = _missing(pair, out, setting, methods)
+    moved = read_volume(pair.moved)
+    yardstick = _yardstick(pair, moved, setting)
+    sources = made_by(methods)
+    for name in missing:
+        if name == REFERENCE:
+            entry = {"status": REFERENCE, "numbers": _plain(yardstick.without_reference(yardstick.reference))}
+        else:
+            entry = _measured(name, methods[name], moved, yardstick, out / PICTURES / pair.name)
+        case.entries[name] = {**entry, "made_by": sources.get(name, [])}
+        case.write()
+
+
+def _yardstick(pair: Pair, moved: Volume, setting: Setting) -> Yardstick:
+    still = read_volume(pair.reference)
+    try:
+        if not setting.register:
+            return Yardstick(still)
+        from BrainDiffLogic.cohort.pairing import align_reference
+
+        alignment = align_reference(still, moved)
+        return Yardstick(alignment.reference, alignment.inside)
+    except InputError as error:
+        raise InputError(f"pair {pair.name}: {error}") from None
+
+
+def _measured(name: str, method: Method, moved: Volume, yardstick: Yardstick, pictures: Path) -> dict[str, Any]:
+    """The entry of a method; what it refuses is an entry too."""
+    started = time.perf_counter()
+    try:
+        image = moved.with_array(method(moved))
+    except InputError as error:
+        return {"status": REFUSED, "note": str(error)}
+    seconds = round(time.perf_counter() - started, 2)
+    numbers = yardstick.numbers(image)
+    if name != NOTHING:
+        pictures.mkdir(parents=True, exist_ok=True)
+        write_strip(pictures / f"{name}.png", moved, image, yardstick.reference, int(numbers["worst_slice"]))
+    return {"status": MEASURED, "numbers": _plain(numbers), "seconds": seconds}
+
+
+def _missing(pair: Pair, out: Path, setting: Setting, methods: dict[str, Method]) -> list[str]:
+    """The methods, and the still scan's own row, that are not measured yet or were made by other weights."""
+    entries = _Case.read(pair, out, setting).entries
+    sources = {**made_by(methods), REFERENCE: []}
+    return [name for name, source in sources.items() if entries.get(name, {}).get("made_by") != source]
+
+
+@dataclass
+class _Case:
+    """What is known of a pair: a JSON file that is whole or absent, and empty again when the pair has changed."""
+
+    path: Path
+    pair: dict[str, Any]
+    entries: dict[str, Any]
+
+    @classmethod
+    def read(cls, pair: Pair, out: Path, setting: Setting) -> _Case:
+        path, facts = out / CASES / f"{pair.name}.json", _identity(pair, setting)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            entries = content["methods"] if content["pair"] == facts else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            entries = {}
+        return cls(path, facts, entries)
+
+    def write(self) -> None:
+        with staged_output(self.path) as staged:
+            content = {"pair": self.pair, "methods": self.entries}
+            staged.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _identity(pair: Pair, setting: Setting) -> dict[str, Any]:
+    """What the numbers of a pair depend on beside the method."""
+    files = {}
+    for part, path in (("moved", pair.moved), ("reference", pair.reference)):
+        facts = path.stat()
+        files[part] = [path.name, facts.st_size, facts.st_mtime_ns]
+    return {**files, "registered": setting.register, "convention": CONVENTION}
+
+
+def _rows(pair: Pair, case: _Case, methods: dict[str, Method]) -> list[Row]:
+    known = {"name": pair.name, "subject": pair.subject, **pair.facts}
+    rows = []
+    for name in (*methods, REFERENCE):
+        entry = case.entries[name]
+        about = {"method": name, "status": entry["status"], "note": entry.get("note", "")}
+        rows.append({**known, **about, **entry.get("numbers", {}), "seconds": entry.get("seconds")})
+    return rows
+
+
+def _plain(numbers: Numbers) -> dict[str, float | None]:
+    """As JSON can hold them: None for what is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

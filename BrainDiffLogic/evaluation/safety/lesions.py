@@ -1,0 +1,112 @@
+"""Implanted lesions: ellipsoids of 2 to 8 mm with soft edges, bright and dark, in white and grey matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy import ndimage
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.volume import Volume
+
+DIAMETERS_MM = (2.0, 3.0, 4.0, 6.0, 8.0)
+AXES = ((1.0, 1.0, 1.0), (0.8, 1.0, 1.25))
+"""Semi-axes over the mean radius, by turns: a sphere, an ellipsoid of its volume."""
+EDGE_MM = 1.0
+"""Width of the soft edge."""
+APART_MM = 20.0
+"""Between centres: what one lesion does to the images must not reach the next."""
+INSIDE_MM = 2.0
+"""From a lesion's edge to the end of the inner head."""
+DARKEST = 0.8
+"""A dark lesion takes at most this share of the signal at its place away: magnitudes below 0 cannot exist."""
+SUBSAMPLES = 3
+"""Points a voxel along each axis at which the shape is sampled: small lesions fill voxels in part."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """One implanted lesion.
+
+    diameter  mm; tissue: "white" or "grey"
+    contrast  what it adds at its middle, on the scene's scale; negative: dark
+    box       where in the volume it lies; shape: what it fills of each voxel of the box, 0 to 1
+    """
+
+    diameter: float
+    tissue: str
+    contrast: float
+    box: tuple[slice, ...]
+    shape: np.ndarray
+
+    def share_in(self, difference: np.ndarray) -> float:
+        """How much of the lesion a difference of volumes (with it minus without, on the scale) holds: least squares."""
+        found = float((difference[self.box] * self.shape).sum(dtype=np.float64))
+        return found / (self.contrast * float((self.shape**2).sum(dtype=np.float64)))
+
+
+def place_lesions(
+    volume: Volume,
+    scaled: np.ndarray,
+    inside: np.ndarray,
+    tissue_limits: tuple[float, float],
+    contrast: float,
+    rng: np.random.Generator,
+) -> list[Lesion]:
+    """A lesion of each diameter, tissue and sign at a random place, the large ones first, while there is room.
+
+    scaled    (I, J, K) the volume on its scale; inside: (I, J, K) bool, where lesions may lie
+    contrast  on that scale
+    Raises InputError where there is no room for any.
+    """
+    depth = ndimage.distance_transform_edt(inside, sampling=volume.spacing)
+    middle, white = tissue_limits
+    tissues = {"white": inside & (scaled > white), "grey": inside & (scaled > middle) & (scaled <= white)}
+    found: list[Lesion] = []
+    taken: list[np.ndarray] = []
+    wanted = product(sorted(DIAMETERS_MM, reverse=True), tissues, (1, -1))
+    for number, (diameter, tissue, sign) in enumerate(wanted):
+        room = np.argwhere(tissues[tissue] & (depth > diameter / 2 + INSIDE_MM))
+        place = _free(room, taken, volume.spacing, rng)
+        if place is None:
+            continue
+        taken.append(place)
+        size = contrast if sign > 0 else -min(contrast, DARKEST * float(scaled[tuple(place)]))
+        axes = diameter / 2 * rng.permutation(AXES[number % len(AXES)])
+        found.append(Lesion(diameter, tissue, size, *_shape(place, axes, volume)))
+    if not found:
+        raise InputError(f"{volume.name}: no room for a lesion inside the head; give a whole head")
+    return found
+
+
+def implanted(volume: Volume, lesions: Iterable[Lesion], unit: float) -> Volume:
+    """The volume with the lesions in it; ``unit``: of the scale, in the volume's units."""
+    array = volume.array.copy()
+    for lesion in lesions:
+        array[lesion.box] += np.float32(unit * lesion.contrast) * lesion.shape
+    return volume.with_array(array)
+
+
+def _free(
+    room: np.ndarray, taken: list[np.ndarray], spacing: np.ndarray, rng: np.random.Generator
+) -> np.ndarray | None:
+    """A random voxel of ``room`` (n, 3) that is far enough from those that are taken; None where there is none."""
+    for place in taken:
+        room = room[np.linalg.norm((room - place) * spacing, axis=1) >= APART_MM]
+    return room[rng.integers(len(room))] if len(room) else None
+
+
+def _shape(place: np.ndarray, axes: np.ndarray, volume: Volume) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The box around an ellipsoid at a voxel, and what it fills of the box's voxels; semi-axes in mm along I, J, K."""
+    reach = np.ceil((axes + EDGE_MM) / volume.spacing).astype(int) + 1
+    start, stop = np.maximum(place - reach, 0), np.minimum(place + reach + 1, volume.shape)
+    steps = (np.arange(SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5
+    lines = [((np.arange(start[d], stop[d])[:, None] + steps).ravel() - place[d]) * volume.spacing[d] for d in range(3)]
+    radius = np.sqrt(sum((line / axis) ** 2 for line, axis in zip(np.ix_(*lines), axes, strict=True)))
+    filled = np.clip((1 - radius) * float(axes.min()) / EDGE_MM + 0.5, 0, 1)
+    blocks = [n for size in stop - start for n in (size, SUBSAMPLES)]
+    shape = filled.reshape(blocks).mean(axis=(1, 3, 5)).astype(np.float32)
+    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)), shape

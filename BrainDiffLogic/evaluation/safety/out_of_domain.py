@@ -1,0 +1,56 @@
+"""What a method does with an image it was not made for: refuse it, say so, or leave it nearly as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from BrainDiffLogic.domain import judge
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod
+from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
+from BrainDiffLogic.evaluation.safety.outcome import Outcome
+from BrainDiffLogic.evaluation.safety.remembered import Remembered
+from BrainDiffLogic.evaluation.safety.scene import Scene
+from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.volume import Volume
+
+CHECK = "out of domain"
+NEARLY_UNCHANGED = 0.005
+"""Mean change in the foreground over the mean signal there: invisible in an 8-bit display (one grey level: 0.004)."""
+
+
+def check_out_of_domain(method: Method, scene: Scene) -> list[Outcome]:
+    """Each of ``other_inputs``: the relative change, passed also where the method refuses or flags the image.
+
+    What a model says is what ``correction.correct`` would report: it refuses by InputError, and ``domain.judge`` gives
+    its notes. A stripped brain is within the domain of a model whose card names brains.
+    """
+    return [_outcome(method, name, volume) for name, volume in other_inputs(scene).items()]
+
+
+def notes_of(method: Method, volume: Volume) -> list[str]:
+    """What the models of a method would note about a volume; other methods note nothing."""
+    if isinstance(method, Remembered):
+        return notes_of(method.method, volume)
+    if isinstance(method, Ensemble):
+        return list(dict.fromkeys(note for member in method.members for note in notes_of(member, volume)))
+    return judge(volume, method.model[1]).notes if isinstance(method, ModelMethod) else []
+
+
+def _outcome(method: Method, name: str, volume: Volume) -> Outcome:
+    try:
+        change = _change(volume, method(volume))
+    except InputError as error:
+        return Outcome(CHECK, name, 0.0, NEARLY_UNCHANGED, True, "", f"refused: {error}")
+    notes = notes_of(method, volume)
+    if notes:
+        return Outcome(CHECK, name, change, NEARLY_UNCHANGED, True, "", f"flagged: {'; '.join(notes)}")
+    if change <= NEARLY_UNCHANGED:
+        return Outcome(CHECK, name, change, NEARLY_UNCHANGED, True, "", "left as it is")
+    return Outcome(CHECK, name, change, NEARLY_UNCHANGED, False, "", "changed without a word")
+
+
+def _change(volume: Volume, result: np.ndarray) -> float:
+    head, floor = head_mask(volume.array), robust_scale(volume.array).offset
+    signal = float(np.abs(volume.array[head] - floor).mean(dtype=np.float64))
+    return float(np.abs(result - volume.array)[head].mean(dtype=np.float64)) / signal

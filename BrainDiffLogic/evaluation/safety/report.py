@@ -1,0 +1,128 @@
+"""The suite's report: safety.csv and safety.json with every number, safety.md with the worst head of each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from BrainDiffLogic import __version__
+from BrainDiffLogic.delivery import staged_outputs
+from BrainDiffLogic.evaluation.safety.outcome import Outcome
+
+REPORT = "safety.md"
+COLUMNS = ("head", "method", "check", "case", "number", "relation", "limit", "unit", "passed", "note")
+PASSED, FAILED = "ok", "FAIL"
+CONVENTION = (
+    "Numbers are on the still scan's robust scale (floor 0, 99th percentile inside the head 1) and taken in its head, "
+    "lesions and tissues in its inner head. Each cell is the worst of the heads; a row is passed where all heads pass."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One outcome, of which head and method."""
+
+    head: str
+    method: str
+    outcome: Outcome
+
+
+def write_report(out: Path, rows: Sequence[Row]) -> Path:
+    """Write the three files; returns the Markdown one."""
+    files = [out / REPORT, out / "safety.csv", out / "safety.json"]
+    with staged_outputs(files) as (markdown, table, data):
+        markdown.write_text(as_markdown(rows), encoding="utf-8")
+        table.write_text(_csv(rows), encoding="utf-8")
+        content = {"version": __version__, "convention": CONVENTION, "rows": [_entry(row) for row in rows]}
+        data.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return files[0]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A summary, a table for each check, and what the numbers that failed say of themselves."""
+    methods, heads = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("method", "head"))
+    lines = ["# Does it do harm?", "", f"Heads: {', '.join(heads)}. {CONVENTION}", "", *_summary(rows, methods), ""]
+    for check in dict.fromkeys(row.outcome.check for row in rows):
+        chosen = [row for row in rows if row.outcome.check == check]
+        lines += [f"## {check[0].upper()}{check[1:]}", "", *_check_table(chosen, methods), ""]
+    failed = [row for row in rows if not row.outcome.passed and row.outcome.note]
+    lines += [
+        "## What failed says",
+        "",
+        *(_remark(row) for row in failed),
+        *([] if failed else ["Nothing failed."]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcome furthest beyond its limit; what cannot be had is worse than any number."""
+
+    def badness(outcome: Outcome) -> tuple[bool, float]:
+        if math.isnan(outcome.number):
+            return True, math.inf
+        return not outcome.passed, -outcome.number if outcome.least else outcome.number
+
+    return max(outcomes, key=badness)
+
+
+def _summary(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    lines = ["| method | passed | failed checks |", "| --- | ---: | --- |"]
+    for method in methods:
+        groups: dict[tuple[str, str], list[bool]] = {}
+        for row in rows:
+            if row.method == method:
+                groups.setdefault((row.outcome.check, row.outcome.case), []).append(row.outcome.passed)
+        failed = [check for (check, _), passed in groups.items() if not all(passed)]
+        counts = [f"{check} ({failed.count(check)})" for check in dict.fromkeys(failed)]
+        lines.append(f"| {method} | {len(groups) - len(failed)} of {len(groups)} | {', '.join(counts) or '-'} |")
+    return lines
+
+
+def _check_table(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    lines = [f"| case | limit | {' | '.join(methods)} |", f"| --- | ---: |{' ---: |' * len(methods)}"]
+    for case in dict.fromkeys(row.outcome.case for row in rows):
+        chosen = [row for row in rows if row.outcome.case == case]
+        first = chosen[0].outcome
+        unit = f" {first.unit}" if first.unit else ""
+        cells = [_cell([row.outcome for row in chosen if row.method == method]) for method in methods]
+        lines.append(f"| {case} | {_relation(first)} {first.limit:g}{unit} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(outcomes: Sequence[Outcome]) -> str:
+    if not outcomes:
+        return "-"
+    shown = worst(outcomes)
+    verdict = PASSED if all(outcome.passed for outcome in outcomes) else FAILED
+    how = shown.note.partition(":")[0] if shown.note.startswith(("refused", "flagged")) else ""
+    return how or f"{shown.number:.4g} {verdict}"
+
+
+def _remark(row: Row) -> str:
+    return f"- {row.method}, {row.head}, {row.outcome.check}, {row.outcome.case}: {row.outcome.note}"
+
+
+def _relation(outcome: Outcome) -> str:
+    return ">=" if outcome.least else "<="
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    values = {"head": row.head, "method": row.method, "relation": _relation(row.outcome), **asdict(row.outcome)}
+    values["number"] = row.outcome.number if math.isfinite(row.outcome.number) else None
+    return {name: values[name] for name in COLUMNS}
+
+
+def _csv(rows: Iterable[Row]) -> str:
+    text = StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_entry(row) for row in rows)
+    return text.getvalue()

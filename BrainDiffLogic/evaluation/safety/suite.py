@@ -1,0 +1,145 @@
+"""The do-no-harm suite: every check, for every method, on every head; a job that goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.evaluation.methods import Method, made_by
+from BrainDiffLogic.evaluation.safety import (
+    absent_lesions,
+    clean_scan,
+    equivariance,
+    idempotence,
+    implanted_lesions,
+    out_of_domain,
+    tissue_volumes,
+)
+from BrainDiffLogic.evaluation.safety.outcome import Outcome
+from BrainDiffLogic.evaluation.safety.remembered import Remembered
+from BrainDiffLogic.evaluation.safety.report import Row, write_report
+from BrainDiffLogic.evaluation.safety.scene import Scene, build_scene
+from BrainDiffLogic.images.outputs import staged_output
+from BrainDiffLogic.volume import Volume
+
+Check = Callable[[Method, Scene], list[Outcome]]
+Progress = Callable[[float, str], None]
+
+CHECKS: dict[str, Check] = {
+    clean_scan.CHECK: clean_scan.check_clean_scan,
+    idempotence.CHECK: idempotence.check_idempotence,
+    implanted_lesions.CHECK: implanted_lesions.check_implanted_lesions,
+    absent_lesions.CHECK: absent_lesions.check_absent_lesions,
+    tissue_volumes.CHECK: tissue_volumes.check_tissue_volumes,
+    equivariance.CHECK: equivariance.check_equivariance,
+    out_of_domain.CHECK: out_of_domain.check_out_of_domain,
+}
+"""In the order of the report. Each takes a method and a head's scene and gives numbers with their limits."""
+FORMAT = 1
+"""Of a check's answer: another number where a check, its limit or the scene has changed, so that it is run again."""
+FOLDER = "safety"
+SEED = 5
+
+
+def run_safety(
+    methods: dict[str, Method], heads: Sequence[Volume], out: Path, progress: Progress | None = None
+) -> Path:
+    """Run what is not yet done, and write the report; returns it, ``out/safety.md``, beside safety.csv and safety.json.
+
+    methods  by name; heads: still T1-weighted scans of whole heads or brains, not used for training
+    out      folder; its folder ``safety`` holds one file for each head and method, with the checks that are done
+    A check is run again where head, weights or ``FORMAT`` have changed. Raises InputError where there is no head, or
+    one shows no tissues.
+    """
+    if not heads:
+        raise InputError("heads: there is none to check the methods on; give still T1-weighted scans")
+    report = progress or (lambda share, stage: None)
+    folder = out / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: the folder cannot be made ({error.strerror}); choose another") from None
+    rows: list[Row] = []
+    for number, (name, head) in enumerate(zip(_names(heads), heads, strict=True)):
+
+        def of_all(share: float, stage: str, number: int = number, name: str = name) -> None:
+            report((number + share) / len(heads), f"{name}, {stage}")
+
+        rows += _check_head(name, head, methods, folder, of_all)
+    report(1.0, "Checked")
+    return write_report(out, rows)
+
+
+def _check_head(name: str, head: Volume, methods: dict[str, Method], folder: Path, progress: Progress) -> list[Row]:
+    """All outcomes of one head; what is missing in its files is checked and written there."""
+    digest, sums, scene = _digest(head), made_by(methods), None
+    rows: list[Row] = []
+    for number, (method_name, method) in enumerate(methods.items()):
+        file = folder / f"{quote(name, safe='')}_{quote(method_name, safe='')}.json"
+        key = {"format": FORMAT, "head": digest, "method": method_name, "weights": sums[method_name]}
+        found = _read(file, key)
+        missing = [check for check in CHECKS if check not in found]
+        if missing:
+            scene = scene or build_scene(head, SEED)
+            method = Remembered(method, [volume for case in scene.cases for volume in (case.plain, case.lesioned)])
+            for done, check in enumerate(missing):
+                progress((number + done / len(missing)) / len(methods), f"{method_name}: {check}")
+                found[check] = CHECKS[check](method, scene)
+                _write(file, key, found)
+        rows += [Row(name, method_name, outcome) for check in CHECKS for outcome in found[check]]
+    return rows
+
+
+def _names(heads: Sequence[Volume]) -> list[str]:
+    """One for each head, after its file; numbered where that is none or another's."""
+    stems = [Path(head.source).name.split(".")[0] or "head" for head in heads]
+    return [
+        stem if stems.count(stem) == 1 and stem != "head" else f"{stem}-{number}"
+        for number, stem in enumerate(stems, 1)
+    ]
+
+
+def _digest(head: Volume) -> str:
+    known = hashlib.sha256(np.ascontiguousarray(head.array).tobytes())
+    known.update(f"{head.array.dtype}{head.shape}{np.round(head.affine, 6).tolist()}".encode())
+    return known.hexdigest()
+
+
+def _read(file: Path, key: dict[str, Any]) -> dict[str, list[Outcome]]:
+    """The outcomes by check that a file holds; none where it is missing or made for another ``key``."""
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["key"] != key:
+            return {}
+        return {check: [_outcome(entry) for entry in entries] for check, entries in content["checks"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: damaged; delete it, what it held is checked again") from None
+
+
+def _outcome(entry: dict[str, Any]) -> Outcome:
+    return Outcome(**{**entry, "number": float(entry["number"])})
+
+
+def _write(file: Path, key: dict[str, Any], found: dict[str, list[Outcome]]) -> None:
+    checks = {check: [_plain(outcome) for outcome in outcomes] for check, outcomes in found.items()}
+    with staged_output(file) as staged:
+        staged.write_text(
+            json.dumps({"key": key, "checks": checks}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """For JSON, where what is not finite is its name."""
+    found = asdict(outcome)
+    return {**found, "number": found["number"] if math.isfinite(found["number"]) else str(found["number"])}

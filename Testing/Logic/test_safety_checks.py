@@ -1,0 +1,203 @@
+"""The do-no-harm checks: what does nothing passes all of them, and each kind of harm fails its check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folded_head import a_brain_scene
+from scipy import ndimage
+
+from BrainDiffLogic import correct
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, gaussian, nothing
+from BrainDiffLogic.evaluation.safety import out_of_domain
+from BrainDiffLogic.evaluation.safety.absent_lesions import check_absent_lesions
+from BrainDiffLogic.evaluation.safety.clean_scan import check_clean_scan
+from BrainDiffLogic.evaluation.safety.equivariance import check_equivariance
+from BrainDiffLogic.evaluation.safety.idempotence import check_idempotence
+from BrainDiffLogic.evaluation.safety.implanted_lesions import check_implanted_lesions
+from BrainDiffLogic.evaluation.safety.out_of_domain import check_out_of_domain, notes_of
+from BrainDiffLogic.evaluation.safety.outcome import Outcome
+from BrainDiffLogic.evaluation.safety.remembered import Remembered
+from BrainDiffLogic.evaluation.safety.suite import CHECKS, Check
+from BrainDiffLogic.evaluation.safety.tissue_volumes import check_tissue_volumes
+from BrainDiffLogic.volume import Volume
+from Harness.correctors import CARD, save_tiny
+
+T1_INPUT = {**CARD["input"], "contrast": "T1-weighted", "anatomy": "human head or brain"}
+
+
+def failures(check: Check, method: Method) -> list[str]:
+    """Cases of the outcomes that did not pass."""
+    return [outcome.case for outcome in check(method, a_brain_scene()) if not outcome.passed]
+
+
+def outcomes(check: Check, method: Method) -> dict[str, Outcome]:
+    return {outcome.case: outcome for outcome in check(method, a_brain_scene())}
+
+
+def adding(change: Callable[[Volume], np.ndarray]) -> Method:
+    """A method that adds something, in shares of the scene's scale."""
+    unit = a_brain_scene().scale.scale
+    return lambda volume: (volume.array + unit * change(volume)).astype(np.float32)
+
+
+def median(volume: Volume) -> np.ndarray:
+    return ndimage.median_filter(volume.array, 3)
+
+
+def ball(volume: Volume, place: tuple[int, int, int], diameter: float, height: float) -> np.ndarray:
+    grid = np.ix_(*(np.arange(n) for n in volume.shape))
+    squares = [(size * (line - at)) ** 2 for line, at, size in zip(grid, place, volume.spacing, strict=True)]
+    return height * np.clip(diameter / 2 - np.sqrt(sum(squares)) + 0.5, 0, 1)
+
+
+# Nothing
+
+
+@pytest.mark.parametrize("name", list(CHECKS))
+def test_doing_nothing_passes_every_check(name: str) -> None:
+    found = CHECKS[name](nothing, a_brain_scene())
+    assert found and all(outcome.passed and outcome.check == name for outcome in found)
+
+
+# Blur
+
+
+def test_a_blur_fails_the_clean_scan_and_the_lesions_and_is_equivariant() -> None:
+    assert {"SSIM", "99th percentile of the change"} <= set(failures(check_clean_scan, gaussian))
+    lesions = outcomes(check_implanted_lesions, gaussian)
+    assert not lesions["still: contrast kept"].passed and lesions["still: deleted"].number > 0
+    assert failures(check_equivariance, gaussian) == []
+    assert all("second" in case or "growth" in case for case in failures(check_idempotence, gaussian))
+    assert failures(check_idempotence, gaussian)
+
+
+def test_small_lesions_suffer_most_from_a_median_filter() -> None:
+    found = outcomes(check_implanted_lesions, median)
+    deleted = found["still: deleted"]
+    assert deleted.number >= 4 and "2 mm" in deleted.note and "8 mm" not in deleted.note
+
+
+# Invention
+
+
+@pytest.mark.parametrize(("diameter", "sign"), [(4, 1), (6, 1), (6, -1)])
+def test_an_invented_lesion_is_found_once_on_every_scan(diameter: float, sign: int) -> None:
+    place = tuple(int(np.mean(along)) + 9 for along in np.nonzero(a_brain_scene().inside))
+    height = sign * 1.5 * a_brain_scene().tissue_step
+    found = check_absent_lesions(adding(lambda volume: ball(volume, place, diameter, height)), a_brain_scene())
+    assert [outcome.number for outcome in found[:2]] == [1, 1]
+    assert ("bright" if sign > 0 else "dark") in found[0].note
+    assert str(place[0]) in found[0].note
+
+
+def test_an_edge_that_is_moved_is_no_lesion() -> None:
+    def step(volume: Volume) -> np.ndarray:
+        part = np.zeros(volume.shape, dtype=np.float32)
+        part[volume.shape[0] // 2 : volume.shape[0] // 2 + 2] = a_brain_scene().tissue_step
+        return part
+
+    assert check_absent_lesions(adding(step), a_brain_scene())[0].number == 0
+
+
+def test_what_the_moved_scan_shows_already_is_not_new() -> None:
+    scene = a_brain_scene()
+    half = adding(lambda volume: -0.5 * scene.scaled(volume.array - scene.still.array))
+    assert failures(check_absent_lesions, half) == []
+
+
+def test_taking_the_whole_error_away_invents_nothing_and_keeps_the_volumes() -> None:
+    perfect: Method = lambda volume: a_brain_scene().still.array  # noqa: E731
+    assert failures(check_absent_lesions, perfect) == failures(check_tissue_volumes, perfect) == []
+    assert all(outcome.number < 0 for outcome in check_tissue_volumes(perfect, a_brain_scene()))
+
+
+# Contrast, gain, repetition
+
+
+def test_a_gain_fails_the_mean_alone_of_the_lesions_nothing() -> None:
+    brighter: Method = lambda volume: 1.02 * volume.array  # noqa: E731
+    assert "change of the mean" in failures(check_clean_scan, brighter)
+    assert failures(check_implanted_lesions, brighter) == []
+
+
+def test_a_darker_grey_matter_fails_the_tissue_volumes() -> None:
+    scene = a_brain_scene()
+    limit = scene.tissue_limits[1]
+
+    def darker(volume: Volume) -> np.ndarray:
+        scaled = scene.scale.forward(volume.array)
+        return np.where((scaled > limit) & (scaled < limit + 0.08), limit - 0.02 - scaled, 0)
+
+    assert failures(check_tissue_volumes, adding(darker))
+    assert "change of tissue volumes" in failures(check_clean_scan, adding(darker))
+
+
+def test_a_sharpening_that_never_ends_fails_idempotence() -> None:
+    sharper: Method = lambda volume: 2 * volume.array - ndimage.gaussian_filter(volume.array, 1.0)  # noqa: E731
+    found = outcomes(check_idempotence, sharper)
+    assert found["tremor 3 mm SI: second change / first"].number > 1
+    assert not found["tremor 3 mm SI: error growth"].passed
+
+
+# Where the head lies
+
+
+def test_a_change_on_one_side_alone_fails_the_mirror() -> None:
+    def right(volume: Volume) -> np.ndarray:
+        return 0.1 * (np.arange(volume.shape[0]) > volume.shape[0] / 2)[:, None, None] * np.ones(volume.shape)
+
+    assert failures(check_equivariance, adding(right)) == ["mirrored left to right"]
+
+
+def test_a_pattern_on_the_grid_fails_the_shift_by_a_voxel_and_not_that_by_the_stride() -> None:
+    checkers = adding(lambda volume: 0.1 * (-1.0) ** np.arange(volume.shape[2]) * np.ones(volume.shape))
+    assert failures(check_equivariance, checkers) == ["shifted by 1 voxel in-plane"]
+
+
+def test_a_change_that_depends_on_the_place_in_the_image_fails_every_shift() -> None:
+    def ramp(volume: Volume) -> np.ndarray:
+        return 0.01 * np.arange(volume.shape[1])[:, None] * np.ones(volume.shape)
+
+    assert {"shifted by 32 voxels in-plane"} <= set(failures(check_equivariance, adding(ramp)))
+
+
+# Other images
+
+
+def test_a_blur_changes_every_other_image_without_a_word() -> None:
+    assert len(failures(check_out_of_domain, gaussian)) == len(check_out_of_domain(nothing, a_brain_scene()))
+
+
+def test_a_method_that_refuses_passes() -> None:
+    def refuse(volume: Volume) -> np.ndarray:
+        raise InputError("scan.nii: not a head")
+
+    found = check_out_of_domain(refuse, a_brain_scene())
+    assert all(outcome.passed and outcome.note == "refused: scan.nii: not a head" for outcome in found)
+
+
+def test_a_model_refuses_or_flags_all_but_the_brain_that_its_card_names(tmp_path: Path) -> None:
+    method = ModelMethod(save_tiny(tmp_path / "t1.safetensors", input=T1_INPUT), "cpu")
+    found = outcomes(check_out_of_domain, method)
+    verdicts = {name: outcome.note.partition(":")[0] for name, outcome in found.items()}
+    assert {name for name, verdict in verdicts.items() if verdict == "refused"} == {
+        "negative", "phantom", "pure noise", "CT-like", "5 mm axial slices",
+    }  # fmt: skip
+    assert {name for name, verdict in verdicts.items() if verdict == "flagged"} == {
+        "T2-like", "inverted contrast", "5 mm sagittal slices",
+    }  # fmt: skip
+    assert verdicts["skull-stripped"] in ("left as it is", "changed without a word")
+
+
+def test_the_notes_of_a_model_are_those_of_its_report(tmp_path: Path) -> None:
+    method = ModelMethod(save_tiny(tmp_path / "t1.safetensors", input=T1_INPUT), "cpu")
+    volume = out_of_domain.other_inputs(a_brain_scene())["inverted contrast"]
+    expected = correct(volume, method.model, device="cpu").report["outside_domain"]
+    assert expected and notes_of(method, volume) == expected
+    assert notes_of(Ensemble([method, method]), volume) == notes_of(Remembered(method, []), volume) == expected
+    assert notes_of(nothing, volume) == []
