@@ -64,7 +64,7 @@ def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool, device:
         return _decision(FORCED, [], **facts)
     line = (
         f"returned unchanged: shows {found.volume_mm:.1f} mm of motion (give or take {found.expected_error_mm:.1f} mm),"
-        f" less than the {model.threshold_mm:g} mm from which correction helps; correct it all the same with --force"
+        f" below the gate's {model.threshold_mm:g} mm; correct it all the same with --force"
     )
     return _decision(UNCHANGED, [line], **facts)
 

@@ -112,9 +112,7 @@ def test_other_units_give_the_same_correction_in_those_units(gain: float, offset
 
 def test_the_difference_is_corrected_minus_input_exactly(a_correction: Correction) -> None:
     original = small_head().array
-    np.testing.assert_array_equal(
-        a_correction.difference.array, a_correction.corrected.array - original, strict=True
-    )
+    np.testing.assert_array_equal(a_correction.difference.array, a_correction.corrected.array - original, strict=True)
     assert a_correction.difference.kind == "difference"
     assert np.abs(a_correction.difference.array).max() > 1
 
