@@ -16,7 +16,8 @@ from BrainDiffLogic.severity.configuration import (
 )
 from BrainDiffLogic.severity.network import build_severity
 from BrainDiffLogic.severity.training import SeverityBatches, SeverityTraining
-from BrainDiffLogic.training.generative_run import Hardware, finished, fit, start
+from BrainDiffLogic.training.generative_run import finished, fit, start
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.run import make_pairs
 
 LINES = ("loss", "error"), ("validation/moved", "validation/still")

@@ -31,7 +31,7 @@ from BrainDiffLogic.severity.run import train_severity
 from BrainDiffLogic.severity.samples import PairSlices, SeverityPairs, mixed, take_window, varied
 from BrainDiffLogic.severity.weights import load_severity
 from BrainDiffLogic.training.configuration import find_configuration
-from BrainDiffLogic.training.generative_run import Hardware
+from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.run_folder import trained_state
 from BrainDiffLogic.volume import Volume
