@@ -9,9 +9,8 @@ import re
 import shutil
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum, with_severity
-from BrainDiffLogic.threads import one_thread_each
+from BrainDiffLogic.tasks import run_all
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")
@@ -96,7 +95,8 @@ def simulate_cohort(
     scans = find_stills(source, pattern, target)
     _prepare(target, settings)
     missing = [(subject, path) for subject, path in scans.items() if not _is_finished(target, subject, path)]
-    _simulate_all(missing, target, settings, jobs, progress or (lambda share, stage: None))
+    tasks = [partial(simulate_subject, subject, path, target, settings) for subject, path in missing]
+    run_all(tasks, jobs, progress or (lambda share, stage: None), "Simulating")
     _write_tables(target, settings)
     return sorted(scans)
 
@@ -228,27 +228,6 @@ def _is_finished(target: Path, subject: str, source: Path) -> bool:
     if before != (source.name, source.stat().st_size):
         raise InputError(f"{source}: sub-{subject} was made from another {before[0]}; delete its folder or rename this")
     return True
-
-
-def _simulate_all(
-    missing: list[tuple[str, Path]], target: Path, settings: Settings, jobs: int, report: Report
-) -> None:
-    total = max(1, len(missing))
-    if jobs == 1:
-        for done, (subject, path) in enumerate(missing):
-            report(done / total, "Simulating")
-            simulate_subject(subject, path, target, settings)
-    elif missing:
-        with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(simulate_subject, *job, target, settings) for job in missing]
-            try:
-                for done, job in enumerate(as_completed(waiting)):
-                    job.result()
-                    report(done / total, "Simulating")
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    report(1.0, "Simulating")
 
 
 def simulate_subject(subject: str, path: Path, target: Path, settings: Settings) -> None:

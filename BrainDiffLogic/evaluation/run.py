@@ -6,10 +6,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, ma
 from BrainDiffLogic.evaluation.pairs import Pair
 from BrainDiffLogic.evaluation.strips import write_strip
 from BrainDiffLogic.images import read_volume, staged_output
-from BrainDiffLogic.threads import one_thread_each
+from BrainDiffLogic.tasks import run_all
 from BrainDiffLogic.volume import Volume
 
 MARKER, CASES, PICTURES = "evaluation.json", "cases", "pictures"
@@ -60,26 +58,12 @@ def evaluate(
     A pair is measured again where its files, the convention or the model have changed. A method that refuses a volume
     gets a row that says so. Raises InputError for pairs that cannot be read or do not fit together.
     """
-    report = progress or (lambda share, stage: None)
-    methods = setting.methods()
+    _methods.cache_clear()  # the weights may have changed since the last call
+    methods = _methods(setting)
     prepare_folder(out)
     todo = [pair for pair in pairs if _missing(pair, out, setting, methods)]
-    total = max(1, len(todo))
-    if jobs == 1:
-        for done, pair in enumerate(todo):
-            report(done / total, "Measuring")
-            measure_pair(pair, out, setting, methods)
-    elif todo:
-        with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(_measure_alone, pair, out, setting) for pair in todo]
-            try:
-                for done, job in enumerate(as_completed(waiting)):
-                    job.result()
-                    report(done / total, "Measuring")
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    report(1.0, "Measuring")
+    tasks = [partial(_measure_alone, pair, out, setting) for pair in todo]
+    run_all(tasks, jobs, progress or (lambda share, stage: None), "Measuring")
     return [row for pair in pairs for row in _rows(pair, _Case.read(pair, out, setting), methods)]
 
 
@@ -99,7 +83,7 @@ def prepare_folder(out: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _methods(setting: Setting) -> dict[str, Method]:
-    """Of a process that measures several pairs: the models are loaded once."""
+    """Of each process: the models are loaded once."""
     return setting.methods()
 
 

@@ -19,8 +19,8 @@ from BrainDiffLogic.reproduction.methods import Method, correction, measure, not
 from BrainDiffLogic.reproduction.report import TABLE, TABLES
 from BrainDiffLogic.reproduction.simulated import Simulating, Traces, assert_other_traces, simulate
 from BrainDiffLogic.reproduction.stages import MANIFEST, Stage, split_stage
-from BrainDiffLogic.reproduction.tasks import run_all
 from BrainDiffLogic.reproduction.work import Work
+from BrainDiffLogic.tasks import run_all
 from BrainDiffLogic.training.configuration import Configuration
 from BrainDiffLogic.training.pair_run import stack_run
 from BrainDiffLogic.training.stack_pairs import StackPairs

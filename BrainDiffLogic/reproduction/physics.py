@@ -19,8 +19,8 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.reproduction.found import assert_split
 from BrainDiffLogic.reproduction.settings import Settings
-from BrainDiffLogic.reproduction.tasks import run_all
 from BrainDiffLogic.reproduction.work import Work
+from BrainDiffLogic.tasks import run_all
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.stack_pairs import StackPairs, has_stack, pair_slices, write_stack
 

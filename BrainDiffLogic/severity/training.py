@@ -84,11 +84,10 @@ class SeverityBatches(L.LightningDataModule):
         """This process's share of the epoch's batches."""
         plan, trainer = self.plan, self.trainer
         epoch = trainer.current_epoch if trainer else 0
-        rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         count = plan.epoch_steps * plan.batch
         samples = SeverityPairs(self.slices, count, plan.crop, plan.seed, plan.variation, epoch)
         on_cpu = trainer is None or isinstance(trainer.accelerator, CPUAccelerator)
-        shares = Shares(count, plan.batch, plan.accumulate, rank, processes)
+        shares = Shares.of(trainer, count, plan.batch, plan.accumulate)
         return DataLoader(samples, batch_sampler=shares, num_workers=0 if on_cpu else GPU_WORKERS)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from BrainDiffLogic.reproduction.work import Progress
 from BrainDiffLogic.threads import one_thread_each
+
+Progress = Callable[[float, str], None]
 
 
 def run_all(tasks: Sequence[Callable[[], None]], jobs: int, progress: Progress, name: str) -> None:
-    """Run all tasks, in ``jobs`` processes of one thread each where there are several."""
+    """Run all tasks, in ``jobs`` processes of one thread each where there are several.
+
+    progress  called with (share done, name), first with 0 and last with 1
+    """
+    progress(0.0 if tasks else 1.0, name)
     if jobs == 1 or len(tasks) < 2:
         for done, task in enumerate(tasks, start=1):
             task()
