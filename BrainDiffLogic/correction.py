@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from BrainDiffLogic import __version__
 from BrainDiffLogic.blending import blend, check_strength
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
+from BrainDiffLogic.disagreement import Panel, measure
 from BrainDiffLogic.domain import judge
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, robust_scale
@@ -32,12 +34,14 @@ class Finding:
     change  (I, J, K) what to add at strength 1, in the volume's units
     head    (I, J, K) bool
     facts   the part of the report that does not depend on the strength
+    disagreement  (I, J, K) float32 in the volume's units, at strength 1; None where it was not asked for
     """
 
     volume: Volume
     change: np.ndarray
     head: np.ndarray
     facts: dict[str, Any]
+    disagreement: np.ndarray | None = None
 
     def blended(self, strength: float) -> Correction:
         """The volume plus ``strength`` (0 to 1) times the change."""
@@ -47,6 +51,7 @@ class Finding:
             self.volume.with_array(difference, kind="difference"),
             {**self.facts, "strength": strength, **self._figures(difference)},
             self,
+            None if self.disagreement is None else self.volume.with_array(self.disagreement, kind="difference"),
         )
 
     def _figures(self, difference: np.ndarray) -> dict[str, Any]:
@@ -69,12 +74,15 @@ class Correction:
     difference  corrected - input, signed, in the input's units, exactly
     report      what was done, with which model, and what was noticed; JSON-able
     finding     what the network found, for another strength
+    disagreement  how far predictions disagree at strength 1 (``disagreement.measure``), float32 in the input's units;
+                None where it was not asked for
     """
 
     corrected: Volume
     difference: Volume
     report: dict[str, Any] = field(repr=False)
     finding: Finding = field(repr=False)
+    disagreement: Volume | None = field(default=None, repr=False)
 
     def with_strength(self, strength: float) -> Correction:
         """The same correction at another strength, without running the network again."""
@@ -89,6 +97,7 @@ def correct(
     device: str = "auto",
     force: bool = False,
     gate: bool = True,
+    disagreement: bool = False,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Correction:
@@ -102,6 +111,8 @@ def correct(
                in the report), and one that the motion gate would return unchanged
     gate       estimate how far the head moved, and return a volume that shows too little motion to gain from
                correction unchanged (``severity.gate``); False, to measure a model: neither
+    disagreement  also ask the model about mirrored and shifted slices, and the shipped models of the other families,
+               and say how far their answers lie apart; takes some eight times as long
     progress   called with (share done, stage) after every batch of slices
     cancelled  asked before every batch; when it says True, ``Cancelled`` is raised
 
@@ -130,8 +141,18 @@ def correct(
     padded, original = pad_to_multiple(stack, corrector.multiple)
     motion = decide(volume, head, gate=gate, force=force, device=device)
     corrector_sees = padded if motion.correct else np.zeros_like(padded)  # a slice of one value has no residual
-    run = predict_residual(corrector, corrector_sees, device=device, progress=progress, cancelled=cancelled)
-    change = -scale.residual_to_input_units(from_sagittal(run.residual[original], volume))
+    panel = Panel.around((corrector, card)) if disagreement and motion.correct else None
+    share = 1 / len(panel) if panel else 1.0
+    ask = partial(predict_residual, device=device, cancelled=cancelled)
+    run = ask(corrector, corrector_sees, progress=_part(progress, 0.0, share))
+    residual = run.residual[original]
+    apart, how = np.zeros_like(stack), {"answers": 0, "calibrated": False}
+    if panel:
+        apart, how = measure(
+            panel, residual, stack,
+            lambda other, shown, n: ask(other, shown, progress=_part(progress, n * share, share)).residual,
+        )  # fmt: skip
+    change = -scale.residual_to_input_units(from_sagittal(residual, volume))
     facts = {
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
         "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
@@ -140,5 +161,14 @@ def correct(
         "intensity_offset": scale.offset, "intensity_scale": scale.scale,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
+    spread_out = None
+    if disagreement:
+        facts["disagreement"] = how
+        spread_out = scale.residual_to_input_units(from_sagittal(apart, volume)).astype(np.float32)
     exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
-    return Finding(volume, change.astype(exact, copy=False), head, facts).blended(strength)
+    return Finding(volume, change.astype(exact, copy=False), head, facts, spread_out).blended(strength)
+
+
+def _part(progress: Progress | None, begin: float, share: float) -> Progress | None:
+    """Progress of one of several runs, which takes ``share`` of the whole and begins at ``begin``."""
+    return None if progress is None else lambda done, stage: progress(begin + done * share, stage)

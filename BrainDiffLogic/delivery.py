@@ -32,6 +32,7 @@ def correct_file(
     *,
     difference: Path | None = None,
     report: Path | None = None,
+    disagreement: Path | None = None,
     model: str | Path = DEFAULT_MODEL,
     strength: float = 1.0,
     device: str = "auto",
@@ -43,7 +44,8 @@ def correct_file(
 ) -> dict[str, Any]:
     """Read, correct and write one volume; returns the report.
 
-    source      volume file or DICOM folder; corrected, difference and report are as in ``write_correction``
+    source      volume file or DICOM folder; corrected, difference, report and disagreement as in
+                ``write_correction``
     overwrite   replace outputs that exist
     progress    called with (share of the whole job done, stage)
     The other arguments are those of ``correction.correct``. Everything that can be wrong with the arguments is checked
@@ -53,7 +55,7 @@ def correct_file(
     report_progress = progress or (lambda share, stage: None)
     check_strength(strength)
     weights = find_checkpoint(model)
-    outputs = [(corrected, WRITABLE), (difference, WRITABLE), (report, (".json",))]
+    outputs = [(corrected, WRITABLE), (difference, WRITABLE), (report, (".json",)), (disagreement, WRITABLE)]
     named = [(path, suffixes) for path, suffixes in outputs if path]
     check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
     report_progress(READING, "Reading")
@@ -64,10 +66,11 @@ def correct_file(
     report_progress(CORRECTING, "Correcting")
     correction = correct(
         volume, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
+        disagreement=disagreement is not None,
         progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
     )  # fmt: skip
     report_progress(WRITING, "Measuring and writing" if report else "Writing")
-    facts = write_correction(correction, corrected, difference, report, dtype)
+    facts = write_correction(correction, corrected, difference, report, dtype, disagreement)
     report_progress(1.0, "Done")
     return facts
 
@@ -116,16 +119,18 @@ def write_correction(
     difference: Path | None = None,
     report: Path | None = None,
     dtype: OutputType = "input",
+    disagreement: Path | None = None,
 ) -> dict[str, Any]:
     """Write the corrected volume and, where wanted, difference and report (.json); returns the report.
 
     dtype  "input": the input's type where the values fit (``images.write_volume``); "float32"
+    disagreement  where to write the disagreement map, always float32; the correction was made with one
 
     The difference is that of the stored values: file ``corrected`` minus the input, voxel for voxel, also
     where rounding to integers moved them. The report file adds to ``Correction.report`` the no-reference
     quality before and after (``quality.assess``, both in the input's head), the stored type and the files.
     """
-    files = {"corrected": corrected, "difference": difference, "report": report}
+    files = {"corrected": corrected, "difference": difference, "report": report, "disagreement": disagreement}
     wanted = {name: path for name, path in files.items() if path is not None}
     with staged_outputs(wanted.values()) as paths:
         staged = dict(zip(wanted, paths, strict=True))
@@ -133,6 +138,8 @@ def write_correction(
         stored = replace(read_volume(staged["corrected"]), storage=storage)
         if "difference" in staged:
             write_volume(_difference(stored, correction), staged["difference"], dtype=dtype)
+        if "disagreement" in staged and correction.disagreement is not None:
+            write_volume(correction.disagreement, staged["disagreement"], dtype="float32")
         facts = {
             **correction.report,
             "stored_as": str(storage.dtype),

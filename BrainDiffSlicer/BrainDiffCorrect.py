@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> None:
     tags = FilterTags([delivery.LOADING, delivery.CORRECTING, delivery.WRITING, 1.0])
     with staging_in(args.staging):
         report = delivery.correct_file(
-            args.input, args.output, difference=args.difference, report=args.report, model=args.model,
+            args.input, args.output, difference=args.difference, report=args.report,
+            disagreement=args.disagreement, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force,
             overwrite=args.overwrite, progress=tags.report,
         )  # fmt: skip

@@ -18,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output", metavar="OUT", type=Path, help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd"
     )
     parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
+    parser.add_argument(
+        "--disagreement", metavar="F", type=Path,
+        help="also write how far the answers to mirrored and shifted slices and of the other models lie apart (slower)",
+    )  # fmt: skip
     parser.add_argument("--report", metavar="F.json", type=Path, help="also write what was done, and quality")
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})"
@@ -44,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     with shown_progress() as progress:
         report = correct_file(
-            args.input, args.output, difference=args.difference, report=args.report, model=args.model,
+            args.input, args.output, difference=args.difference, report=args.report,
+            disagreement=args.disagreement, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force,
             overwrite=args.overwrite, progress=progress,
         )  # fmt: skip

@@ -36,6 +36,8 @@ LEVEL = re.compile(r"([a-z]+)(\d*)")
 WORST_SCORE = 3
 LARGEST_TURN, DRAWS = 25.0, 20
 """Degrees, more than a head turns in a coil; motion that is scaled above is drawn again so many times."""
+SMALLEST_MM = 0.1
+"""Every kind of motion reaches it."""
 DESCRIPTION, PARTICIPANTS, SCORES = "dataset_description.json", "participants.tsv", "derivatives/scores.tsv"
 TRAJECTORIES = "derivatives/trajectories"
 PART = ".part-"
@@ -160,6 +162,20 @@ def draw_trajectory(level: str, lines: int, severity: float | None, seed: Sequen
         f"--severity {severity:g}: with {level} the head would turn more than {LARGEST_TURN:g} degrees; "
         "choose a smaller one or another level"
     )
+
+
+def draw_up_to(level: str, lines: int, severity: float, seed: Sequence[int]) -> Trajectory:
+    """As ``draw_trajectory``, at the next smaller severity in steps of a fifth that this kind of motion reaches.
+
+    For severities that are themselves drawn: nods of several mm would turn the head further than a coil lets it.
+    """
+    while True:
+        try:
+            return draw_trajectory(level, lines, severity, seed)
+        except InputError:
+            if severity < SMALLEST_MM:
+                raise
+            severity *= 0.8
 
 
 def _parse_level(level: str) -> tuple[str, int]:

@@ -22,8 +22,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "use_flash_attention": True,                # the same numbers in less memory
     },
     "compact": {
-        "channels": [32, 64, 64], "latent_channels": 3, "num_res_blocks": 1,
-        "attention_levels": [False, False, False], "norm_num_groups": 16,
+        "channels": [32, 64], "latent_channels": 3, "num_res_blocks": 1,
+        "attention_levels": [False, False], "norm_num_groups": 16,
         "with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False,
     },
 }  # fmt: skip

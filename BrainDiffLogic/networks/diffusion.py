@@ -23,8 +23,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "use_flash_attention": True,               # the same numbers in less memory
     },
     "compact": {
-        "in_channels": 3, "out_channels": 3, "channels": [64, 128, 256], "attention_levels": [False, False, True],
-        "num_head_channels": [0, 0, 64], "num_res_blocks": 1, "norm_num_groups": 32, "use_flash_attention": True,
+        "in_channels": 3, "out_channels": 3, "channels": [32, 64, 128, 256],
+        "attention_levels": [False, False, False, True], "num_head_channels": [0, 0, 0, 64], "num_res_blocks": 1,
+        "norm_num_groups": 32, "use_flash_attention": True,
     },
 }  # fmt: skip
 """By name: "paper", 64.1 million weights; "compact", 10.8 million, for two cores."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from BrainDiffLogic.cohort.bids import Scan
 from BrainDiffLogic.cohort.pairing import align_reference
-from BrainDiffLogic.commands.simulate_cohort import draw_trajectory
+from BrainDiffLogic.commands.simulate_cohort import draw_up_to
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.motion.kspace import phase_encode_axis
@@ -50,7 +50,7 @@ def simulate(scan: Scan, level: str, slices: Sequence[int], settings: Settings, 
     severity = float(np.exp(np.random.default_rng(seed).uniform(low, high)))
     still = read_volume(scan.path)
     lines = still.shape[phase_encode_axis(still.affine, settings.pe_axis)]
-    made = simulate_motion(still, draw_trajectory(level, lines, severity, seed), settings.pe_axis)
+    made = simulate_motion(still, draw_up_to(level, lines, severity, seed), settings.pe_axis)
     stacks = pair_slices(made.moved, made.reference, slices, settings.canvas, settings.spacing_mm)
     facts = {"subject": scan.subject, "scan": scan.path.name, "level": level, "severity_mm": made.severity}
     write_stack(folder, f"{scan.name}_{level}", stacks, {**facts, "slices": list(slices)})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from BrainDiffLogic.checkpoints import load_checkpoint
-from BrainDiffLogic.commands.simulate_cohort import draw_trajectory
+from BrainDiffLogic.commands.simulate_cohort import draw_up_to
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.motion.trajectory import Trajectory
@@ -52,7 +52,7 @@ TIMED_SLICES, ROUNDS = 4, 5
 
 def six_parameters(name: str, size: float, seed: Sequence[int]) -> Trajectory:
     """A preset with a mean displacement of ``size`` mm."""
-    return draw_trajectory(name, TRACE_POINTS, size, seed)
+    return draw_up_to(name, TRACE_POINTS, size, seed)
 
 
 SETS = (Traces("rigid", "rigid motion, six parameters", six_parameters),)

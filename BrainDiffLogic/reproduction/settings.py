@@ -76,7 +76,7 @@ def settings_of(
 ) -> Settings:
     """The settings of a size.
 
-    compact  2 mm pixels on 96 x 128, every second slice: hours on two cores
+    compact  2 mm pixels on 96 x 128, every third slice: hours on two cores
     paper    1 mm on 192 x 256, the published networks and losses: for a GPU
     perceptual, vgg  of phase 1 instead of the configuration's; the paper's LPIPS needs the file of VGG weights
     paper_injection  phase 3 to the letter (``inject.PAPER``) instead of the default, which keeps the anatomy
@@ -90,7 +90,7 @@ def settings_of(
     if vae.perceptual == "lpips" and not vae.perceptual_options.get("vgg"):
         raise InputError("the paper's perceptual term needs --vgg, torchvision's weights; or --perceptual gradient")
     return Settings(
-        canvas=(192, 256) if suffix else (96, 128), spacing_mm=1.0 if suffix else 2.0, step=1 if suffix else 2,
+        canvas=(192, 256) if suffix else (96, 128), spacing_mm=1.0 if suffix else 2.0, step=1 if suffix else 3,
         vae=vae, ldm=read_ldm_configuration(find_configuration(f"ldm{suffix}")),
         corrector=read_configuration(find_configuration(f"braindiff{suffix}")),
         injection=replace(PAPER if paper_injection else Plan(), seed=seed),

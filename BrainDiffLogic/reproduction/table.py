@@ -22,6 +22,8 @@ from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.stack_pairs import StackPairs
 
 CLEAN, INJECTION = "clean test slices", "injection into clean test slices"
+WHOLE = "clean test slices, with the air around the head"
+"""Perhaps the paper's convention, which names no mask: the row to hold against its own."""
 RECONSTRUCTION = "VAE reconstruction"
 INJECTED, MOTION = "injected test pairs", "motion test pairs, never seen"
 LAYOUT = Layout(
@@ -44,7 +46,7 @@ LAYOUT = Layout(
 def tabulate(work: Work[Settings]) -> dict[str, Any]:
     """Measure everything on the test split and write the table."""
     work.progress(0.0, "Measuring")
-    sections = [reconstruction(work), *injections(work)]
+    sections = [*reconstruction(work), *injections(work)]
     methods = all_methods(work)
     injected = InjectedPairs(work.out / "injected-test")
     sections.append(measure(INJECTED, injected, methods, work.manifest))
@@ -85,21 +87,22 @@ def notes(work: Work[Settings], rows: list[Row]) -> list[str]:
     return found
 
 
-def reconstruction(work: Work[Settings]) -> Measured:
-    """The autoencoder on clean slices of the test split."""
+def reconstruction(work: Work[Settings]) -> list[Measured]:
+    """The autoencoder on clean slices of the test split, in the head and on all of the slice."""
     store, device = work.store, choose_device(work.device)
     network, _ = load_vae(work.weights("vae"), frozen=True)
     network.to(device)
     chosen = store.select(split="test", group="clean")
     subjects = [store.items[n]["subject"] for n in chosen]
     assert_split("table", subjects, work.manifest, "test")
-    measured = Measured(CLEAN)
+    sections = [Measured(CLEAN), Measured(WHOLE, whole=True)]
     for n, subject in zip(chosen, subjects, strict=True):
         clean = store.array[n].astype(np.float32)
         with torch.inference_mode():
             image = network.reconstruct(torch.from_numpy(clean)[None, None].to(device)).float().cpu().numpy()[0, 0]
-        measured.add(subject, clean, {RECONSTRUCTION: image})
-    return measured
+        for measured in sections:
+            measured.add(subject, clean, {RECONSTRUCTION: image})
+    return sections
 
 
 def injections(work: Work[Settings]) -> list[Measured]:

@@ -10,7 +10,7 @@ import pytest
 
 from BrainDiffLogic.cohort.bids import find_scans, pairs
 from BrainDiffLogic.commands import simulate_cohort as command
-from BrainDiffLogic.commands.simulate_cohort import draw_trajectory, subject_of
+from BrainDiffLogic.commands.simulate_cohort import draw_trajectory, draw_up_to, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.motion.traces import read_trajectory
@@ -130,6 +130,15 @@ def test_no_head_turns_too_far_in_its_coil() -> None:
         assert np.abs(draw_trajectory("swallow3", 200, 2.0, [seed]).rotations).max() <= 25
     with pytest.raises(InputError, match="more than 25 degrees"):
         draw_trajectory("nod5", 200, 40.0, [1])
+
+
+def test_a_severity_that_was_drawn_too_large_comes_down_until_a_head_can_turn_so_far() -> None:
+    lower = draw_up_to("nod5", 200, 40.0, [1])
+    assert 1 < lower.severity < 40 and np.abs(lower.rotations).max() <= 25
+    same = draw_up_to("nod5", 200, 1.0, [1])
+    assert same.severity == pytest.approx(1.0, rel=1e-3)
+    with pytest.raises(InputError, match="wobble"):
+        draw_up_to("wobble", 200, 2.0, [1])
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_the_compact_networks_fit_together_and_are_small() -> None:
     vae = build_autoencoder(autoencoder.CONFIGURATIONS["compact"])
     ldm = build_diffusion(diffusion.CONFIGURATIONS["compact"])
     mean, _ = vae.encode(torch.zeros(1, 1, 32, 48))
-    assert ldm(mean, torch.tensor([5])).shape == mean.shape == (1, 3, 8, 12)
+    assert ldm(mean, torch.tensor([5])).shape == mean.shape == (1, 3, 16, 24)
     assert count(vae) < 0.5e6
     assert count(ldm) < 12e6
 

@@ -30,6 +30,17 @@ def test_an_identical_slice_is_perfect_and_doing_nothing_is_never_worse() -> Non
     assert not perfect.ssim_fell and not same.ssim_fell
 
 
+def test_air_around_the_head_flatters() -> None:
+    clean = a_slice()
+    image = clean + 0.1 * slice_mask(clean).astype(np.float32) * np.where(np.indices(clean.shape).sum(0) % 2, 1, -1)
+    rows = []
+    for whole in (False, True):
+        measured = Measured("here", whole)
+        measured.add("a", clean, {"one": image})
+        rows += measured.rows()
+    assert rows[0].psnr == pytest.approx(20, abs=0.01) and rows[1].psnr > rows[0].psnr and rows[1].ssim > rows[0].ssim
+
+
 def test_subjects_count_alike_however_many_slices_they_have() -> None:
     measured, clean = Measured("here"), a_slice()
     for subject, count, noise in (("one", 1, 0.02), ("two", 5, 0.2)):

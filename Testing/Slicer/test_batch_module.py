@@ -155,10 +155,11 @@ def test_description_and_script_agree_on_the_positional_arguments(
 
 def test_one_command_line_means_the_same_to_both(a_script: ModuleType) -> None:
     line = ["--difference", "d.nrrd", "--report", "r.json", "--model", "m", "--strength", "0.25", "--device", "cpu"]
-    line += ["--dtype", "float32", "in.nrrd", "out.nrrd"]  # without switches, which ctk-cli wants a value for
+    line += ["--dtype", "float32", "--disagreement", "e.nrrd"]  # without switches, which ctk-cli wants a value for
+    line += ["in.nrrd", "out.nrrd"]
     ours = vars(a_script.makeParser().parse_args(line))
     theirs = vars(CLIArgumentParser(str(DESCRIPTION)).parse_args(line))
-    names = {"input": "inputVolume", "output": "outputVolume", "difference": "differenceVolume"}
+    names = {name: f"{name}Volume" for name in ("input", "output", "difference", "disagreement")}
     del ours["xml"]
     assert {names.get(name, name): str(value) for name, value in ours.items()} == {
         name: str(value) for name, value in theirs.items()
@@ -180,7 +181,7 @@ def test_the_description_is_complete(a_description: CLIModule) -> None:
 def test_outputs_refer_to_the_input_volume_and_the_strength_is_limited(a_description: CLIModule) -> None:
     by_name = {parameter.name: parameter for parameter in a_description.parameters()}
     assert {name for name, one in by_name.items() if one.reference == "inputVolume"} == {
-        "outputVolume", "differenceVolume"
+        "outputVolume", "differenceVolume", "disagreementVolume"
     }  # fmt: skip
     assert by_name["report"].fileExtensions == [".json"] and by_name["report"].channel == "output"
     limits = by_name["strength"].constraints

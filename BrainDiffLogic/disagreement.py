@@ -1,0 +1,165 @@
+"""How far predictions disagree: of one network on mirrored and shifted slices, and of networks of other families.
+
+Where they disagree the answer depends on the network's accidents, and its error tends to be large; where they agree it
+may be wrong all the same. The map is no probability. After Wang 2019 (test-time augmentation, Neurocomputing 338:34)
+and Lakshminarayanan 2017 (ensembles, NeurIPS).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from BrainDiffLogic.checkpoints import SUFFIX, Card, load_checkpoint, read_card, shipped_folder
+from BrainDiffLogic.volume import pad_to_multiple
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.networks import Corrector
+
+
+@dataclass(frozen=True)
+class View:
+    """A stack of sagittal slices as a network may as well be shown it: the same head, seen otherwise.
+
+    mirrored  left and right exchanged
+    shift     rows and columns by which the slices lie further in; the edge is repeated
+    """
+
+    mirrored: bool = False
+    shift: tuple[int, int] = (0, 0)
+
+    def ask(self, network: Callable[[np.ndarray], np.ndarray], stack: np.ndarray, multiple: int) -> np.ndarray:
+        """The network's answer to this view of a stack (slices, rows, columns), put back in the stack's place.
+
+        network   a stack, rows and columns multiples of ``multiple``, to an array of its shape
+        """
+        rows, columns = self.shift
+        turned = stack[::-1] if self.mirrored else stack
+        shifted = np.pad(turned, ((0, 0), (rows, 0), (columns, 0)), mode="edge")
+        padded, place = pad_to_multiple(shifted, multiple)
+        answer = network(np.ascontiguousarray(padded))[place][:, rows:, columns:]
+        return answer[::-1] if self.mirrored else answer
+
+
+AS_IT_IS = View()
+VIEWS = (View(mirrored=True), View(shift=(5, 3)), View(mirrored=True, shift=(2, 7)))
+"""Beside the stack as it is. Odd shifts move the cells of 2 x 2 pixels in which the compact networks see."""
+
+
+def spread(answers: Iterable[np.ndarray]) -> np.ndarray:
+    """The standard deviation over answers of one shape, voxel by voxel (one answer less in the divisor), float32.
+
+    Welford's recurrence: the answers are never in memory together. Zeros where there are fewer than two.
+    """
+    mean: np.ndarray | None = None
+    squares, count = np.zeros(1, np.float32), 0
+    for count, answer in enumerate(answers, 1):
+        if mean is None:
+            mean, squares = answer.astype(np.float32), np.zeros(answer.shape, np.float32)
+            continue
+        step = answer - mean
+        mean += step / np.float32(count)
+        squares += step * (answer - mean)
+    return np.sqrt(squares / np.float32(max(count - 1, 1)))
+
+
+Ask = Callable[["Corrector", np.ndarray, int], np.ndarray]
+"""A corrector, a padded stack and how often it was asked before, to the residual of the stack."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Who is asked: the model about the stack as it is and about ``VIEWS``, the others about the stack as it is."""
+
+    model: tuple[Corrector, Card]
+    others: Sequence[tuple[Corrector, Card]]
+
+    @classmethod
+    def around(cls, model: tuple[Corrector, Card]) -> Panel:
+        """The model and the shipped models of other families."""
+        cards = {path: read_card(path) for path in sorted(shipped_folder().glob("*" + SUFFIX))}
+        family = model[1]["family"]
+        return cls(model, [load_checkpoint(path) for path, card in cards.items() if card["family"] != family])
+
+    def __len__(self) -> int:
+        return 1 + len(VIEWS) + len(self.others)
+
+    @property
+    def sums(self) -> list[str]:
+        """The sha256 of the weights, the model's own first."""
+        return [card["sha256"] for _, card in (self.model, *self.others)]
+
+    def answers(self, first: np.ndarray, stack: np.ndarray, ask: Ask) -> Iterator[np.ndarray]:
+        """As many arrays of the stack's shape as the panel is long, beginning with ``first``, the model's own answer.
+
+        stack  (slices, rows, columns) in network units
+        """
+        yield first
+        turns = [(self.model[0], view) for view in VIEWS] + [(other, AS_IT_IS) for other, _ in self.others]
+        for asked, (corrector, view) in enumerate(turns, 1):
+            yield view.ask(partial(_asked, ask, corrector, asked), stack, corrector.multiple)
+
+
+def _asked(ask: Ask, corrector: Corrector, asked: int, shown: np.ndarray) -> np.ndarray:
+    return ask(corrector, shown, asked)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which error went with which spread on validation heads, in network units.
+
+    spread  (n,) rising; error (n,): below it lay ``share`` of the errors of voxels with this spread
+    sums    of the panel it holds for
+    """
+
+    spread: Sequence[float]
+    error: Sequence[float]
+    share: float
+    sums: Sequence[str] = field(repr=False)
+
+    @classmethod
+    def fit(cls, spread: np.ndarray, error: np.ndarray, share: float, sums: Sequence[str]) -> Calibration:
+        """From the voxels (n,) of the heads of some corrected volumes; 0 at 0, never falls where the spread rises."""
+        bins = 20
+        edges = np.quantile(spread, np.linspace(0, 1, bins + 1))
+        member = np.clip(np.searchsorted(edges, spread, side="right") - 1, 0, bins - 1)
+        filled = [member == number for number in range(bins) if (member == number).any()]
+        at = [float(spread[these].mean()) for these in filled]
+        below = np.maximum.accumulate([float(np.quantile(error[these], share)) for these in filled])
+        return cls([0.0, *at], [0.0, *below.tolist()], share, list(sums))
+
+    @classmethod
+    def of(cls, sums: Sequence[str]) -> Calibration | None:
+        """The shipped one for a panel; None where there is none."""
+        path = calibration_file()
+        found = json.loads(path.read_text(encoding="utf-8"))["calibrations"] if path.is_file() else []
+        return next((cls(**each) for each in found if each["sums"] == list(sums)), None)
+
+    def __call__(self, spread: np.ndarray) -> np.ndarray:
+        """The error that goes with a spread, of any shape; beyond the ends that of the end."""
+        return np.interp(spread, self.spread, self.error).astype(np.float32)
+
+
+def calibration_file() -> Path:
+    """Where the shipped calibrations are."""
+    return shipped_folder().parent / "Disagreement" / "calibration.json"
+
+
+def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, dict[str, Any]]:
+    """The disagreement map (slices, rows, columns) in network units, and what the report says of it.
+
+    Calibrated, where the panel is that of the shipped models: the error below which "share" of the errors lay, on
+    validation heads, in voxels of this spread. Else the plain standard deviation.
+    """
+    apart = spread(panel.answers(first, stack, ask))
+    calibration = Calibration.of(panel.sums)
+    facts: dict[str, Any] = {"answers": len(panel), "calibrated": calibration is not None}
+    if calibration is None:
+        return apart, facts
+    return calibration(apart), {**facts, "share": calibration.share}
