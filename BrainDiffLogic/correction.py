@@ -14,7 +14,7 @@ import numpy as np
 from BrainDiffLogic import __version__
 from BrainDiffLogic.blending import blend, check_strength
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
-from BrainDiffLogic.disagreement import Panel, measure
+from BrainDiffLogic.disagreement import Panel, measure, nowhere
 from BrainDiffLogic.domain import judge
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, robust_scale
@@ -146,7 +146,7 @@ def correct(
     ask = partial(predict_residual, device=device, cancelled=cancelled)
     run = ask(corrector, corrector_sees, progress=_part(progress, 0.0, share))
     residual = run.residual[original]
-    apart, how = np.zeros_like(stack), {"answers": 0, "calibrated": False}
+    apart, how = nowhere(stack) if disagreement else (None, None)
     if panel:
         apart, how = measure(
             panel, residual, stack,
@@ -157,16 +157,15 @@ def correct(
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
         "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
         "outside_domain": judgement.notes, "forced": bool(judgement.refused),
-        "device": run.device, "notes": [*motion.notes, *run.notes], **motion.facts,
+        "device": run.device, "notes": [*motion.notes, *run.notes, *(how.notes if how else [])], **motion.facts,
         "intensity_offset": scale.offset, "intensity_scale": scale.scale,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
-    spread_out = None
-    if disagreement:
-        facts["disagreement"] = how
-        spread_out = scale.residual_to_input_units(from_sagittal(apart, volume)).astype(np.float32)
+    if how and apart is not None:
+        facts["disagreement"] = how.facts
+        apart = scale.residual_to_input_units(from_sagittal(apart, volume)).astype(np.float32)
     exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
-    return Finding(volume, change.astype(exact, copy=False), head, facts, spread_out).blended(strength)
+    return Finding(volume, change.astype(exact, copy=False), head, facts, apart).blended(strength)
 
 
 def _part(progress: Progress | None, begin: float, share: float) -> Progress | None:

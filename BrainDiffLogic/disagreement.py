@@ -151,15 +151,42 @@ def calibration_file() -> Path:
     return shipped_folder().parent / "Disagreement" / "calibration.json"
 
 
-def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, dict[str, Any]]:
-    """The disagreement map (slices, rows, columns) in network units, and what the report says of it.
+@dataclass(frozen=True)
+class How:
+    """How a map was made.
 
-    Calibrated, where the panel is that of the shipped models: the error below which "share" of the errors lay, on
+    answers     that were compared, 0 where nothing was corrected
+    share       of the errors of validation voxels that lay below the map; None where it is the plain spread
+    """
+
+    answers: int
+    share: float | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As the report has it."""
+        return {"answers": self.answers, "calibrated": self.share is not None, "share": self.share}
+
+    @property
+    def notes(self) -> list[str]:
+        """For the person, where the map is not what it usually is."""
+        if not self.answers:
+            return ["the disagreement map is zero: nothing was corrected"]
+        plain = "the disagreement map is the plain spread of the answers: it is not calibrated for this model"
+        return [] if self.share else [plain]
+
+
+def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, How]:
+    """The disagreement map (slices, rows, columns) in network units.
+
+    Calibrated, where the panel is that of the shipped models: the error below which a share of the errors lay, on
     validation heads, in voxels of this spread. Else the plain standard deviation.
     """
     apart = spread(panel.answers(first, stack, ask))
     calibration = Calibration.of(panel.sums)
-    facts: dict[str, Any] = {"answers": len(panel), "calibrated": calibration is not None}
-    if calibration is None:
-        return apart, facts
-    return calibration(apart), {**facts, "share": calibration.share}
+    return (calibration(apart), How(len(panel), calibration.share)) if calibration else (apart, How(len(panel), None))
+
+
+def nowhere(stack: np.ndarray) -> tuple[np.ndarray, How]:
+    """The map of a scan that comes back unchanged."""
+    return np.zeros_like(stack), How(0, None)

@@ -100,6 +100,7 @@ class BrainDiffSlicerParameterNode:
     model - Name of the model, or "file" for the model file in the settings of this computer.
     strength - Share of the change that is applied, 0 to 1.
     force - If true, a volume without visible motion or far outside what the model was trained on is corrected, too.
+    disagreement - If true, a volume is made that shows how far predictions lie apart.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -109,6 +110,7 @@ class BrainDiffSlicerParameterNode:
     model: str = "mc-net"
     strength: Annotated[float, WithinRange(0, 1)] = 1.0
     force: bool = False
+    disagreement: bool = False
 
 
 #
@@ -213,7 +215,7 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         # Select default input nodes if nothing is selected yet to save a few clicks for the user
         if not self._parameterNode.inputVolume:
-            firstVolumeNode = self.logic.defaultInputVolume()
+            firstVolumeNode = CorrectionInput.first()
             if firstVolumeNode:
                 self._parameterNode.inputVolume = firstVolumeNode
 
@@ -265,10 +267,12 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Run processing when user clicks "Correct motion" button, once everything that it needs is installed."""
         self.logic.dependencies().ensure()
         parameters = self._parameterNode
+        before = CorrectionOutputs.find(parameters.correctedVolume)
         return self.logic.process(
             parameters.inputVolume, parameters.correctedVolume, parameters.differenceVolume, parameters.qualityTable,
             model=self.modelSelector.modelToRun, strength=parameters.strength, device=self.deviceSelector.device,
-            force=parameters.force, waitForCompletion=False, **callbacks,
+            force=parameters.force, disagreement=parameters.disagreement,
+            disagreementVolume=before.disagreement if before else None, waitForCompletion=False, **callbacks,
         )  # fmt: skip
 
     def onCorrectionFinished(self, outputs: CorrectionOutputs) -> None:
@@ -315,14 +319,6 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         """Return the Python packages that a correction needs."""
         return Dependencies(resourcePath("requirements.txt"))
 
-    def defaultInputVolume(self) -> vtkMRMLScalarVolumeNode | None:
-        """Return the first volume of the scene that can be corrected and is not itself an output."""
-        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-            own = node.GetAttribute("BrainDiff.Strength") is not None
-            if not own and not node.GetHideFromEditors() and not CorrectionInput(node).problem():
-                return node
-        return None
-
     def process(
         self,
         inputVolume: vtkMRMLScalarVolumeNode,
@@ -338,6 +334,9 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         onFinished=None,
         onFailed=None,
         onCancelled=None,
+        *,
+        disagreementVolume: vtkMRMLScalarVolumeNode | None = None,
+        disagreement: bool = False,
     ) -> CorrectionOutputs | CorrectionJob:
         """
         Correct head motion in a volume.
@@ -355,16 +354,19 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         :param onFinished: called with (CorrectionOutputs, report of the run as dict)
         :param onFailed: called with a message of one line
         :param onCancelled: called without arguments
+        :param disagreementVolume: gets the disagreement map, if there is to be one; made if None
+        :param disagreement: also show how far predictions lie apart, at strength 1; takes several times longer
         :return: the CorrectionOutputs, or the CorrectionJob (running, cancel()) if waitForCompletion is False
         :raises ValueError: if the input cannot be corrected into these outputs
         :raises DependencyError: if Python packages are missing; nothing is installed here
         :raises RuntimeError: if waitForCompletion is True and the correction fails or is cancelled
         """
-        CorrectionInput(inputVolume).check((correctedVolume, differenceVolume, qualityTable))
+        given = (correctedVolume, differenceVolume, qualityTable, disagreementVolume if disagreement else None)
+        CorrectionInput(inputVolume).check(given)
         self.dependencies().check()
         run = CorrectionRun(
-            inputVolume, (correctedVolume, differenceVolume, qualityTable), strength, onFinished, onFailed,
-            model=model, device=device, force=force, onProgress=onProgress, onCancelled=onCancelled,
+            inputVolume, given, strength, onFinished, onFailed, model=model, device=device, force=force,
+            disagreement=disagreement, onProgress=onProgress, onCancelled=onCancelled,
         )  # fmt: skip
         run.job.start()
         return run.outputs() if waitForCompletion else run.job

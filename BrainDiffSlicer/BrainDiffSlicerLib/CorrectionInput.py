@@ -27,6 +27,15 @@ class CorrectionInput:
             return _("No input volume is selected: select a T1-weighted volume.")
         return self._kindProblem() or self._imageProblem() or self._outputProblem(outputs)
 
+    @classmethod
+    def first(cls) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The first volume of the scene that can be corrected and is not itself an output of BrainDiff."""
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+            own = node.GetAttribute("BrainDiff.Strength") is not None
+            if not own and not node.GetHideFromEditors() and not cls(node).problem():
+                return node
+        return None
+
     def check(self, outputs: Iterable[slicer.vtkMRMLNode | None] = ()) -> None:
         """Raise ValueError with the ``problem``, if there is one."""
         problem = self.problem(outputs)

@@ -18,6 +18,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
 from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
 
 TAGS_WITHOUT_STAGE = re.compile(r"<filter-(name|progress|stage-progress|time)>[^<]*</filter-\1>|</?filter-[a-z-]+>")
@@ -31,10 +32,9 @@ class CorrectionJob:
 
     ``onProgress(share, stage)`` is called as it goes on, share from 0 to 1. Then exactly one of these is:
 
-    onFinished(change, report)   change: what to add to the volume at strength 1, float32, KJI as
-                                 ``slicer.util.arrayFromVolume`` has it; report: the dict of the CLI module's report
-    onFailed(message)            one line for the user
-    onCancelled()                after ``cancel``
+    onFinished(finding)   a ``CorrectionFinding``, its arrays float32; with the disagreement map if that was asked for
+    onFailed(message)     one line for the user
+    onCancelled()         after ``cancel``
 
     All are called from the main thread, when nothing of the run is left in the scene or on the disk (but a run that
     is cancelled before its turn came tidies up when it comes). Nothing is called after ``abandon``, which the job does
@@ -42,7 +42,7 @@ class CorrectionJob:
 
     Usage::
 
-      job = CorrectionJob(volumeNode, onFinished=lambda change, report: ...)
+      job = CorrectionJob(volumeNode, onFinished=lambda finding: ...)
       job.start()
     """
 
@@ -52,13 +52,15 @@ class CorrectionJob:
         model: str = "mc-net",
         device: str = "auto",
         force: bool = False,
+        disagreement: bool = False,
         onProgress: Callable[[float, str], None] | None = None,
-        onFinished: Callable[[np.ndarray, dict[str, Any]], None] | None = None,
+        onFinished: Callable[[CorrectionFinding], None] | None = None,
         onFailed: Callable[[str], None] | None = None,
         onCancelled: Callable[[], None] | None = None,
     ) -> None:
         self.inputVolume = inputVolume
         self._settings = {"model": str(model), "device": device, "force": force}
+        self._wanted = ("outputVolume", "differenceVolume", *(["disagreementVolume"] if disagreement else []))
         self._onProgress = onProgress
         self._onFinished = onFinished
         self._onFailed = onFailed
@@ -123,7 +125,7 @@ class CorrectionJob:
         self._removeFolder()
 
     def _launch(self, module: Any) -> None:
-        self._outputs = {name: self._newHiddenVolume() for name in ("outputVolume", "differenceVolume")}
+        self._outputs = {name: self._newHiddenVolume() for name in self._wanted}
         parameters = {
             "inputVolume": self.inputVolume,
             **self._outputs,
@@ -207,25 +209,32 @@ class CorrectionJob:
         if self._cli.GetStatus() != self._cli.Completed:
             return self._failure(self._errorMessage())
         try:
-            change, report = self._readChange(), json.loads(self._reportFile.read_text(encoding="utf-8"))
+            finding = self._readFinding()
         except (OSError, ValueError) as error:
             logging.error("BrainDiff: the result could not be read: %s", error)
             return self._failure(
                 _("The result for {name} could not be read: check the space for temporary files.").format(name=name)
             )
-        logging.info("BrainDiff: corrected %s in %s s on %s", name, report.get("seconds"), report.get("device"))
-        return lambda: self._call(self._onFinished, change, report)
+        seconds, device = (finding.report.get(key) for key in ("seconds", "device"))
+        logging.info("BrainDiff: corrected %s in %s s on %s", name, seconds, device)
+        return lambda: self._call(self._onFinished, finding)
 
-    def _readChange(self) -> np.ndarray:
-        """The change, float32 KJI, in memory of its own. Raises ValueError if it does not fit the input."""
-        node = self._outputs["differenceVolume"]
+    def _readFinding(self) -> CorrectionFinding:
+        """Raises OSError or ValueError if something is missing or does not fit the input."""
+        change, report = self._readArray("differenceVolume"), json.loads(self._reportFile.read_text(encoding="utf-8"))
+        asked = "disagreementVolume" in self._wanted
+        return CorrectionFinding(change, report, self._readArray("disagreementVolume") if asked else None)
+
+    def _readArray(self, name: str) -> np.ndarray:
+        """The voxels of an output, float32 KJI, in memory of their own. Raises ValueError if they do not fit."""
+        node = self._outputs[name]
         if node.GetImageData() is None or self.inputVolume.GetImageData() is None:
-            raise ValueError("there is no difference volume")
-        change = np.array(slicer.util.arrayFromVolume(node), dtype=np.float32)
+            raise ValueError(f"there is no {name}")
+        array = np.array(slicer.util.arrayFromVolume(node), dtype=np.float32)
         expected = slicer.util.arrayFromVolume(self.inputVolume).shape
-        if change.shape != expected:
-            raise ValueError(f"the difference has the shape {change.shape}, the input {expected}")
-        return change
+        if array.shape != expected:
+            raise ValueError(f"{name} has the shape {array.shape}, the input {expected}")
+        return array
 
     def _errorMessage(self) -> str:
         name = self.inputVolume.GetName()

@@ -1,4 +1,4 @@
-"""What a correction leaves in the scene: corrected volume, difference map, quality table."""
+"""What a correction leaves in the scene: corrected volume, difference map, quality table, disagreement map."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
 from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
 from BrainDiffSlicerLib.DifferenceColors import DifferenceColors
+from BrainDiffSlicerLib.DisagreementColors import DisagreementColors
 from BrainDiffSlicerLib.OutputVolume import OutputVolume
 from BrainDiffSlicerLib.QualityTable import QualityTable
 
 INPUT_ROLE = "BrainDiff.input"
 DIFFERENCE_ROLE = "BrainDiff.difference"
 TABLE_ROLE = "BrainDiff.quality"
+DISAGREEMENT_ROLE = "BrainDiff.disagreement"
 STRENGTH = "BrainDiff.Strength"
 NOTES = "BrainDiff.Notes"
+DISAGREEMENT = "BrainDiff.Disagreement"
+"""How the map was made, as the report says it: JSON, on the map alone."""
 SMALLEST_STRENGTH = 0.1
 """Below it, the rounding of a stored difference would grow too much to be taken for the model's change."""
 
@@ -31,12 +36,14 @@ class CorrectionOutputs:
 
     input       the original volume node (None once it left the scene); it is never changed
     corrected, difference, table   the output nodes; difference and table are None where they left the scene
+    disagreement   the node that shows how far predictions lie apart, at strength 1 whatever the strength; None where
+                   that was not asked for, or the node left the scene
     change      what to add to the original at strength 1, float, KJI as ``slicer.util.arrayFromVolume`` has it;
                 None where it is not known any more, and the strength cannot be set without a new run
 
     Usage::
 
-      outputs = CorrectionOutputs.create(inputVolume, change, report, strength=1.0)
+      outputs = CorrectionOutputs.create(inputVolume, finding, strength=1.0)
       outputs.setStrength(0.5)
       outputs = CorrectionOutputs.find(correctedVolume)  # later, or after the scene was loaded
     """
@@ -47,49 +54,54 @@ class CorrectionOutputs:
         corrected: slicer.vtkMRMLScalarVolumeNode,
         difference: slicer.vtkMRMLScalarVolumeNode | None,
         table: slicer.vtkMRMLTableNode | None,
+        disagreement: slicer.vtkMRMLScalarVolumeNode | None,
         change: np.ndarray | None,
     ) -> None:
         self.input = input
         self.corrected = corrected
         self.difference = difference
         self.table = table
+        self.disagreement = disagreement
         self.change = change
 
     @classmethod
     def create(
         cls,
         inputVolume: slicer.vtkMRMLScalarVolumeNode,
-        change: np.ndarray,
-        report: dict[str, Any],
+        finding: CorrectionFinding,
         strength: float,
         corrected: slicer.vtkMRMLScalarVolumeNode | None = None,
         difference: slicer.vtkMRMLScalarVolumeNode | None = None,
         table: slicer.vtkMRMLTableNode | None = None,
+        disagreement: slicer.vtkMRMLScalarVolumeNode | None = None,
     ) -> CorrectionOutputs:
         """Fill the output nodes, made where they are None, in the place and on the exact grid of the input.
 
-        change    the model's change at strength 1, float, KJI, in the units of the input
-        report    of the run (``CorrectionJob``): model, notes, quality before and after
-        strength  0 (the original's voxels) to 1
+        finding       of the run (``CorrectionJob``)
+        strength      0 (the original's voxels) to 1
+        disagreement  used only where the finding has a disagreement map
 
-        What given nodes held is replaced. Raises ValueError, and leaves the scene as it was, if the input or the
-        strength cannot be used, if the change has another shape, or if the input is also an output.
+        What given nodes held is replaced. A disagreement map of an earlier run that is not filled anew stays as it is,
+        but belongs to the corrected volume no more. Raises ValueError, and leaves the scene as it was, if the input or
+        the strength cannot be used, if the change has another shape, or if the input is also an output.
         """
-        CorrectionInput(inputVolume).check(outputs=(corrected, difference, table))
-        arrays = cls._blended(inputVolume, change, strength)
-        name = inputVolume.GetName()
+        asked = finding.disagreement is not None
+        CorrectionInput(inputVolume).check(outputs=(corrected, difference, table, disagreement if asked else None))
+        arrays = cls._blended(inputVolume, finding.change, strength)
+        volume = "vtkMRMLScalarVolumeNode"
         outputs = cls(
             inputVolume,
-            corrected or cls._newNode(inputVolume, "vtkMRMLScalarVolumeNode", _("{name} corrected"), name),
-            difference or cls._newNode(inputVolume, "vtkMRMLScalarVolumeNode", _("{name} difference"), name),
-            table or cls._newNode(inputVolume, "vtkMRMLTableNode", _("{name} quality"), name),
-            change,
+            corrected or cls._newNode(inputVolume, volume, _("{name} corrected")),
+            difference or cls._newNode(inputVolume, volume, _("{name} difference")),
+            table or cls._newNode(inputVolume, "vtkMRMLTableNode", _("{name} quality")),
+            (disagreement or cls._newNode(inputVolume, volume, _("{name} disagreement"))) if asked else None,
+            finding.change,
         )
         with outputs._oneEventEach():
-            outputs._fillVolumes(*arrays)
-            QualityTable.fill(outputs.table, report.get("quality") or {})
+            outputs._fillVolumes(*arrays, finding.disagreement)
+            QualityTable.fill(outputs.table, finding.report.get("quality") or {})
             outputs._link()
-            outputs._setProvenance(report, strength)
+            outputs._setProvenance(finding.report, strength)
         outputs._placeBesideInput()
         return outputs
 
@@ -108,6 +120,7 @@ class CorrectionOutputs:
             corrected,
             corrected.GetNodeReference(DIFFERENCE_ROLE),
             corrected.GetNodeReference(TABLE_ROLE),
+            corrected.GetNodeReference(DISAGREEMENT_ROLE),
             None,
         )
         outputs.change = outputs._storedChange()
@@ -139,8 +152,7 @@ class CorrectionOutputs:
             OutputVolume(self.corrected).setVoxels(corrected)
             if self.difference is not None:
                 OutputVolume(self.difference).setVoxels(difference)
-            for node in self._nodes():
-                node.SetAttribute(STRENGTH, repr(float(strength)))
+            self._noteStrength(strength)
 
     @staticmethod
     def _blended(
@@ -158,12 +170,13 @@ class CorrectionOutputs:
         return blend_as_stored(array, change, strength)
 
     @staticmethod
-    def _newNode(inputVolume: slicer.vtkMRMLNode, className: str, template: str, name: str) -> slicer.vtkMRMLNode:
-        scene = inputVolume.GetScene()
-        return scene.AddNewNodeByClass(className, scene.GenerateUniqueName(template.format(name=name)))
+    def _newNode(inputVolume: slicer.vtkMRMLNode, className: str, template: str) -> slicer.vtkMRMLNode:
+        scene, name = inputVolume.GetScene(), template.format(name=inputVolume.GetName())
+        return scene.AddNewNodeByClass(className, scene.GenerateUniqueName(name))
 
     def _nodes(self) -> list[slicer.vtkMRMLNode]:
-        return [node for node in (self.corrected, self.difference, self.table) if node is not None]
+        nodes = (self.corrected, self.difference, self.table, self.disagreement)
+        return [node for node in nodes if node is not None]
 
     @contextmanager
     def _oneEventEach(self) -> Iterator[None]:
@@ -172,17 +185,22 @@ class CorrectionOutputs:
                 stack.enter_context(slicer.util.NodeModify(node))
             yield
 
-    def _fillVolumes(self, corrected: np.ndarray, difference: np.ndarray) -> None:
-        for node, array in ((self.corrected, corrected), (self.difference, difference)):
-            OutputVolume(node).fill(array, self.input)
+    def _fillVolumes(self, corrected: np.ndarray, difference: np.ndarray, disagreement: np.ndarray | None) -> None:
+        original = slicer.util.arrayFromVolume(self.input)
+        OutputVolume(self.corrected).fill(corrected, self.input)
         OutputVolume(self.corrected).displayLike(self.input)
-        DifferenceColors.show(self.difference, slicer.util.arrayFromVolume(self.input))
+        OutputVolume(self.difference).fill(difference, self.input)
+        DifferenceColors.show(self.difference, original)
+        if self.disagreement is not None:
+            OutputVolume(self.disagreement).fill(disagreement, self.input)
+            DisagreementColors.show(self.disagreement, original)
 
     def _link(self) -> None:
         for node in self._nodes():
             node.SetNodeReferenceID(INPUT_ROLE, self.input.GetID())
         self.corrected.SetNodeReferenceID(DIFFERENCE_ROLE, self.difference.GetID())
         self.corrected.SetNodeReferenceID(TABLE_ROLE, self.table.GetID())
+        self.corrected.SetNodeReferenceID(DISAGREEMENT_ROLE, self.disagreement.GetID() if self.disagreement else None)
 
     def _setProvenance(self, report: dict[str, Any], strength: float) -> None:
         facts = {
@@ -194,13 +212,19 @@ class CorrectionOutputs:
             "BrainDiff.Date": datetime.now(UTC).isoformat(timespec="seconds"),
             "BrainDiff.Input": self.input.GetName(),
             NOTES: json.dumps([*report.get("outside_domain", []), *report.get("notes", [])]),
-            STRENGTH: repr(float(strength)),
         }
         for node in self._nodes():
-            for key in [key for key in node.GetAttributeNames() if key.startswith("DICOM.")]:
-                node.RemoveAttribute(key)  # what a given node held before may have come from a series
+            for key in [key for key in node.GetAttributeNames() if key.startswith(("DICOM.", "BrainDiff."))]:
+                node.RemoveAttribute(key)  # what a given node held before may have come from a series or another run
             for key, value in facts.items():
                 node.SetAttribute(key, str(value))
+        if self.disagreement is not None:
+            self.disagreement.SetAttribute(DISAGREEMENT, json.dumps(report.get("disagreement") or {}))
+        self._noteStrength(strength)
+
+    def _noteStrength(self, strength: float) -> None:
+        for node in self._nodes():
+            node.SetAttribute(STRENGTH, repr(1.0 if node is self.disagreement else float(strength)))
 
     def _placeBesideInput(self) -> None:
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.input.GetScene())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
 from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
 from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
@@ -17,10 +17,10 @@ class CorrectionRun:
     """Turns what a job finds into outputs, where the job ends well.
 
     inputVolume  the volume to correct
-    given        corrected volume, difference volume and quality table to fill; each is made where it is None, or
-                 where it was removed from the scene meanwhile
+    given        corrected volume, difference volume, quality table and disagreement map to fill; each is made where it
+                 is None, or where it was removed from the scene meanwhile
     strength     0 to 1
-    settings     model, device, force, onProgress and onCancelled of ``CorrectionJob``
+    settings     model, device, force, disagreement, onProgress and onCancelled of ``CorrectionJob``
     onFinished   called with (CorrectionOutputs, report); onFailed with a message of one line
     """
 
@@ -46,15 +46,15 @@ class CorrectionRun:
             raise RuntimeError(self._message)
         return self._outputs
 
-    def _finish(self, change: np.ndarray, report: dict[str, Any]) -> None:
+    def _finish(self, finding: CorrectionFinding) -> None:
         given = [node if node is not None and node.GetScene() is not None else None for node in self._given]
         try:
-            self._outputs = CorrectionOutputs.create(self._input, change, report, self._strength, *given)
+            self._outputs = CorrectionOutputs.create(self._input, finding, self._strength, *given)
         except ValueError as error:
             self._fail(str(error))
             return
         if self._onFinished:
-            self._onFinished(self._outputs, report)
+            self._onFinished(self._outputs, finding.report)
 
     def _fail(self, message: str) -> None:
         self._message = message

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
+from BrainDiffSlicerLib.OutputVolume import OutputVolume
+
 SINGLETON_TAG = "BrainDiffSignedDifference"
 COLORS = 255
 """Odd, so that one entry is the middle."""
@@ -59,12 +61,5 @@ class DifferenceColors:
     @staticmethod
     def show(volume: slicer.vtkMRMLScalarVolumeNode, original: np.ndarray) -> None:
         """Display a difference node with these colors, symmetric around zero, in the window of ``original``."""
-        volume.CreateDefaultDisplayNodes()
-        display = volume.GetDisplayNode()
         table = DifferenceColors.table(volume.GetScene())
-        with slicer.util.NodeModify(display):
-            display.SetAutoWindowLevel(False)
-            display.SetWindowLevel(2 * DifferenceColors.halfWindow(original), 0.0)
-            display.SetAutoThreshold(False)
-            display.SetApplyThreshold(False)
-            display.SetAndObserveColorNodeID(table.GetID())
+        OutputVolume(volume).displayWith(table.GetID(), window=2 * DifferenceColors.halfWindow(original), level=0.0)

@@ -51,6 +51,17 @@ class OutputVolume:
             display.SetInterpolate(source.GetInterpolate())
             display.SetAndObserveColorNodeID(source.GetColorNodeID())
 
+    def displayWith(self, colorNodeID: str, window: float, level: float) -> None:
+        """These colors in a fixed window, nothing hidden."""
+        self.volume.CreateDefaultDisplayNodes()
+        display = self.volume.GetDisplayNode()
+        with slicer.util.NodeModify(display):
+            display.SetAutoWindowLevel(False)
+            display.SetWindowLevel(window, level)
+            display.SetAutoThreshold(False)
+            display.SetApplyThreshold(False)
+            display.SetAndObserveColorNodeID(colorNodeID)
+
     def _replaceImage(self, array: np.ndarray) -> None:
         image = vtk.vtkImageData()
         image.SetDimensions(*reversed(array.shape))

@@ -12,7 +12,7 @@ from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
 LOCKED_WHILE_RUNNING = (
     "inputSelector", "modelComboBox", "modelFileEdit", "correctedSelector", "differenceSelector", "deviceComboBox",
-    "forceCheckBox",
+    "forceCheckBox", "disagreementCheckBox",
 )  # fmt: skip
 
 

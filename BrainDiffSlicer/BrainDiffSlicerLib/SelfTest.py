@@ -5,6 +5,7 @@ from __future__ import annotations
 import slicer
 
 from BrainDiffSlicerLib.CompareLayout import CompareLayout
+from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
 from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 from BrainDiffSlicerLib.SelfTestHead import SelfTestHead
 
@@ -16,8 +17,8 @@ class SelfTest:
         """A known change becomes outputs on the grid of the input, at any strength, side by side."""
         head = SelfTestHead.addToScene()
         before = slicer.util.arrayFromVolume(head).copy()
-        change = -40.0 * (before > 0).astype("f4")
-        outputs = CorrectionOutputs.create(head, change, {"model": "a known change"}, strength=1.0)
+        finding = CorrectionFinding(-40.0 * (before > 0).astype("f4"), {"model": "a known change"})
+        outputs = CorrectionOutputs.create(head, finding, strength=1.0)
         self._checkOutputs(outputs, before)
         outputs.setStrength(0.5)
         self.assertEqual(float(slicer.util.arrayFromVolume(outputs.difference).min()), -20.0)

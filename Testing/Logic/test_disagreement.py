@@ -96,8 +96,9 @@ def test_a_calibration_with_one_spread_everywhere_is_still_a_curve() -> None:
 
 
 def test_the_map_is_the_plain_spread_where_nothing_is_calibrated(the_others: None) -> None:
-    found, facts = measure(Panel(MODEL, []), a_stack(), a_stack(), lambda corrector, shown, turn: shown)
-    assert facts == {"answers": 1 + len(VIEWS), "calibrated": False}
+    found, how = measure(Panel(MODEL, []), a_stack(), a_stack(), lambda corrector, shown, turn: shown)
+    assert how.facts == {"answers": 1 + len(VIEWS), "calibrated": False, "share": None}
+    assert "not calibrated" in how.notes[0]
     assert found.dtype == np.float32 and not found.any()  # a network of single pixels answers every view alike
 
 
@@ -142,6 +143,17 @@ def test_the_correction_itself_is_the_same_with_and_without_a_map(the_others: No
 def test_networks_that_agree_have_an_empty_map(the_others: None) -> None:
     found = correct(small_head(), IDENTITY, force=True, device="cpu", disagreement=True)
     assert found.disagreement is not None and not found.disagreement.array.any()
+
+
+def test_a_scan_that_comes_back_unchanged_has_an_empty_map_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from BrainDiffLogic.severity import gate
+
+    unchanged = gate.Decision(gate.UNCHANGED, {"gate": gate.UNCHANGED}, [])
+    monkeypatch.setattr(gate, "decide", lambda *_, **__: unchanged)
+    found = correct(small_head(), MODEL, force=True, device="cpu", disagreement=True)
+    assert found.disagreement is not None and not found.disagreement.array.any()
+    assert found.report["disagreement"]["answers"] == 0
+    assert found.report["notes"] == ["the disagreement map is zero: nothing was corrected"]
 
 
 def test_progress_goes_once_from_0_to_1(the_others: None) -> None:

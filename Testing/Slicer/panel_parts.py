@@ -1,9 +1,10 @@
-"""What the tests of the panel share: heads to correct, and what a run may leave behind."""
+"""What the tests of the panel and its outputs share: heads to correct, and what a run may leave behind."""
 
 from __future__ import annotations
 
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,19 @@ def children() -> set[int]:
 
 def temporary_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def saved_and_loaded(folder: Path) -> None:
+    """Through an .mrb, unpacked here: to unpack one itself, the scene wants a cache that the application has."""
+    import slicer
+
+    assert slicer.mrmlScene.WriteToMRB(str(folder / "scene.mrb"))
+    slicer.mrmlScene.Clear()
+    with zipfile.ZipFile(folder / "scene.mrb") as bundle:
+        bundle.extractall(folder)
+        (scene,) = [name for name in bundle.namelist() if name.endswith(".mrml")]
+    slicer.mrmlScene.SetURL(str(folder / scene))
+    assert slicer.mrmlScene.Connect()
 
 
 def message(panel) -> str:

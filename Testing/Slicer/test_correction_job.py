@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
+from job_parts import Answers, CliByHand
 from vtk import vtkMatrix4x4
 
 from BrainDiffLogic.volume import Volume
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("a_slicer")
 SHAPE = (5, 4, 3)  # KJI
-
-
-class Answers:
-    """The callbacks of a job, which write down what they are told."""
-
-    def __init__(self) -> None:
-        self.progress: list[tuple[float, str]] = []
-        self.ends: list[tuple] = []
-        self.during_progress: Callable[[float], None] = lambda share: None
-
-    def callbacks(self) -> dict:
-        return {
-            "onProgress": self._on_progress,
-            "onFinished": lambda change, report: self.ends.append(("finished", change, report)),
-            "onFailed": lambda message: self.ends.append(("failed", message)),
-            "onCancelled": lambda: self.ends.append(("cancelled",)),
-        }
-
-    def _on_progress(self, share: float, stage: str) -> None:
-        self.progress.append((share, stage))
-        self.during_progress(share)
 
 
 def a_job(*arguments, **options) -> CorrectionJob:
@@ -124,8 +103,10 @@ def test_the_change_of_a_run_is_that_of_the_library(a_head_node, a_tiny_model, a
     job.start()
     assert job.running
     job.waitForFinished()
-    ((kind, change, report),) = answers.ends
+    ((kind, finding),) = answers.ends
+    change, report = finding.change, finding.report
     assert kind == "finished" and report["model"] == "tiny" and set(report["quality"]) == {"before", "after"}
+    assert finding.disagreement is None and "disagreement" not in report
     array = slicer.util.arrayFromVolume(a_head_node)
     volume = Volume(array.T, ijk_to_ras(a_head_node))
     expected = correct(volume, a_tiny_model, device="cpu", force=True).difference.array.T
@@ -179,31 +160,6 @@ def test_closing_the_scene_ends_the_run_silently(a_head_node, a_tiny_model, a_te
 # With the states of Slicer's CLI logic, set by hand on a real CLI node
 
 
-class CliByHand:
-    """Stands in for ``slicer.cli``: the run stands still, and the test moves its real node from state to state."""
-
-    def __init__(self) -> None:
-        self.node = None
-        self.parameters: dict = {}
-
-    def run(self, module, node, parameters, **_options):
-        self.node, self.parameters = slicer.vtkMRMLCommandLineModuleNode(), parameters
-        slicer.mrmlScene.AddNode(self.node)
-        self.node.SetStatus(self.node.Scheduled)
-        return self.node
-
-    def move_to(self, state: str) -> None:
-        """As Slicer's worker thread does it: the state is set silently, the event comes from the main thread."""
-        self.node.SetStatus(getattr(self.node, state), False)
-        self.node.Modified()
-        slicer.app.processEvents()
-
-    def write_result(self, change: np.ndarray, report: dict) -> None:
-        slicer.util.updateVolumeFromArray(self.parameters["differenceVolume"], change)
-        self.parameters["differenceVolume"].CreateDefaultDisplayNodes()
-        Path(self.parameters["report"]).write_text(json.dumps(report), encoding="utf-8")
-
-
 @pytest.fixture
 def a_cli(a_slicer, monkeypatch) -> CliByHand:
     cli = CliByHand()
@@ -233,24 +189,28 @@ def test_the_temporary_nodes_are_hidden_and_not_saved(a_started_job, a_cli):
 def test_the_run_is_at_full_strength_in_float(a_started_job, a_cli, a_volume_node):
     wanted = {"inputVolume": a_volume_node, "strength": 1.0, "dtype": "float32", "device": "auto", "force": False}
     assert wanted.items() <= a_cli.parameters.items()
+    assert "disagreementVolume" not in a_cli.parameters  # it would take several times longer
 
 
 def test_a_result_is_handed_over_once_and_everything_is_tidied_up_before(a_cli, a_volume_node, a_temp_folder):
     before, seen = nodes(), []
 
-    def on_finished(change, report):
-        seen.append((change, report, nodes() == before, list(a_temp_folder.iterdir()), job.running))
+    def on_finished(finding):
+        seen.append((finding, nodes() == before, list(a_temp_folder.iterdir()), job.running))
 
-    job = a_job(a_volume_node, onFinished=on_finished)
+    job = a_job(a_volume_node, disagreement=True, onFinished=on_finished)
     job.start()
     a_cli.move_to("Running")
-    a_cli.write_result(np.full(SHAPE, 2.5), {"model": "x"})
+    assert a_cli.parameters["disagreementVolume"].GetHideFromEditors()
+    a_cli.write_result(np.full(SHAPE, 2.5), {"model": "x"}, np.full(SHAPE, 0.5))
     a_cli.move_to("Completing")
     assert not seen
     for _ in range(3):
         a_cli.move_to("Completed")
-    ((change, report, tidy, files, running),) = seen
-    assert np.array_equal(change, np.full(SHAPE, 2.5)) and change.dtype == np.float32 and report == {"model": "x"}
+    ((finding, tidy, files, running),) = seen
+    for array, value in ((finding.change, 2.5), (finding.disagreement, 0.5)):
+        assert np.array_equal(array, np.full(SHAPE, value)) and array.dtype == np.float32
+    assert finding.report == {"model": "x"}
     assert tidy and not files and not running
     assert not a_cli.node.HasObserver("ModifiedEvent")
 
@@ -306,6 +266,17 @@ def test_a_result_that_cannot_be_read_is_a_failure(a_started_job, a_cli, answers
     a_cli.move_to("Completed")
     assert answers.ends == [("failed", "The result for T1 could not be read: check the space for temporary files.")]
     assert not list(a_temp_folder.iterdir())
+
+
+@pytest.mark.parametrize("disagreement", [None, np.zeros((2, 2, 2))], ids=["none", "size"])
+def test_a_disagreement_map_that_cannot_be_read_is_a_failure(
+    a_cli, a_volume_node, a_temp_folder, answers, disagreement
+):
+    a_job(a_volume_node, disagreement=True, **answers.callbacks()).start()
+    a_cli.move_to("Running")
+    a_cli.write_result(np.zeros(SHAPE), {}, disagreement)
+    a_cli.move_to("Completed")
+    assert answers.ends == [("failed", "The result for T1 could not be read: check the space for temporary files.")]
 
 
 def test_a_cancel_while_slicer_writes_the_input_is_not_lost(a_started_job, a_cli, answers):

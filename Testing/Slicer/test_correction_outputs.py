@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ import slicer
 import slicer.util
 from hypothesis import given
 from hypothesis import strategies as st
+from panel_parts import saved_and_loaded
 from vtk import vtkMatrix4x4
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -39,10 +39,11 @@ AXES = {
 }
 
 
-def create(*arguments, **options) -> CorrectionOutputs:
+def create(volume: slicer.vtkMRMLNode, change: np.ndarray, report: dict, *arguments, **options) -> CorrectionOutputs:
+    from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
     from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
-    return CorrectionOutputs.create(*arguments, **options)
+    return CorrectionOutputs.create(volume, CorrectionFinding(change, report), *arguments, **options)
 
 
 def find(corrected: slicer.vtkMRMLNode | None) -> CorrectionOutputs | None:
@@ -339,17 +340,6 @@ def test_the_quality_table_shows_all_that_the_library_measures():
 def test_a_report_without_quality_gives_a_table_of_dashes(a_volume_node, a_change):
     table = create(a_volume_node, a_change, {}, 1.0).table.GetTable()
     assert {table.GetValue(row, 1).ToString() for row in range(table.GetNumberOfRows())} == {"-"}
-
-
-def saved_and_loaded(tmp_path) -> None:
-    """Through an .mrb, unpacked here: to unpack one itself, the scene wants a cache that the application has."""
-    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
-    slicer.mrmlScene.Clear()
-    with zipfile.ZipFile(tmp_path / "scene.mrb") as bundle:
-        bundle.extractall(tmp_path)
-        (scene,) = [name for name in bundle.namelist() if name.endswith(".mrml")]
-    slicer.mrmlScene.SetURL(str(tmp_path / scene))
-    assert slicer.mrmlScene.Connect()
 
 
 def test_a_correction_is_found_again_in_a_saved_scene(outputs, a_volume_node, tmp_path):

@@ -13,12 +13,13 @@ def finish(panel, strength: float) -> None:
     """As after a correction that took 40 off every voxel above 100."""
     import slicer
 
+    from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
     from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
     head = panel.logic.getParameterNode().inputVolume
     change = -40.0 * (slicer.util.arrayFromVolume(head) > 100).astype("f4")
     report = {"model": "tiny", "notes": ["voxels of 2.50 mm: more than the model knows"]}
-    panel.onCorrectionFinished(CorrectionOutputs.create(head, change, report, strength))
+    panel.onCorrectionFinished(CorrectionOutputs.create(head, CorrectionFinding(change, report), strength))
 
 
 @pytest.fixture
