@@ -25,7 +25,7 @@ CONFIGURATION_NUMBERS: Limits = {
     "pairs": (int, 0, math.inf), "validation_pairs": (int, 1, math.inf), "batch": (int, 1, math.inf),
     "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
     "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "epoch_steps": (int, 0, math.inf),
-    "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9),
+    "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9), "accumulate": (int, 1, math.inf),
 }  # fmt: skip
 STAGE_NUMBERS: Limits = {
     "steps": (int, 1, math.inf), "learning_rate": (float, 0, math.inf), "warmup": (int, 0, math.inf),
@@ -67,6 +67,9 @@ class Configuration:
     epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
     patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does
     validation_share  share of the subjects of the pairs that is held out, at least one
+    batch        slices of one optimiser step, over all processes and accumulated parts
+    accumulate   parts in which a batch is computed one after the other, for the memory; batch normalisation is each
+                 part's own
     """
 
     family: str
@@ -88,6 +91,7 @@ class Configuration:
     precision: str = "bf16-mixed"
     patience: int = 0
     validation_share: float = 0.2
+    accumulate: int = 1
 
     @property
     def steps(self) -> int:
@@ -146,6 +150,10 @@ def _check(configuration: Configuration, path: str | Path) -> None:
     _check_recipe(configuration.recipe, path)
     if configuration.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
+    if configuration.batch % configuration.accumulate:
+        raise InputError(
+            f"{path}: batch {configuration.batch} cannot be computed in {configuration.accumulate} equal parts"
+        )
     if configuration.data not in DATA:
         raise InputError(f"{path}: data must be one of {', '.join(DATA)}, got {configuration.data!r}")
     check = _check_volumes if configuration.data == "volumes" else _check_pairs

@@ -202,7 +202,7 @@ class _Pairs(L.LightningDataModule):
         rng = np.random.default_rng([c.seed, epoch])
         rounds = [rng.permutation(self.training) for _ in range(-(-count // len(self.training)))]
         taken = _Taken(self.pairs, np.concatenate(rounds)[:count])
-        return DataLoader(taken, batch_sampler=Shares.of(self.trainer, count, c.batch))
+        return DataLoader(taken, batch_sampler=Shares.of(self.trainer, count, c.batch, c.accumulate))
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The held-out pairs, always the same; every process measures all of them."""

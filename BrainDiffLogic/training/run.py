@@ -163,9 +163,9 @@ class _Slices(L.LightningDataModule):
             dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed)
         dataset.epoch = self.trainer.current_epoch if self.trainer else 0
         if isinstance(dataset, CachedSlices):
-            shares = Shares.of(self.trainer, samples, c.batch)
+            shares = Shares.of(self.trainer, samples, c.batch, c.accumulate)
             return DataLoader(dataset, batch_sampler=shares, num_workers=self.workers)
-        return DataLoader(dataset, c.batch, num_workers=self.workers)
+        return DataLoader(dataset, c.batch // c.accumulate, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         c = self.configuration
@@ -183,7 +183,7 @@ def make_trainer(
     own, which Lightning cannot share there. Raises InputError where the machine has no such ``hardware``, or the batch
     cannot be shared.
     """
-    check_shares(configuration.batch, hardware.processes)
+    check_shares(configuration.batch, hardware.processes, configuration.accumulate)
     callbacks: list[Callback] = [
         *more,
         ModelCheckpoint(run, filename="last", save_top_k=1, monitor=None, every_n_epochs=1,
@@ -199,7 +199,8 @@ def make_trainer(
             strategy=hardware.strategy, precision=configuration.precision, use_distributed_sampler=False,
             sync_batchnorm=hardware.processes > 1 and hardware.accelerator in ("gpu", "cuda"),
             plugins=[AtomicCheckpoints()], max_epochs=-1, gradient_clip_val=configuration.clip,
-            limit_train_batches=configuration.epoch_steps or None, check_val_every_n_epoch=validate_every,
+            limit_train_batches=configuration.epoch_steps * configuration.accumulate or None,
+            accumulate_grad_batches=configuration.accumulate, check_val_every_n_epoch=validate_every,
             num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, callbacks=callbacks,
             logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20, default_root_dir=run,
             enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),

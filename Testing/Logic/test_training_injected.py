@@ -272,6 +272,21 @@ def test_two_processes_compute_the_gradients_of_one(a_job: Path, tmp_path: Path)
         torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-6)
 
 
+def test_a_batch_computed_in_parts_has_the_gradients_of_the_whole(a_job: Path, tmp_path: Path) -> None:
+    stages = [Stage(1, {"l1": 1.0, "info_nce": 0.1}, 1e-3, 0, balance=False)]
+    start = injected_run(a_job / "injected", a_job / "vae.safetensors", Hardware("cpu"))
+    moments = []
+    for parts in (1, 2):
+        plan = tiny_corrector(network={**NETWORK, "zero_init": False}, stages=stages, accumulate=parts, clip=0.0)
+        train_on_pairs(plan, start, tmp_path / str(parts))
+        checkpoint = torch.load(tmp_path / str(parts) / "last.ckpt", weights_only=False)
+        assert checkpoint["global_step"] == 1
+        moments.append([state["exp_avg"] for state in checkpoint["optimizer_states"][0]["state"].values()])
+    assert max(float(moment.abs().max()) for moment in moments[0]) > 1e-4
+    for whole, halves in zip(*moments, strict=True):
+        torch.testing.assert_close(halves, whole, rtol=1e-3, atol=1e-6)
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(a_job: Path, tmp_path: Path) -> None:
     start = injected_run(a_job / "injected", a_job / "vae.safetensors", Hardware("cpu", devices=3))
     with pytest.raises(InputError, match="batch 4 cannot be shared by 3 processes"):
