@@ -87,21 +87,27 @@ class GatedUp(nn.Module):
     """
 
     def __init__(
-        self, coarse: int, fine: int, blocks: int, norm: str, activation: str, upsampling: str
+        self, coarse: int, fine: int, blocks: int, norm: str, activation: str, upsampling: str, gates: bool
     ) -> None:
         super().__init__()
         self.project = nn.Conv2d(coarse, fine, 1)
         self.enlarge = nn.Upsample(scale_factor=2, mode=upsampling)
-        self.gate = monai_attention_unet.AttentionBlock(2, f_int=fine // 2, f_g=fine, f_l=fine)
-        for part, channels in ((self.gate.W_g, fine // 2), (self.gate.W_x, fine // 2), (self.gate.psi, 1)):
-            part[1] = norm_layer(norm, channels)
+        self.gate = _gate(fine, norm) if gates else None
         self.merge = nn.Conv2d(2 * fine, fine, 1)
         self.refine = nn.Sequential(*(ConvolutionBlock(fine, norm, activation) for _ in range(blocks)))
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """(N, coarse, H, W) and (N, fine, 2 H, 2 W) -> (N, fine, 2 H, 2 W)."""
         x = self.enlarge(self.project(coarse))
-        return self.refine(self.merge(torch.cat([self.gate(g=x, x=skip), x], dim=1)))
+        passed = skip if self.gate is None else self.gate(g=x, x=skip)
+        return self.refine(self.merge(torch.cat([passed, x], dim=1)))
+
+
+def _gate(channels: int, norm: str) -> monai_attention_unet.AttentionBlock:
+    gate = monai_attention_unet.AttentionBlock(2, f_int=channels // 2, f_g=channels, f_l=channels)
+    for part, size in ((gate.W_g, channels // 2), (gate.W_x, channels // 2), (gate.psi, 1)):
+        part[1] = norm_layer(norm, size)
+    return gate
 
 
 class ResidualAttentionUnet(Body):
@@ -122,12 +128,13 @@ class ResidualAttentionUnet(Body):
         norm: "none", "batch" or "instance".
         activation: "leaky-relu", "relu" or "silu".
         upsampling: "bilinear" or "nearest".
+        gates: attention gates on the skips; without them a plain residual U-Net, to tell what the gates are worth.
     """
 
     def __init__(
         self, in_channels: int = 1, out_channels: int = 1, channels: Sequence[int] = (32, 64, 128, 256),
         blocks: int = 1, bottleneck_blocks: int = 2, norm: str = "none", activation: str = "leaky-relu",
-        upsampling: str = "nearest",
+        upsampling: str = "nearest", gates: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if len(channels) < 2 or blocks < 1 or bottleneck_blocks < 1:
@@ -142,7 +149,7 @@ class ResidualAttentionUnet(Body):
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairs)
         self.up = nn.ModuleList(
-            GatedUp(coarse, fine, blocks, norm, activation, upsampling) for fine, coarse in reversed(pairs)
+            GatedUp(coarse, fine, blocks, norm, activation, upsampling, gates) for fine, coarse in reversed(pairs)
         )
         self.head = nn.Conv2d(channels[0], out_channels, 3, padding=1)
         self.multiple = 2 ** len(pairs)

@@ -11,12 +11,14 @@ from BrainDiffLogic.networks.attention_unet import MonaiAttentionUnet, ResidualA
 from BrainDiffLogic.networks.body import Body
 from BrainDiffLogic.networks.corrector import Corrector, check_input
 from BrainDiffLogic.networks.mcnet import McNet
+from BrainDiffLogic.networks.nafnet import Nafnet
 from BrainDiffLogic.networks.rmman import Rmman
 
 _BODIES: dict[str, dict[str, type[Body]]] = {
     "attention-unet": {"monai": MonaiAttentionUnet, "residual": ResidualAttentionUnet},
     "mc-net": {"unet": McNet},
     "rmman": {"recursive": Rmman},
+    "nafnet": {"naf": Nafnet},
 }
 
 FAMILIES = tuple(_BODIES)
@@ -56,6 +58,16 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "scales": 3, "shared": True, "gain": 0.05,
         },
     },
+    "nafnet": {
+        "paper": {
+            "context": 1, "shuffle": 1, "residual": True, "zero_init": False, "design": "naf", "width": 32,
+            "encoder": [1, 1, 1, 28], "middle": 1, "decoder": [1, 1, 1, 1], "begin": 0.0,
+        },
+        "compact": {
+            "context": 3, "shuffle": 2, "residual": True, "zero_init": True, "design": "naf", "width": 24,
+            "encoder": [1, 1, 2], "middle": 4, "decoder": [1, 1, 1], "begin": 0.1, "gain": 0.05,
+        },
+    },
 }  # fmt: skip
 """Per family: "paper", as published, holes filled; "compact", 2.5D space-to-depth residual, for two cores."""
 
@@ -67,7 +79,7 @@ def build(family: str, arguments: Mapping[str, Any]) -> Corrector:
     """Corrector of a family from plain JSON values; missing arguments take the constructor's defaults.
 
     Args:
-        family: "attention-unet", "mc-net" or "rmman".
+        family: "attention-unet", "mc-net", "rmman" or "nafnet".
         arguments: `Corrector`'s context, shuffle, residual and zero_init; `design`, which body of the family
             ("attention-unet" has "monai", its default, and "residual"); and that body's own arguments.
 

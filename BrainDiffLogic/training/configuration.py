@@ -15,7 +15,7 @@ from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, make_section, read_yaml
 from BrainDiffLogic.training.pairs import Recipe, Source
 
-LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "info_nce")
+LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
 DATA = ("volumes", "pairs")
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 KINDS = ("head", "brain", "labels")

@@ -54,3 +54,13 @@ def multi_scale_l1(predictions: list[Tensor], clean: Tensor, weights: Tensor) ->
     """As ``multi_scale_l2`` with absolute errors, where L2 leaves mild motion untouched."""
     targets = image_pyramid(clean, len(predictions))
     return torch.stack([l1(p, t, weights) for p, t in zip(predictions, targets, strict=True)]).sum()
+
+
+def frequency_l1(prediction: Tensor, clean: Tensor) -> Tensor:
+    """Mean modulus of the error of (N, 1, H, W) in k-space, by the orthonormal 2D Fourier transform.
+
+    Motion moves energy between few lines of k-space: there an error that is spread thin over the image stands out.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        error = torch.fft.rfft2((prediction - clean).float(), norm="ortho")
+        return (error.real**2 + error.imag**2 + 1e-12).sqrt().mean()

@@ -15,6 +15,7 @@ from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Configuration, Stage
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
+from BrainDiffLogic.training.perceptual import GradientTerm
 from BrainDiffLogic.training.slices import Sample
 
 
@@ -30,6 +31,7 @@ class SupervisedCorrection(L.LightningModule):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.configuration, self.contrastive = configuration, contrastive
+        self.gradient_ssim = GradientTerm()
         self.sums: dict[str, list[float]] = {}
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:
@@ -57,6 +59,8 @@ class SupervisedCorrection(L.LightningModule):
             "tv": lambda: losses.total_variation(predictions[-1] - clean),
             "multi_scale_l2": lambda: losses.multi_scale_l2(predictions, clean, weights),
             "multi_scale_l1": lambda: losses.multi_scale_l1(predictions, clean, weights),
+            "gradient_ssim": lambda: self.gradient_ssim(predictions[-1], clean),
+            "frequency": lambda: losses.frequency_l1(predictions[-1], clean),
             "info_nce": lambda: self._contrast(predictions[-1], clean, moved),
         }
         return {name: compute[name]() for name, weight in stage.loss.items() if weight}

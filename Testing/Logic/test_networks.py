@@ -19,6 +19,7 @@ TINY: dict[str, dict[str, Any]] = {
     "attention-unet": {"channels": [4, 6, 8, 10]},
     "mc-net": {"filters": [4, 6, 8]},
     "rmman": {"channels": [4, 6, 8], "kernel": 3, "blocks": 1},
+    "nafnet": {"width": 4, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]},
 }
 KINDS = [(family, kind) for family in FAMILIES for kind in ("paper", "compact")]
 
@@ -246,7 +247,27 @@ def test_monai_attention_unet_has_7_94_million_parameters() -> None:
     assert corrector.multiple == 16
 
 
-@pytest.mark.parametrize(("family", "gigaflops"), [("attention-unet", 4), ("mc-net", 4), ("rmman", 8)])
+def test_nafnet_of_width_32_has_17_1_million_parameters() -> None:
+    corrector = build("nafnet", {**CONFIGURATIONS["nafnet"]["paper"], "residual": False})
+    assert count_parameters(corrector) == pytest.approx(17.1e6, rel=5e-3)
+    assert corrector.multiple == 16
+
+
+def test_a_new_naf_block_is_the_identity_as_published() -> None:
+    from BrainDiffLogic.networks.nafnet import NafBlock
+
+    x = torch.rand(2, 6, 5, 7)
+    assert torch.equal(NafBlock(6, begin=0.0)(x), x)
+    assert not torch.equal(NafBlock(6, begin=0.1)(x), x)
+
+
+def test_an_attention_unet_without_gates_is_smaller_and_still_corrects() -> None:
+    gated, plain = (a_corrector("attention-unet", "compact", gates=gates, zero_init=False) for gates in (True, False))
+    assert count_parameters(plain) < count_parameters(gated)
+    assert plain.eval()(slices_for(plain)).std() > 0
+
+
+@pytest.mark.parametrize(("family", "gigaflops"), [("attention-unet", 4), ("mc-net", 4), ("rmman", 8), ("nafnet", 4)])
 def test_compact_network_is_cheap_enough_for_two_cores(family: str, gigaflops: float) -> None:
     with torch.device("meta"):
         corrector = build(family, CONFIGURATIONS[family]["compact"]).eval()

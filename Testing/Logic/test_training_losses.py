@@ -149,3 +149,13 @@ def test_the_learning_rate_rises_stays_and_falls_in_each_stage() -> None:
     assert rates[100:] == pytest.approx([0.1] * 100)
     assert all(later > earlier for earlier, later in zip(rates[:9], rates[1:10], strict=True))
     assert all(later < earlier for earlier, later in zip(rates[50:99], rates[51:100], strict=True))
+
+
+def test_the_frequency_term_is_0_for_the_truth_and_grows_with_a_single_wrong_line() -> None:
+    clean = torch.rand(2, 1, 16, 20)
+    assert float(losses.frequency_l1(clean, clean)) < 2e-6
+    lines = torch.fft.fft2(clean)
+    lines[..., 3, :] *= -1
+    lines[..., -3, :] *= -1
+    one, two = torch.fft.ifft2(lines).real, clean + 2 * (torch.fft.ifft2(lines).real - clean)
+    assert float(losses.frequency_l1(two, clean)) == pytest.approx(2 * float(losses.frequency_l1(one, clean)), rel=1e-3)
