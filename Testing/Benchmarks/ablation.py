@@ -1,0 +1,141 @@
+"""What each choice of the corrector is worth: short trainings on the same pairs, with the same seed and steps.
+
+    PYTHONPATH=. python Testing/Benchmarks/ablation.py --data DATA --cache runs/pairs --out runs/ablation [VARIANT ...]
+
+Each variant differs from "base" (the shipped attention-unet.yaml: 2.5D, gates, L2, then L1) in one thing. Two thirds of
+the steps are L2, the rest the variant's loss. Validation: slices of the subjects that the configuration holds out, the
+remaining error as a share of the input's, by severity. A variant that is there already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from BrainDiffLogic.inference import choose_device
+from BrainDiffLogic.networks import CONFIGURATIONS, build
+from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
+from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.run import caches, network_arguments, train
+from BrainDiffLogic.training.run_folder import trained_state
+from BrainDiffLogic.training.slices import ValidationSlices
+
+BANDS = {"still": (0, 0.01), "below 1 mm": (0.01, 1), "1-2 mm": (1, 2), "2-4 mm": (2, 4), "above 4 mm": (4, 99)}
+EVERY = 16
+"""One validation slice in so many."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the base."""
+
+    family: str = "attention-unet"
+    network: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
+
+
+VARIANTS = {
+    "base": Variant(),
+    "2D": Variant(network={"context": 1}),
+    "5 slices": Variant(network={"context": 5}),
+    "no gates": Variant(network={"gates": False}),
+    "mc-net": Variant("mc-net"),
+    "nafnet": Variant("nafnet"),
+    "L1 + gradient + SSIM": Variant(loss={"l1": 1.0, "gradient_ssim": 0.1}),
+    "L1 + TV": Variant(loss={"l1": 1.0, "tv": 1.0}),
+    "L1 + frequency": Variant(loss={"l1": 1.0, "frequency": 1.0}),
+}
+
+
+def configuration_of(variant: Variant, steps: int) -> Configuration:
+    """The shipped configuration, shortened, with the variant's change."""
+    base = read_configuration(find_configuration("attention-unet"))
+    network = {**CONFIGURATIONS[variant.family]["compact"], **variant.network}
+    first = steps * 2 // 3
+    stages = [
+        Stage(first, {"multi_scale_l2": 10.0}, learning_rate=1e-3, decay=0.0),
+        Stage(steps - first, variant.loss, learning_rate=7e-4, warmup=0, decay=1.0, balance=False),
+    ]
+    return replace(base, family=variant.family, network=network, stages=stages)
+
+
+def validate(configuration: Configuration, checkpoint: Path, data: Path, cache: Path, device: str) -> dict[str, float]:
+    """Remaining error as a share of the input's in each band; of still slices the error itself, in thousandths."""
+    network = build(configuration.family, network_arguments(configuration)).eval()
+    network.load_state_dict(trained_state(checkpoint))
+    target = choose_device(device)
+    network.to(target)
+    _, held_out = caches(configuration, data, cache)
+    slices = ValidationSlices(held_out, configuration.validation_pairs, network.context, configuration.crop, EVERY)
+    rows = []
+    for batch in DataLoader(slices, 8):
+        moved, clean = batch["moved"].to(target, memory_format=torch.channels_last), batch["clean"].to(target)
+        centre = moved[:, moved.shape[1] // 2][:, None]
+        with torch.inference_mode():
+            after = (centre - network(moved).float() - clean).abs().mean(dim=(1, 2, 3))
+        before = (centre - clean).abs().mean(dim=(1, 2, 3))
+        rows += list(zip(batch["severity"].tolist(), after.tolist(), before.tolist(), strict=True))
+    severity, after, before = np.array(rows).T
+    found = {}
+    for name, (low, high) in BANDS.items():
+        chosen = (severity >= low) & (severity < high)
+        if chosen.any():
+            error = after[chosen].sum()
+            found[name] = float(1e3 * error / chosen.sum() if name == "still" else error / before[chosen].sum())
+    return found
+
+
+def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure one variant, or read what is there."""
+    folder = args.out / name.replace(" ", "").replace("+", "-").lower()
+    done = folder / "result.json"
+    if done.exists():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    configuration = configuration_of(VARIANTS[name], args.steps)
+    started = time.monotonic()
+    checkpoint = train(configuration, args.data, folder, cache=args.cache, hardware=Hardware(args.device))
+    seconds = time.monotonic() - started
+    network = build(configuration.family, network_arguments(configuration))
+    facts = {"name": name, "steps": args.steps, "parameters": sum(p.numel() for p in network.parameters())}
+    result = {**facts, "seconds": seconds, **validate(configuration, checkpoint, args.data, args.cache, args.device)}
+    done.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown; the time as a ratio to the first row's."""
+    bands = list(BANDS)
+    lines = ["| variant | parameters | time | " + " | ".join(bands) + " |", "|---|" + "---:|" * (2 + len(bands))]
+    for result in results:
+        cells = [f"{result['parameters'] / 1e6:.2f} M", f"{result['seconds'] / results[0]['seconds']:.1f}"]
+        cells += [f"{result.get(band, float('nan')):.3f}" for band in bands]
+        lines.append(f"| {result['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variants", nargs="*", choices=[[], *VARIANTS], metavar="VARIANT")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    results = []
+    for name in args.variants or VARIANTS:
+        results.append(run(name, args))
+        print(table(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()
