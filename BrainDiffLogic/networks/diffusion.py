@@ -28,7 +28,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "norm_num_groups": 32, "use_flash_attention": True,
     },
 }  # fmt: skip
-"""By name: "paper", 64.1 million weights; "compact", 10.8 million, for two cores."""
+"""By name: "paper", 64.1 million weights; "compact", 10.7 million, for two cores."""
 
 SCHEDULE: dict[str, Any] = {
     "schedule": "linear_beta",    # paper, IV-B

@@ -76,7 +76,7 @@ def settings_of(
 ) -> Settings:
     """The settings of a size.
 
-    compact  2 mm pixels on 96 x 128, every third slice: hours on two cores
+    compact  2 mm pixels on 96 x 128, every third slice: little more than an hour on two cores
     paper    1 mm on 192 x 256, the published networks and losses: for a GPU
     perceptual, vgg  of phase 1 instead of the configuration's; the paper's LPIPS needs the file of VGG weights
     paper_injection  phase 3 to the letter (``inject.PAPER``) instead of the default, which keeps the anatomy
