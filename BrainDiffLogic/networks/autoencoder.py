@@ -27,7 +27,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False,
     },
 }  # fmt: skip
-"""By name: "paper", 13.3 million weights; "compact", 0.23 million, to be trained on two cores in a quarter of an hour."""
+"""By name: "paper", 13.3 million weights; "compact", 0.23 million, for a quarter of an hour on two cores."""
 
 
 def build_autoencoder(arguments: Mapping[str, Any]) -> AutoencoderKL:
