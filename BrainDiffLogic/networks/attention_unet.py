@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks.body import Body
-from BrainDiffLogic.networks.layers import activation_layer, init_he_normal, norm_layer
+from BrainDiffLogic.networks.layers import activation_layer, init_he_normal, norm_layer, u_shape
 
 CHANNELS = (32, 64, 128, 256, 512)
 """Not given in the paper; chosen so that the three published families cost about the same."""
@@ -166,11 +166,4 @@ class ResidualAttentionUnet(Body):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        x = self.levels[0](self.stem(x))
-        skips: list[Tensor] = []
-        for down, level in zip(self.down, self.levels[1:], strict=True):
-            skips.append(x)
-            x = level(down(x))
-        for up, skip in zip(self.up, reversed(skips), strict=True):
-            x = up(x, skip)
-        return self.head(x)
+        return self.head(u_shape(self.stem(x), self.levels, self.down, self.up))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 
@@ -36,3 +38,15 @@ def init_he_normal(module: nn.Module, slope: float = 0.0) -> None:
             nn.init.kaiming_normal_(layer.weight, a=slope, nonlinearity="leaky_relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def u_shape(x: Tensor, levels: nn.ModuleList, down: nn.ModuleList, up: Iterable[nn.Module]) -> Tensor:
+    """Down through ``levels``, finest first, with ``down`` between them, and up again by ``up(coarse, skip)``."""
+    x = levels[0](x)
+    skips: list[Tensor] = []
+    for halve, level in zip(down, levels[1:], strict=True):
+        skips.append(x)
+        x = level(halve(x))
+    for step, skip in zip(up, reversed(skips), strict=True):
+        x = step(x, skip)
+    return x

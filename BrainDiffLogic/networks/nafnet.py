@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks.body import Body
+from BrainDiffLogic.networks.layers import u_shape
 
 
 class PixelNorm(nn.Module):
@@ -63,6 +64,19 @@ class NafBlock(nn.Module):
         return x + self.gamma * self.pointwise(x)
 
 
+class _Up(nn.Module):
+    """One step up, onto the skip."""
+
+    def __init__(self, coarse: int, blocks: int, begin: float) -> None:
+        super().__init__()
+        self.enlarge = nn.Sequential(nn.Conv2d(coarse, 2 * coarse, 1, bias=False), nn.PixelShuffle(2))
+        self.refine = _blocks(coarse // 2, blocks, begin)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, C, H, W) and (N, C / 2, 2 H, 2 W) -> the latter."""
+        return self.refine(self.enlarge(x) + skip)
+
+
 class Nafnet(Body):
     """NAFNet's body: channels double where the image is halved; skips are added, not concatenated.
 
@@ -90,10 +104,7 @@ class Nafnet(Body):
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
         self.levels = nn.ModuleList(_blocks(size, n, begin) for size, n in zip(sizes, [*encoder, middle], strict=True))
         self.down = nn.ModuleList(nn.Conv2d(size, 2 * size, 2, stride=2) for size in sizes[:-1])
-        self.up = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(size, 2 * size, 1, bias=False), nn.PixelShuffle(2)) for size in sizes[:0:-1]
-        )
-        self.refine = nn.ModuleList(_blocks(size, n, begin) for size, n in zip(sizes[-2::-1], decoder, strict=True))
+        self.up = nn.ModuleList(_Up(size, n, begin) for size, n in zip(sizes[:0:-1], decoder, strict=True))
         self.head = nn.Conv2d(width, out_channels, 3, padding=1)
         self.multiple = 2 ** len(encoder)
 
@@ -104,14 +115,7 @@ class Nafnet(Body):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        x = self.levels[0](self.stem(x))
-        skips: list[Tensor] = []
-        for down, level in zip(self.down, self.levels[1:], strict=True):
-            skips.append(x)
-            x = level(down(x))
-        for up, refine, skip in zip(self.up, self.refine, reversed(skips), strict=True):
-            x = refine(up(x) + skip)
-        return self.head(x)
+        return self.head(u_shape(self.stem(x), self.levels, self.down, self.up))
 
 
 def _blocks(channels: int, count: int, begin: float) -> nn.Sequential:
