@@ -74,8 +74,8 @@ class Correction:
     difference  corrected - input, signed, in the input's units, exactly
     report      what was done, with which model, and what was noticed; JSON-able
     finding     what the network found, for another strength
-    disagreement  how far predictions disagree at strength 1 (``disagreement.measure``), float32 in the input's units;
-                None where it was not asked for
+    disagreement  how far predictions disagree at strength 1 (``disagreement.measure``), float32 in the input's units, 0
+                outside the head; None where it was not asked for
     """
 
     corrected: Volume
@@ -112,7 +112,7 @@ def correct(
     gate       estimate how far the head moved, and return a volume that shows too little motion to gain from
                correction unchanged (``severity.gate``); False, to measure a model: neither
     disagreement  also ask the model about mirrored and shifted slices, and the shipped models of the other families,
-               and say how far their answers lie apart; takes some eight times as long
+               and say how far their answers lie apart; takes some three times as long
     progress   called with (share done, stage) after every batch of slices
     cancelled  asked before every batch; when it says True, ``Cancelled`` is raised
 
@@ -163,7 +163,7 @@ def correct(
     }  # fmt: skip
     if how and apart is not None:
         facts["disagreement"] = how.facts
-        apart = scale.residual_to_input_units(from_sagittal(apart, volume)).astype(np.float32)
+        apart = scale.residual_to_input_units(from_sagittal(apart, volume)) * head  # nothing is known of errors in air
     exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
     return Finding(volume, change.astype(exact, copy=False), head, facts, apart).blended(strength)
 

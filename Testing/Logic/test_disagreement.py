@@ -127,6 +127,7 @@ def test_a_correction_has_a_map_on_its_grid_in_its_units(the_others: None) -> No
     assert small.disagreement is not None and large.disagreement is not None
     assert small.disagreement.shape == small.corrected.shape and small.disagreement.array.dtype == np.float32
     assert small.disagreement.array.min() >= 0 and small.disagreement.array.max() > 0
+    assert not small.disagreement.array[~small.finding.head].any()
     ratio = large.disagreement.array.mean() / small.disagreement.array.mean()
     assert ratio == pytest.approx(1000, rel=0.01)
     assert small.report["disagreement"]["answers"] == 2 + len(VIEWS)
