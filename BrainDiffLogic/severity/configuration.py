@@ -15,7 +15,7 @@ from BrainDiffLogic.training.configuration import (
     read_configuration,
     shipped_names,
 )
-from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, make_section, read_yaml
+from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml
 from BrainDiffLogic.training.pairs import PairCache
 
 PRECISIONS = ("bf16-mixed", "32-true")
@@ -114,8 +114,7 @@ def read_severity_configuration(path: str | Path, **overrides: Any) -> SeverityC
     _check_variation(plan.variation, path)
     if plan.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}, got {plan.precision!r}")
-    if plan.batch % plan.accumulate:
-        raise InputError(f"{path}: batch {plan.batch} cannot be computed in {plan.accumulate} equal parts")
+    check_parts(plan.batch, plan.accumulate, path)
     names = plan.calibration
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: calibration must list the names of subjects to calibrate on")

@@ -12,7 +12,7 @@ from typing import Any
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
-from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, make_section, read_yaml
+from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml
 from BrainDiffLogic.training.pairs import Recipe, Source
 
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
@@ -150,10 +150,7 @@ def _check(configuration: Configuration, path: str | Path) -> None:
     _check_recipe(configuration.recipe, path)
     if configuration.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
-    if configuration.batch % configuration.accumulate:
-        raise InputError(
-            f"{path}: batch {configuration.batch} cannot be computed in {configuration.accumulate} equal parts"
-        )
+    check_parts(configuration.batch, configuration.accumulate, path)
     if configuration.data not in DATA:
         raise InputError(f"{path}: data must be one of {', '.join(DATA)}, got {configuration.data!r}")
     check = _check_volumes if configuration.data == "volumes" else _check_pairs

@@ -64,3 +64,9 @@ def check_number(name: str, value: Any, limits: tuple[type, float, float], path:
     if not low <= value <= high:
         bound = f"{low} or more" if high == math.inf else f"between {low} and {high}"
         raise InputError(f"{path}: {name} must be {bound}, got {value}")
+
+
+def check_parts(batch: int, accumulate: int, path: str | Path) -> None:
+    """Raise InputError where a batch cannot be computed in so many equal parts."""
+    if batch % accumulate:
+        raise InputError(f"{path}: batch {batch} cannot be computed in {accumulate} equal parts")

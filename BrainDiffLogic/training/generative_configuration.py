@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.training.configuration import shipped_names
-from BrainDiffLogic.training.fields import Limits, check_numbers, make_section, read_yaml
+from BrainDiffLogic.training.fields import Limits, check_numbers, check_parts, make_section, read_yaml
 from BrainDiffLogic.training.perceptual import TERMS
 
 GROUPS = ("motion", "clean")
@@ -133,8 +133,7 @@ def _read(cls: type[Plan], path: str | Path, overrides: Mapping[str, Any]) -> Pl
     check_numbers(plan, path, NUMBERS)
     if plan.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}, got {plan.precision!r}")
-    if plan.batch % plan.accumulate:
-        raise InputError(f"{path}: batch {plan.batch} cannot be computed in {plan.accumulate} equal parts")
+    check_parts(plan.batch, plan.accumulate, path)
     return plan
 
 

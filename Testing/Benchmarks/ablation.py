@@ -16,19 +16,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+import lightning as L
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.inference import choose_device
+from BrainDiffLogic.motion import STRATUM_NAMES
 from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.run import caches, network_arguments, train
 from BrainDiffLogic.training.run_folder import trained_state
 from BrainDiffLogic.training.slices import ValidationSlices
+from BrainDiffLogic.training.supervised import SupervisedCorrection
 
-BANDS = {"still": (0, 0.01), "below 1 mm": (0.01, 1), "1-2 mm": (1, 2), "2-4 mm": (2, 4), "above 4 mm": (4, 99)}
+BANDS = ("still_error_1e-3", *STRATUM_NAMES, "all")
 EVERY = 16
 """One validation slice in so many."""
 
@@ -68,29 +68,18 @@ def configuration_of(variant: Variant, steps: int) -> Configuration:
 
 
 def validate(configuration: Configuration, checkpoint: Path, data: Path, cache: Path, device: str) -> dict[str, float]:
-    """Remaining error as a share of the input's in each band; of still slices the error itself, in thousandths."""
-    network = build(configuration.family, network_arguments(configuration)).eval()
+    """What training logs as validation: the remaining error as a share of the input's, by severity."""
+    network = build(configuration.family, network_arguments(configuration))
     network.load_state_dict(trained_state(checkpoint))
-    target = choose_device(device)
-    network.to(target)
     _, held_out = caches(configuration, data, cache)
     slices = ValidationSlices(held_out, configuration.validation_pairs, network.context, configuration.crop, EVERY)
-    rows = []
-    for batch in DataLoader(slices, 8):
-        moved, clean = batch["moved"].to(target, memory_format=torch.channels_last), batch["clean"].to(target)
-        centre = moved[:, moved.shape[1] // 2][:, None]
-        with torch.inference_mode():
-            after = (centre - network(moved).float() - clean).abs().mean(dim=(1, 2, 3))
-        before = (centre - clean).abs().mean(dim=(1, 2, 3))
-        rows += list(zip(batch["severity"].tolist(), after.tolist(), before.tolist(), strict=True))
-    severity, after, before = np.array(rows).T
-    found = {}
-    for name, (low, high) in BANDS.items():
-        chosen = (severity >= low) & (severity < high)
-        if chosen.any():
-            error = after[chosen].sum()
-            found[name] = float(1e3 * error / chosen.sum() if name == "still" else error / before[chosen].sum())
-    return found
+    trainer = L.Trainer(
+        accelerator=device, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    module = SupervisedCorrection(network, configuration)
+    found = trainer.validate(module, DataLoader(slices, 8), verbose=False)[0]
+    return {name.removeprefix("validation/"): float(value) for name, value in found.items()}
 
 
 def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -112,11 +101,10 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown; the time as a ratio to the first row's."""
-    bands = list(BANDS)
-    lines = ["| variant | parameters | time | " + " | ".join(bands) + " |", "|---|" + "---:|" * (2 + len(bands))]
+    lines = ["| variant | parameters | time | " + " | ".join(BANDS) + " |", "|---|" + "---:|" * (2 + len(BANDS))]
     for result in results:
         cells = [f"{result['parameters'] / 1e6:.2f} M", f"{result['seconds'] / results[0]['seconds']:.1f}"]
-        cells += [f"{result.get(band, float('nan')):.3f}" for band in bands]
+        cells += [f"{result.get(band, float('nan')):.3f}" for band in BANDS]
         lines.append(f"| {result['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 from BrainDiffLogic import read_volume
 from BrainDiffLogic.checkpoints import load_checkpoint
-from BrainDiffLogic.disagreement import Calibration, Panel, spread
+from BrainDiffLogic.disagreement import AS_IT_IS, Calibration, Panel, spread
 from BrainDiffLogic.inference import predict_residual
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.volume import to_sagittal
@@ -71,8 +71,6 @@ def case_of(moved: Path, reference: Path, subject: str, panel: Panel, device: st
 
 def panel_answer(panel: Panel, stack: np.ndarray, ask) -> np.ndarray:
     """The model's own answer to the stack as it is."""
-    from BrainDiffLogic.disagreement import AS_IT_IS
-
     corrector = panel.model[0]
     return AS_IT_IS.ask(partial(ask, corrector), stack, corrector.multiple)
 
