@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -86,11 +87,13 @@ def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
     header never stands without its data. Raises InputError where the folder cannot be written.
     """
     path = Path(path)
+    # named before it is made: an interrupt within mkdtemp would leave a folder that nobody knows
+    folder = (_staging or path.parent) / f".braindiff-{secrets.token_hex(8)}"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".braindiff-", dir=_staging or path.parent))
-    except OSError as error:
-        raise InputError(f"{path}: the folder {_staging or path.parent} cannot be written; choose another") from error
-    try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise InputError(f"{path}: the folder {folder.parent} cannot be written; choose another") from error
         yield folder / path.name
         _move_into_place(folder, path)
     except OSError as error:
