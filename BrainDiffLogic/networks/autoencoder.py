@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 
@@ -23,7 +25,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "compact": {
         "channels": [32, 64], "latent_channels": 3, "num_res_blocks": 1,
-        "attention_levels": [False, False], "norm_num_groups": 16,
+        "attention_levels": [False, False], "norm_num_groups": 1,  # else absolute intensity is slow to learn
         "with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False,
     },
 }  # fmt: skip
@@ -39,6 +41,13 @@ def build_autoencoder(arguments: Mapping[str, Any]) -> AutoencoderKL:
     where einops, which MONAI's attention needs, is missing.
     """
     return build_from(AutoencoderKL, _FIXED, arguments, "autoencoder")
+
+
+def start_narrow(autoencoder: AutoencoderKL, sd: float) -> None:
+    """Let every posterior start with about this standard deviation, > 0, by the bias of the encoder's last layer."""
+    bias = autoencoder.quant_conv_log_sigma.conv.bias
+    assert bias is not None
+    torch.nn.init.constant_(bias, 2 * math.log(sd))  # the layer gives log variances
 
 
 def build_discriminator(channels: int = 64, layers: int = 3) -> PatchDiscriminator:

@@ -31,7 +31,7 @@ VAE_NUMBERS: Limits = {
     "kl_weight": (float, 0, math.inf), "perceptual_weight": (float, 0, math.inf),
     "adversarial_weight": (float, 0, math.inf), "adversarial_from": (int, 0, math.inf),
     "discriminator_rate": (float, 0, math.inf), "discriminator_channels": (int, 1, math.inf),
-    "discriminator_layers": (int, 1, math.inf),
+    "discriminator_layers": (int, 1, math.inf), "posterior_sd": (float, 0, 1),
 }  # fmt: skip
 
 
@@ -75,6 +75,8 @@ class VaeConfiguration(GenerativeConfiguration):
     splits            of the slice store; both groups, clean and motion, are trained on
     perceptual        "none", "gradient", "self" or "lpips", with ``perceptual_options``: see ``build_perceptual``
     adversarial_from  epochs before the adversarial term sets in
+    posterior_sd      standard deviation that the posterior starts with; 0: the network's own start, about 1, which is
+                      as much noise as signal, and at the paper's KL weight takes thousands of steps to unlearn
     """
 
     splits: list[str] = field(default_factory=lambda: list(TRAINABLE))
@@ -87,6 +89,7 @@ class VaeConfiguration(GenerativeConfiguration):
     discriminator_rate: float = 5e-4
     discriminator_channels: int = 64
     discriminator_layers: int = 3
+    posterior_sd: float = 0.0
 
 
 @dataclass(frozen=True)

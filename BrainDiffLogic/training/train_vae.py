@@ -14,7 +14,7 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 
 from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks.autoencoder import CONFIGURATIONS, build_autoencoder, downsampling
+from BrainDiffLogic.networks.autoencoder import CONFIGURATIONS, build_autoencoder, downsampling, start_narrow
 from BrainDiffLogic.training.autoencoder_phase import AutoencoderTraining, reconstruction_quality
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments
@@ -49,6 +49,8 @@ def train_vae(plan: VaeConfiguration, data: str | Path, run: str | Path, hardwar
     L.seed_everything(plan.seed, workers=True, verbose=False)
     arguments = chosen_arguments(plan.network, CONFIGURATIONS)
     network = build_autoencoder(arguments)
+    if plan.posterior_sd:
+        start_narrow(network, plan.posterior_sd)
     _check_canvas(store, network)
     perceptual = build_perceptual(plan.perceptual, plan.perceptual_options)
     last, done = finished(run, network, plan)

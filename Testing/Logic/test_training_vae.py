@@ -15,7 +15,7 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import autoencoder
-from BrainDiffLogic.networks.autoencoder import build_autoencoder
+from BrainDiffLogic.networks.autoencoder import build_autoencoder, start_narrow
 from BrainDiffLogic.training.autoencoder_phase import kl_divergence, reconstruction_quality
 from BrainDiffLogic.training.configuration import find_configuration
 from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
@@ -148,6 +148,25 @@ def test_the_divergence_is_that_of_torch_summed_over_the_latent() -> None:
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(mean, sd), normal(0.0, 1.0)).sum(dim=(1, 2, 3)).mean()
     torch.testing.assert_close(kl_divergence(mean, sd), expected)
+
+
+@pytest.mark.parametrize("sd", [0.02, 0.5])
+def test_a_posterior_can_start_narrow(sd: float) -> None:
+    network = build_autoencoder(chosen_arguments("compact", autoencoder.CONFIGURATIONS))
+    image = torch.rand(2, 1, 32, 48)
+    mean, wide = network.encode(image)
+    start_narrow(network, sd)
+    same, narrow = network.encode(image)
+    torch.testing.assert_close(same, mean)
+    assert float(narrow.detach().mean() / sd) == pytest.approx(1, abs=0.3)
+    assert wide.detach().mean() > 0.7
+
+
+def test_a_configuration_decides_how_narrow_the_posterior_starts(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    plan = vae_plan(posterior_sd=0.01, learning_rate=1e-9)
+    state = trained_state(train_vae(plan, store, tmp_path / "run", Hardware("cpu")))
+    assert float(state["quant_conv_log_sigma.conv.bias"].mean()) == pytest.approx(2 * np.log(0.01), abs=1e-3)
 
 
 def test_quality_of_a_known_error_is_known() -> None:
