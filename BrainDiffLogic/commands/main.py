@@ -13,6 +13,7 @@ from BrainDiffLogic.errors import Cancelled, InputError
 SUBCOMMANDS = {
     "correct": "correct head motion in a T1-weighted volume",
     "simulate": "put simulated head motion on a still volume",
+    "invert-motion": "undo motion whose trajectory was recorded, by physics alone",
     "simulate-cohort": "make a BIDS dataset with simulated motion from a folder of still volumes",
     "quality": "measure the quality of a volume, with or without a reference",
     "models": "list, show, verify or import correction models",

@@ -1,5 +1,6 @@
 """The physics of head motion in MRI: poses, trajectories and the k-space forward model."""
 
+from BrainDiffLogic.motion.inversion import Inversion, invert_motion
 from BrainDiffLogic.motion.presets import PRESETS, preset
 from BrainDiffLogic.motion.simulation import Simulation, simulate_motion
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, Trajectory, stratum, with_severity
@@ -7,8 +8,10 @@ from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, Trajectory, stratum,
 __all__ = [
     "PRESETS",
     "STRATUM_NAMES",
+    "Inversion",
     "Simulation",
     "Trajectory",
+    "invert_motion",
     "preset",
     "simulate_motion",
     "stratum",

@@ -33,6 +33,68 @@ def phase_encode_axis(affine: np.ndarray, pe_axis: str) -> int:
     return int(ras_axes(affine)[0][PE_AXES[pe_axis]])
 
 
+class Acquisition:
+    """The linear map A from a still object to the scan of it in motion, one pose for each line along ``axis``.
+
+    shape       (I, J, K) of image and k-space, in numpy's conventions: without motion k-space is ``fftn(image)``
+    affine      (4, 4) IJK to RAS mm
+    trajectory  one pose a line: row N // 2 belongs to the zero frequency, the rows before it to negative
+                frequencies along the patient's axis towards R, A or S (linear ordering), whichever way the
+                array runs
+    centre      (3,) rotation centre, RAS mm
+    Rotated samples outside the band of the image are unknown and set to zero. Raises InputError for another number of
+    poses than lines.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        affine: np.ndarray,
+        trajectory: Trajectory,
+        axis: int,
+        centre: np.ndarray,
+        accuracy: float = ACCURACY,
+    ) -> None:
+        if len(trajectory) != shape[axis]:
+            raise InputError(
+                f"{len(trajectory)} poses for {shape[axis]} phase-encode lines; resample the trajectory"
+            )
+        self.shape, self.affine, self.axis, self.accuracy = shape, affine, axis, accuracy
+        self.shifts = _shifts(shape, affine, trajectory, centre)
+        turned = np.abs(rotation_matrices(trajectory.rotations) - np.eye(3)).max(axis=(1, 2)) > STILL
+        self.points = None  # translations alone: the plain FFT is exact
+        if turned.any():
+            self.points = sample_points(shape, affine, trajectory.rotations, axis)
+            # finufft counts the phase from the voxel N // 2, numpy from the first one
+            self.shifts = self.shifts + np.array(shape) // 2
+
+    def kspace(self, image: np.ndarray) -> np.ndarray:
+        """(I, J, K) complex64 k-space of ``image`` (I, J, K), real or complex, that moves while it is acquired."""
+        if self.points is None:
+            values = np.moveaxis(fft.fftn(image.astype(np.complex64), workers=-1), self.axis, 0)
+        else:
+            import finufft
+
+            voxels, flat = np.ascontiguousarray(image, dtype=np.complex64), self.points.reshape(3, -1)
+            values = finufft.nufft3d2(*flat, voxels, isign=-1, eps=self.accuracy).reshape(self.points.shape[1:])
+        _shift_lines(values, self.shape, self.affine, self.axis, self.shifts)
+        if self.points is not None:
+            _cut_corners(values, self.points, self.shape)
+        return np.moveaxis(values, 0, self.axis)
+
+    def adjoint(self, kspace: np.ndarray) -> np.ndarray:
+        """(I, J, K) complex64: the adjoint of ``kspace``, each sample put back where the pose says it was taken."""
+        values = np.moveaxis(kspace, self.axis, 0).astype(np.complex64, order="C")
+        _shift_lines(values, self.shape, self.affine, self.axis, -self.shifts)
+        if self.points is None:
+            return fft.ifftn(np.moveaxis(values, 0, self.axis), norm="forward", workers=-1)
+        import finufft
+
+        _cut_corners(values, self.points, self.shape)
+        flat = self.points.reshape(3, -1)
+        return finufft.nufft3d1(*flat, values.reshape(-1), self.shape, isign=1, eps=self.accuracy)
+
+
 def moved_kspace(
     image: np.ndarray,
     affine: np.ndarray,
@@ -41,42 +103,8 @@ def moved_kspace(
     centre: np.ndarray,
     accuracy: float = ACCURACY,
 ) -> np.ndarray:
-    """K-space of an image that moves while it is acquired, one pose for each line along ``axis``.
-
-    image       (I, J, K) real or complex, the still object
-    affine      (4, 4) IJK to RAS mm
-    trajectory  one pose a line: row N // 2 belongs to the zero frequency, the rows before it to negative
-                frequencies along the patient's axis towards R, A or S (linear ordering), whichever way the
-                array runs
-    centre      (3,) rotation centre, RAS mm
-    Returns (I, J, K) complex64 in numpy's conventions: without motion it is ``fftn(image)``. Rotated samples
-    outside the band of the image are unknown and set to zero.
-    """
-    shape = image.shape
-    if len(trajectory) != shape[axis]:
-        raise InputError(
-            f"{len(trajectory)} poses for {shape[axis]} phase-encode lines; resample the trajectory"
-        )
-    shifts = _shifts(shape, affine, trajectory, centre)
-    turned = np.abs(rotation_matrices(trajectory.rotations) - np.eye(3)).max(axis=(1, 2)) > STILL
-    if not turned.any():  # translations alone: the plain FFT is exact
-        values = np.moveaxis(fft.fftn(image.astype(np.complex64), workers=-1), axis, 0)
-        _shift_lines(values, shape, affine, axis, shifts)
-    else:
-        points = sample_points(shape, affine, trajectory.rotations, axis)
-        values = _spectrum(image, points, accuracy)
-        # finufft counts the phase from the voxel N // 2, numpy from the first one
-        _shift_lines(values, shape, affine, axis, shifts + np.array(shape) // 2)
-        _cut_corners(values, points, shape)
-    return np.moveaxis(values, 0, axis)
-
-
-def _spectrum(image: np.ndarray, points: np.ndarray, accuracy: float) -> np.ndarray:
-    """The spectrum (lines, A, B) complex64 at ``points`` (3, lines, A, B), phase from the voxel N // 2."""
-    import finufft
-
-    voxels = np.ascontiguousarray(image, dtype=np.complex64)
-    return finufft.nufft3d2(*points.reshape(3, -1), voxels, isign=-1, eps=accuracy).reshape(points.shape[1:])
+    """(I, J, K) complex64: k-space of ``image`` that moves while it is acquired, as ``Acquisition`` says."""
+    return Acquisition(image.shape, affine, trajectory, axis, centre, accuracy).kspace(image)
 
 
 def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndarray, axis: int) -> np.ndarray:
@@ -161,3 +189,9 @@ def _readout_axes(axis: int) -> tuple[int, int]:
 def image_of(kspace: np.ndarray) -> np.ndarray:
     """The complex image (I, J, K) of ``moved_kspace``."""
     return fft.ifftn(kspace, workers=-1)
+
+
+def spectrum_of(image: np.ndarray) -> np.ndarray:
+    """The adjoint of ``image_of``: (I, J, K) complex."""
+    values: np.ndarray = fft.fftn(image, norm="forward", workers=-1)
+    return values

@@ -52,8 +52,8 @@ def simulate_motion(
     trajectory  resampled to the number of lines along ``pe_axis`` ("AP", "SI" or "LR", the array axis nearest
                 to it) and anchored at the centre of k-space. All lines along the other two axes share the
                 line's pose, as in an MPRAGE where one inversion reads a whole partition loop.
-    noise       standard deviation of complex Gaussian noise in image units, added before the magnitude is
-    taken phase       (I, J, K) radians: the phase of the object, which moves with it (default: none)
+    noise       standard deviation of complex Gaussian noise in image units, added before the magnitude is taken
+    phase       (I, J, K) radians: the phase of the object, which moves with it (default: none)
     align       remove the global displacement that anchoring leaves, by an offset pose
     The magnitude is taken last. Magnitudes below 0 cannot exist in the input, so an input with negative
     voxels is shifted up before and down after. One coil, no parallel imaging: a simplification, see the

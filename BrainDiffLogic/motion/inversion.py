@@ -1,0 +1,133 @@
+"""Undoing motion whose trajectory is known, from the magnitude image alone: the exact model solved for the still head.
+
+A scan in motion is m = |A x|, A linear (``kspace.Acquisition``), x >= 0 the still head. Motion gives A x a phase, which
+the magnitude has lost, and with it half of the data; that x is real gives it back. With the phase p = A x / |A x|
+of the last estimate, |A x| is Re(conj(p) A x) to first order, which is linear in x: each round solves
+
+    min |Re(conj(p) A x) - m|^2 + damping |x - x_last|^2
+
+by conjugate gradients (Gauss-Newton with damping, Levenberg 1944). Nothing is learned, so nothing can be invented; what
+the motion took out of the scan stays missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator, cg
+
+from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.motion.kspace import Acquisition, image_of, phase_encode_axis, spectrum_of
+from BrainDiffLogic.motion.simulation import head_centre
+from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled
+from BrainDiffLogic.volume import Volume
+
+ROUNDS, ITERATIONS = 3, 6
+"""Updates of the phase, and steps of conjugate gradients in each."""
+DAMPING = 1e-3
+"""Against 1, the square of A's gain."""
+ACCURACY = 1e-3
+"""Relative accuracy asked of finufft."""
+TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A still head found from a scan in motion.
+
+    still      on the grid of the scan
+    residuals  |A x| - m before the first and after each round, as a share of m (root mean squares). A trajectory of
+               another scan, in wrong units or along the wrong axis leaves it nearly as it was
+    """
+
+    still: Volume
+    residuals: tuple[float, ...]
+
+
+def invert_motion(
+    moved: Volume,
+    trajectory: Trajectory,
+    pe_axis: str = "AP",
+    *,
+    anchor: bool = True,
+    rounds: int = ROUNDS,
+    iterations: int = ITERATIONS,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Inversion:
+    """The still head in a magnitude scan whose head followed a known trajectory.
+
+    trajectory  poses of the head over the scan, in the order of time, the first and last with the first and last
+                line along ``pe_axis`` ("AP", "SI", "LR"); resampled to their number, lines ordered as in
+                ``simulate_motion``
+    anchor      show the head in the pose at the centre of k-space, which is nearly where the scan shows it; False: in
+                the pose that the trajectory calls zero
+    progress    called with (share done, stage); ``cancelled`` is asked between steps and raises Cancelled
+    One coil, no parallel imaging, and an object without phase of its own, as ``simulate_motion`` has it by default.
+    Raises InputError for a phase-encode axis of one voxel.
+    """
+    axis = phase_encode_axis(moved.affine, pe_axis)
+    if moved.shape[axis] < 2:
+        raise InputError(f"{moved.name} has one voxel along {pe_axis}: phase encoding needs at least 2")
+    floor = min(0.0, float(moved.array.min()))
+    scan = moved.array.astype(np.float32) - np.float32(floor)
+    centre = head_centre(scan, moved.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
+    poses = resampled(trajectory, moved.shape[axis])
+    model = Acquisition(scan.shape, moved.affine, anchored(poses) if anchor else poses, axis, centre, ACCURACY)
+    still, residuals, steps = scan, [], rounds * (iterations + 1)
+
+    def tell(start: int, done: int = 0) -> None:
+        if cancelled and cancelled():
+            raise Cancelled
+        if progress:
+            progress((start + done) / steps, "Undoing motion")
+
+    for start in range(0, steps, iterations + 1):
+        tell(start)
+        signal = image_of(model.kspace(still))
+        size = np.abs(signal)
+        residuals.append(_share(size - scan, scan))
+        phase = signal / np.maximum(size, TINY)
+        still = _solve(model, scan, phase, still, iterations, partial(tell, start))
+        still = np.maximum(still, 0)  # the magnitude of a still head
+    residuals.append(_share(np.abs(image_of(model.kspace(still))) - scan, scan))
+    return Inversion(moved.with_array(still + np.float32(floor)), tuple(residuals))
+
+
+def _solve(
+    model: Acquisition,
+    scan: np.ndarray,
+    phase: np.ndarray,
+    last: np.ndarray,
+    iterations: int,
+    tell: Callable[[int], None],
+) -> np.ndarray:
+    """One round: x (I, J, K) float32 from the last estimate."""
+    done = 0
+
+    def back(image: np.ndarray) -> np.ndarray:
+        """The adjoint of x -> Re(conj(p) A x)."""
+        values: np.ndarray = model.adjoint(spectrum_of(phase * image)).real
+        return values
+
+    def normal(x: np.ndarray) -> np.ndarray:
+        nonlocal done
+        done += 1
+        tell(min(done, iterations))
+        image = x.reshape(scan.shape).astype(np.float32)
+        projected = (np.conj(phase) * image_of(model.kspace(image))).real
+        return (back(projected) + DAMPING * image).ravel()
+
+    size = scan.size
+    wanted = (back(scan) + DAMPING * last).ravel()
+    operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
+    found, _ = cg(operator, wanted, x0=last.ravel(), maxiter=iterations, rtol=1e-5)
+    solution: np.ndarray = found.reshape(scan.shape).astype(np.float32)
+    return solution
+
+
+def _share(error: np.ndarray, scan: np.ndarray) -> float:
+    return float(np.linalg.norm(error)) / max(float(np.linalg.norm(scan)), TINY)
