@@ -16,7 +16,7 @@ from BrainDiffLogic.blending import blend, check_strength
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
 from BrainDiffLogic.disagreement import Panel, measure, nowhere
 from BrainDiffLogic.domain import judge
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.volume import Volume, from_sagittal, pad_to_multiple, to_sagittal
 
@@ -134,12 +134,12 @@ def correct(
     head = head_mask(volume.array)
     judgement = judge(volume, card, head)
     if judgement.refused and not force:
-        raise InputError(f"{volume.name}: {judgement.refused}; correct it all the same with --force")
+        raise Refused(f"{volume.name}: {judgement.refused}; correct it all the same with --force")
 
     scale = robust_scale(volume.array, head)
     stack = scale.forward(np.ascontiguousarray(to_sagittal(volume)))
     padded, original = pad_to_multiple(stack, corrector.multiple)
-    motion = decide(volume, head, gate=gate, force=force, device=device)
+    motion = decide(volume, head, gate=gate, force=force)
     corrector_sees = padded if motion.correct else np.zeros_like(padded)  # a slice of one value has no residual
     panel = Panel.around((corrector, card)) if disagreement and motion.correct else None
     share = 1 / len(panel) if panel else 1.0

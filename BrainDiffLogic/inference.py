@@ -53,7 +53,7 @@ def predict_residual(
     todo = np.flatnonzero(stack.min(axis=(1, 2)) != stack.max(axis=(1, 2)))
     batch = batch or BATCHES[target.type]
     done = 0
-    corrector = corrector.eval().to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    corrector = corrector.eval()
     while done < len(todo):
         if cancelled and cancelled():
             raise Cancelled
@@ -61,7 +61,6 @@ def predict_residual(
         residual = _residual_if_it_fits(corrector, stack, chosen, target)
         if residual is None:
             batch, target = _with_less_memory(len(chosen), target, run)
-            corrector = corrector.to(target)
             continue
         run.residual[chosen] = residual
         done += len(chosen)
@@ -100,6 +99,7 @@ def _residual_if_it_fits(
 def _residual_of(
     corrector: Corrector, stack: np.ndarray, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray:
+    corrector = corrector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     order = np.arange(corrector.context) - corrector.context // 2
     neighbours = np.clip(chosen[:, None] + order, 0, len(stack) - 1)
     slices = torch.from_numpy(stack[neighbours]).to(device, memory_format=torch.channels_last)

@@ -13,6 +13,8 @@ FRAMES = ("scan", "trajectory")
 UNEXPLAINED = 0.25
 """A residual of more than this share of the first is worth a word: right trajectories leave 0.04 to 0.23, wrong ones
 0.2 to 0.5."""
+SMALL = 0.01
+"""A residual below this share of the scan is explained, whatever the first one was."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         write_volume(found.still, staged[0])
         if args.difference:
             stored = read_volume(staged[0]).array.astype("float32")
-            write_volume(volume.with_array(stored - volume.array), staged[1])
+            write_volume(volume.with_array(stored - volume.array, kind="difference"), staged[1])
     before, after = found.residuals[0], found.residuals[-1]
-    if after > UNEXPLAINED * before:
+    if after > max(SMALL, UNEXPLAINED * before):
         note = "the trajectory hardly explains this scan; is it of this scan, complete, and --pe-axis right?"
         print(f"braindiff invert-motion: {args.trajectory}: {note}", file=sys.stderr)
     files = ", ".join(map(str, paths))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from BrainDiffLogic.networks import Corrector
 
 Method = Callable[[Volume], np.ndarray]
-"""A moved volume to an (I, J, K) array on its grid, in its units; raises InputError where it refuses the volume."""
+"""A moved volume to an (I, J, K) array on its grid, in its units; raises Refused outside its domain."""
 
 NOTHING, GAUSSIAN, NON_LOCAL_MEANS, ENSEMBLE = "do nothing", "Gaussian", "non-local means", "ensemble"
 
@@ -63,7 +63,7 @@ class ModelMethod:
         return checkpoints.load_checkpoint(self.path)
 
     def __call__(self, volume: Volume) -> np.ndarray:
-        """The corrected voxels. Raises InputError where the volume is far outside the model's domain."""
+        """The corrected voxels. Raises Refused where the volume is far outside the model's domain."""
         from BrainDiffLogic.correction import correct
 
         if self._last is None or self._last[0] is not volume:

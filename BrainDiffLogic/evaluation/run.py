@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.measures import CONVENTION, Numbers, Yardstick
 from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, made_by
 from BrainDiffLogic.evaluation.pairs import Pair
@@ -125,7 +125,7 @@ def _measured(name: str, method: Method, moved: Volume, yardstick: Yardstick, pi
     started = time.perf_counter()
     try:
         image = moved.with_array(method(moved))
-    except InputError as error:
+    except Refused as error:
         return {"status": REFUSED, "note": str(error)}
     seconds = round(time.perf_counter() - started, 2)
     numbers = yardstick.numbers(image)

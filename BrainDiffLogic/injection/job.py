@@ -19,6 +19,7 @@ from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.injection.drift import MIN_OVERLAP, MIN_SIMILARITY, anatomy_drift
 from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
+from BrainDiffLogic.training.generative_checkpoints import check_slices
 from BrainDiffLogic.training.slice_pairs import SlicePairs
 from BrainDiffLogic.training.slice_store import LARGEST, SliceStore
 
@@ -74,6 +75,7 @@ def synthesize(
     chosen = store.select(split=split, group="clean")
     if not len(chosen):
         raise InputError(f"{store.folder}: no clean slice in the split {split}; add scans or change the shares")
+    check_slices(cards["vae"], store)
     _assert_unseen({store.items[n]["subject"] for n in chosen}, cards, split)
     _open_folder(folder, _job(store, cards, plan, split, group, len(chosen)))
     parts = [chosen[start : start + group] for start in range(0, len(chosen), group)]

@@ -7,6 +7,8 @@ pose, never by resampling either image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import fft, ndimage
 
@@ -33,15 +35,47 @@ def aligned(
     simulates at low resolution, estimates the rigid displacement by one Gauss-Newton step, and moves all
     poses back by it.
     """
+    offset_of = _offsets(image, affine, axis, centre)
+    for _ in range(rounds):
+        trajectory = trajectory.transformed(rigid.inverse(*offset_of(trajectory)))
+    return trajectory
+
+
+def seen_from_scan(
+    image: np.ndarray,
+    affine: np.ndarray,
+    trajectory: Trajectory,
+    axis: int,
+    centre: np.ndarray,
+    rounds: int = ROUNDS,
+) -> Trajectory:
+    """The same motion seen from the pose in which a scan shows the head, which becomes the identity.
+
+    As ``aligned``, but ``image`` is the scan in motion, which also stands in for the still head that is not known, and
+    it is the still head that is displaced, not the scan.
+    """
+    offset_of = _offsets(image, affine, axis, centre)
+    for _ in range(rounds):
+        poses = trajectory.translations, trajectory.rotations
+        translations, rotations = rigid.compose(poses, rigid.inverse(*offset_of(trajectory)))
+        trajectory = Trajectory(translations, rotations, trajectory.centre)
+    return trajectory
+
+
+def _offsets(
+    image: np.ndarray, affine: np.ndarray, axis: int, centre: np.ndarray
+) -> Callable[[Trajectory], tuple[np.ndarray, np.ndarray]]:
+    """A function that tells by how many mm and degrees a trajectory displaces the image, from its low frequencies."""
     coarse, coarse_affine, lines = _low_resolution(image, affine, axis)
     basis = _rigid_basis(coarse, coarse_affine, centre)
-    for _ in range(rounds):
+
+    def offset_of(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
         central = Trajectory(trajectory.translations[lines], trajectory.rotations[lines])
         moved = np.abs(image_of(moved_kspace(coarse, coarse_affine, central, axis, centre, accuracy=1e-3)))
         offset = _displacement(coarse, moved, basis)
-        back = rigid.inverse(offset[:3], offset[3:])
-        trajectory = trajectory.transformed(back)
-    return trajectory
+        return offset[:3], offset[3:]
+
+    return offset_of
 
 
 def _low_resolution(image: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, slice]:

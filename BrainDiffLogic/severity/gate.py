@@ -35,7 +35,7 @@ class Decision:
         return self.gate != UNCHANGED
 
 
-def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool, device: str) -> Decision:
+def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool) -> Decision:
     """Whether to correct a volume: estimate its severity and compare it with the threshold on the weights' card.
 
     head   (I, J, K) bool
@@ -51,7 +51,7 @@ def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool, device:
     from BrainDiffLogic.severity.weights import load_severity
 
     model = load_severity(weights)
-    found = estimate_severity(volume, model, head=head, device=device)
+    found = estimate_severity(volume, model, head=head)  # on the CPU: a second for 24 slices, whatever fills the GPU
     facts = {
         "severity_mm": round(found.volume_mm, 2), "severity_error_mm": round(found.expected_error_mm, 2),
         "severity_worst_slice": found.worst_slice,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -68,7 +69,8 @@ class SeverityNetwork(nn.Module):
 
         H and W are multiples of ``multiple``.
         """
-        with torch.autocast(x.device.type, enabled=False):  # rounded to 8 bits, the slice itself hides faint ghosts
+        # rounded to 8 bits, the slice itself hides faint ghosts; PyTorch 2.4 knows no autocast on mps to switch off
+        with nullcontext() if x.device.type == "mps" else torch.autocast(x.device.type, enabled=False):
             root = torch.sign(x) * x.abs().sqrt()
             energies = functional.conv2d(root, self.spectrum, stride=STEP, padding=(PATCH - STEP) // 2) ** 2
         features = self.features(torch.log(energies + FLOOR))

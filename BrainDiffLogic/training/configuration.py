@@ -228,7 +228,7 @@ def find_sources(configuration: Configuration, data: str | Path) -> tuple[list[S
         if not files:
             raise InputError(f"{data}: no file matches {entry['glob']!r}; check --data and the sources' glob")
         for file in files:
-            subject = re.split(r"_T1w|\.nii|\.nrrd|\.mha", Path(file).name)[0]
+            subject = subject_of(Path(file).name)
             held_out = subject in configuration.validation
             weight = float(entry.get("weight", 1.0)) / len(files)
             source = Source(file, subject, entry.get("kind", "head"), 1.0 if held_out else weight)
@@ -237,6 +237,13 @@ def find_sources(configuration: Configuration, data: str | Path) -> tuple[list[S
         raise InputError(f"{data}: validation subject {sorted(missing)[0]!r} is not among the sources")
     assert_disjoint(training, validation)
     return training, validation
+
+
+def subject_of(name: str) -> str:
+    """The subject of a file: the BIDS entity ``sub-X`` its name begins with, whatever session or run; else the name
+    up to _T1w or the extension."""
+    entity = re.match(r"sub-[A-Za-z0-9]+(?=[_.])", name)
+    return entity[0] if entity else re.split(r"_T1w|\.nii|\.nrrd|\.mha", name)[0]
 
 
 def assert_disjoint(training: list[Source], validation: list[Source]) -> None:

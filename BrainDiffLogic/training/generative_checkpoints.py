@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from safetensors import SafetensorError
@@ -18,7 +19,7 @@ from BrainDiffLogic.checkpoints import SUFFIX, Card, save_checkpoint, verify
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks.autoencoder import build_autoencoder
 from BrainDiffLogic.networks.diffusion import build_diffusion
-from BrainDiffLogic.training.slice_store import SliceStore
+from BrainDiffLogic.training.slice_store import SAME_SPACING, SliceStore
 
 NAMES = {"vae": "autoencoder", "ldm": "diffusion model"}
 NATIVE_SPACING_MM = (0.1, 10.0)
@@ -76,6 +77,22 @@ def check_partners(vae_card: Card, ldm_card: Card) -> None:
             f"{ldm_card['name']}: was trained on the latents of another autoencoder ({ldm_card['vae']['name']},"
             f" sha256 {ldm_card['vae']['sha256'][:12]}...) than {vae_card['name']}; give that one"
         )
+
+
+def check_slices(card: Card, store: SliceStore) -> None:
+    """Raise InputError where the pixels of ``store`` have another size than those that a network was trained on."""
+    own = [store.spacing_mm] * 2 if store.spacing_mm else list(NATIVE_SPACING_MM)
+    trained = card.get("input", {}).get("spacing_mm", own)
+    if not np.allclose(own, trained, rtol=SAME_SPACING):
+        raise InputError(
+            f"{store.folder}: slices with pixels of {_pixels(own)}, but {card['name']} was trained on"
+            f" {_pixels(trained)}; build the store with that spacing or train the network on this one"
+        )
+
+
+def _pixels(spacing: list[float]) -> str:
+    low, high = spacing
+    return f"{low:g} mm" if low == high else f"each scan's own size ({low:g} to {high:g} mm)"
 
 
 def _load(

@@ -11,16 +11,18 @@ TV_EXPONENT = 1.25
 """MC-Net eq. 2: with squared differences inside a TV of power 2.5; 0.5 would be isotropic total variation."""
 BALANCE_FLOOR = 0.01
 """Error in network units below which a pair counts as still: keeps the weights of mild pairs finite."""
+BALANCE_UNIT = 0.02
+"""Makes the mean weight about 1: 0.97 over 292 crops of 73 simulated pairs of the shipped recipe."""
 
 
 def pair_weights(moved: Tensor, clean: Tensor) -> Tensor:
-    """(N, 1, 1, 1) weights of mean 1 that make a mild pair count as much as a severe one.
+    """(N, 1, 1, 1) weights, at most 2, that make a mild pair count as much as a severe one.
 
     moved, clean (N, 1, H, W). Each pair's error is divided by the error of doing nothing (plus a floor): the
-    network is asked for a share of the artifact, and pays for touching a still scan.
+    network is asked for a share of the artifact, and pays for touching a still scan. A weight depends on its own pair
+    alone, so that a batch computed in parts or by several processes has the gradient of the whole.
     """
-    weights = 1 / ((moved - clean).abs().mean(dim=(1, 2, 3), keepdim=True) + BALANCE_FLOOR)
-    return weights / weights.mean()
+    return BALANCE_UNIT / ((moved - clean).abs().mean(dim=(1, 2, 3), keepdim=True) + BALANCE_FLOOR)
 
 
 def l1(prediction: Tensor, clean: Tensor, weights: Tensor) -> Tensor:

@@ -114,7 +114,10 @@ def train_on_pairs(
         load_initial(corrector, initial)
     training, validation = split_pairs(start.pairs, configuration.validation_share)
     contrastive, vae = _contrastive(configuration, start)
-    identity = {"pairs_of": pairs_digest(start.pairs), "contrastive": configuration.contrastive, "vae_sha256": vae}
+    identity = {
+        "pairs_of": pairs_digest(start.pairs), "contrastive": configuration.contrastive, "vae_sha256": vae,
+        "validation_share": configuration.validation_share,
+    }  # fmt: skip
     last, done = last_checkpoint(run, corrector)
     if rank_zero_only.rank == 0:
         prepare(run, {**asdict(configuration), "network": arguments, **identity}, ("family", "network", *identity))
@@ -160,8 +163,24 @@ def _contrastive(configuration: Configuration, start: PairRun) -> tuple[Contrast
     return ContrastiveLoss(autoencoder), card["sha256"]
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Remembers the best epoch also where the run's folder has moved since, which Lightning 2.6 does not."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state with its files where they are now."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        named = ("best_model_path", "kth_best_model_path", "last_model_path")
+        paths = {name: moved(state_dict[name]) for name in named}
+        models = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
+
+
 def _watchers(configuration: Configuration, run: Path) -> list[Callback]:
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         run, filename="best", monitor=WATCHED, mode="min", save_top_k=1, save_on_train_epoch_end=False,
         enable_version_counter=False,
     )  # fmt: skip

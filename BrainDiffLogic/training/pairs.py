@@ -12,6 +12,7 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
@@ -176,6 +177,11 @@ def _cropped(volume: Volume) -> Volume:
     return Volume(volume.array[tuple(box)], np.diag([*volume.spacing, 1.0]), source=volume.source)
 
 
+def _file_facts(path: str) -> dict[str, Any]:
+    """Name and size of a file: the same wherever the data lies, another when the scan was processed anew."""
+    return {"path": Path(path).name, "bytes": Path(path).stat().st_size}
+
+
 def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
     names = list(weights)
     chances = np.array([weights[name] for name in names], dtype=float)
@@ -191,7 +197,7 @@ class PairCache:
     def __init__(self, folder: str | Path, sources: list[Source], recipe: Recipe, seed: int) -> None:
         if not sources:
             raise InputError("there are no volumes to train on; check the sources of the configuration")
-        named = [asdict(source) | {"path": Path(source.path).name} for source in sources]  # wherever the data lies
+        named = [asdict(source) | _file_facts(source.path) for source in sources]
         key = json.dumps([named, asdict(recipe), seed], sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)

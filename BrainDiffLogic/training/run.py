@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import CONFIGURATIONS, build
-from BrainDiffLogic.threads import one_thread_each
+from BrainDiffLogic.tasks import run_all
 from BrainDiffLogic.training.configuration import Configuration, find_sources
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
 from BrainDiffLogic.training.ordered_batches import Shares
@@ -54,11 +53,13 @@ def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, i
     missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
     if not missing:
         return
-    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done, job in enumerate(as_completed([pool.submit(cache.make, index) for index in missing]), 1):
-            job.result()
-            if report:
-                report(pairs - len(missing) + done, pairs)
+    there = pairs - len(missing)
+
+    def tell(share: float, _: str) -> None:
+        if report:
+            report(there + round(share * len(missing)), pairs)
+
+    run_all([partial(cache.make, index) for index in missing], jobs, tell, "Simulating pairs")
 
 
 def train(
@@ -93,12 +94,14 @@ def train(
         load_initial(corrector, initial)
     if hardware.processes > 1 and not configuration.pairs:
         raise InputError("pairs simulated on the fly cannot be shared by several processes; give --pairs, a number")
+    training, validation = caches(configuration, data, cache or run / "pairs")
+    split = {name: _subjects(pairs) for name, pairs in (("training", training), ("held out", validation))}
     last, done = last_checkpoint(run, corrector)
     if rank_zero_only.rank == 0:
-        prepare(run, {**asdict(configuration), "network": arguments})
+        content = {**asdict(configuration), "network": arguments, "split": split}
+        prepare(run, content, ("family", "network", "split"))
     if last and done >= configuration.steps:
         return last
-    training, validation = caches(configuration, data, cache or run / "pairs")
     make_pairs(validation, configuration.validation_pairs, jobs, report)
     if configuration.pairs:
         make_pairs(training, configuration.pairs, jobs, report)
@@ -108,6 +111,10 @@ def train(
         module = SupervisedCorrection(corrector, configuration)
         trainer.fit(module, datamodule=slices, ckpt_path=last, weights_only=False)
     return run / LAST
+
+
+def _subjects(pairs: PairCache) -> list[str]:
+    return sorted({source.subject for source in pairs.sources})
 
 
 def network_arguments(configuration: Configuration) -> dict[str, Any]:

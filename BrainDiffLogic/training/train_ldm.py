@@ -13,7 +13,7 @@ from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks.diffusion import CONFIGURATIONS, SCHEDULE, build_diffusion
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, prior_slices
-from BrainDiffLogic.training.generative_checkpoints import generative_card, load_vae, save_generative
+from BrainDiffLogic.training.generative_checkpoints import check_slices, generative_card, load_vae, save_generative
 from BrainDiffLogic.training.generative_configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
@@ -35,13 +35,17 @@ def train_ldm(
     """
     store, run = SliceStore(data), Path(run)
     autoencoder, card = load_vae(vae, frozen=True)
+    check_slices(card, store)
     training, validation = hold_out(store, prior_slices(store, plan.group), plan.validation_share)
     L.seed_everything(plan.seed, workers=True, verbose=False)
     arguments = chosen_arguments(plan.network, CONFIGURATIONS)
     network = build_diffusion(arguments)
     check_latents(latent_shape(autoencoder, store.canvas), arguments)
     last, done = finished(run, network, plan)
-    start(run, "ldm", plan, arguments, group=plan.group, vae_sha256=card["sha256"])
+    start(
+        run, "ldm", plan, arguments, group=plan.group, vae_sha256=card["sha256"], store=store.digest,
+        validation_share=plan.validation_share,
+    )  # fmt: skip
     if last and done:
         return last
     batches = LatentBatches(plan, store, (training, validation), autoencoder, card["sha256"], run)

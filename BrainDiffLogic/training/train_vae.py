@@ -54,7 +54,7 @@ def train_vae(plan: VaeConfiguration, data: str | Path, run: str | Path, hardwar
     _check_canvas(store, network)
     perceptual = build_perceptual(plan.perceptual, plan.perceptual_options)
     last, done = finished(run, network, plan)
-    start(run, "vae", plan, arguments)
+    start(run, "vae", plan, arguments, store=store.digest, validation_share=plan.validation_share)
     if last and done:
         return last
     batches = OrderedBatches(plan, store.array, training, validation, latent_shape(network, store.canvas))

@@ -182,6 +182,18 @@ def test_a_model_that_refuses_is_a_row_and_not_a_crash(a_table: Path, tmp_path: 
     assert "- fine refused one: " in text and "| fine | 0 | 0 | 1 | - |" in text
 
 
+def test_damaged_weights_stop_the_run_and_are_no_refusal(a_table: Path, tmp_path: Path, capfd) -> None:
+    broken = save_tiny(tmp_path / "broken.safetensors")
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    options = ["--pairs", a_table, "--out", tmp_path / "out", "--models", broken, "--device", "cpu"]
+    assert braindiff("evaluate", *options) == 2
+    assert "broken.safetensors" in capfd.readouterr().err
+    broken.write_bytes(whole)
+    assert braindiff("evaluate", *options) == 0
+    assert volumes_of(tmp_path / "out")["one", "broken"]["status"] == "measured"
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(an_evaluation: Path) -> None:
     out, table = an_evaluation.parent / "both", an_evaluation.parent / "pairs.csv"

@@ -81,6 +81,22 @@ def test_a_full_cpu_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         predict_residual(tiny_corrector(), STACK, device="cpu")
 
 
+def test_a_gpu_without_memory_for_the_network_hands_over_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    corrector = tiny_corrector()
+    expected = predict_residual(corrector, STACK, device="cpu").residual
+    a_pretended_gpu(monkeypatch)
+
+    def full(self: torch.nn.Module, device: torch.device, **_: object) -> torch.nn.Module:
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError
+        return self
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    run = predict_residual(corrector, STACK, device="auto", batch=2)
+    assert run.device == "cpu" and "continued on the CPU" in run.notes[-1]
+    np.testing.assert_allclose(run.residual, expected, atol=0.02 * np.abs(expected).max())
+
+
 def test_other_failures_of_the_network_are_not_taken_for_a_full_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = refuse_batches(monkeypatch, lambda batch, device: True, RuntimeError, "shapes differ")
     with pytest.raises(RuntimeError, match="shapes differ"):

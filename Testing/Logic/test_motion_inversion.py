@@ -14,6 +14,7 @@ from BrainDiffLogic import read_volume
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.motion import Trajectory, invert_motion, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, spectrum_of
+from BrainDiffLogic.motion.rigid import compose
 from BrainDiffLogic.quality import compare
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff
@@ -99,6 +100,18 @@ def test_the_head_is_shown_where_the_scan_shows_it_or_where_the_trajectory_is_ze
     assert np.abs(back[:, :-3] - scan.array[:, 3:]).mean() < 1e-3 * scan.array.max()  # 6 mm, 3 voxels
 
 
+@pytest.mark.parametrize("kind", ["tremor", "nod"])
+def test_the_head_is_shown_where_the_scan_shows_it_wherever_the_trace_begins(a_head: Volume, kind: str) -> None:
+    """A tracker's zero is anywhere: without a frame of its own the result would lie beside the scan."""
+    scan = simulate_motion(a_head, with_severity(preset(kind, 150, seed=4), 2.0), "AP")
+    away = (np.array([3.0, -5.0, 2.0]), np.array([4.0, 0.0, -3.0]))
+    true = scan.trajectory
+    shifted = Trajectory(*compose((true.translations, true.rotations), away), true.centre)
+    anchored = invert_motion(scan.moved, shifted, "AP").still
+    exact = invert_motion(scan.moved, true, "AP", anchor=False).still
+    assert compare(anchored, a_head).mre < 1.15 * compare(exact, a_head).mre
+
+
 def test_negative_values_come_back_as_low_as_they_were(a_head: Volume) -> None:
     lower = a_head.with_array(a_head.array - 50)
     found = invert_motion(lower, Trajectory(np.zeros((9, 3)), np.zeros((9, 3))), "AP")
@@ -137,6 +150,16 @@ def test_what_simulate_did_invert_motion_undoes(a_scan: Path, capsys: pytest.Cap
     assert after.array.dtype == before.array.dtype
     assert compare(after, truth).mre < 0.6 * compare(before, truth).mre
     np.testing.assert_allclose(difference.array, after.array.astype(float) - before.array, atol=1e-3)
+
+
+def test_a_trajectory_without_motion_changes_nothing_and_raises_no_alarm(
+    a_scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still, trace, change = (a_scan.parent / name for name in ("still.nii", "t.csv", "d.nii"))
+    trace.write_text("tx_mm,ty_mm,tz_mm,rx_deg,ry_deg,rz_deg\n" + 2 * "1,2,3,0,0,0\n")
+    assert braindiff("invert-motion", a_scan, still, "--trajectory", trace, "--difference", change) == 0
+    assert "hardly" not in capsys.readouterr().err
+    assert np.array_equal(read_volume(still).array, read_volume(a_scan).array)
 
 
 def test_a_trajectory_of_another_scan_is_noticed(a_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:

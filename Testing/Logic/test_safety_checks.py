@@ -11,7 +11,7 @@ from folded_head import a_brain_scene
 from scipy import ndimage
 
 from BrainDiffLogic import correct
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, gaussian, nothing
 from BrainDiffLogic.evaluation.safety import out_of_domain
 from BrainDiffLogic.evaluation.safety.absent_lesions import check_absent_lesions
@@ -175,7 +175,7 @@ def test_a_blur_changes_every_other_image_without_a_word() -> None:
 
 def test_a_method_that_refuses_passes() -> None:
     def refuse(volume: Volume) -> np.ndarray:
-        raise InputError("scan.nii: not a head")
+        raise Refused("scan.nii: not a head")
 
     found = check_out_of_domain(refuse, a_brain_scene())
     assert all(outcome.passed and outcome.note == "refused: scan.nii: not a head" for outcome in found)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from folded_head import a_brain_scene, folded_head
 
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import gaussian, nothing
 from BrainDiffLogic.evaluation.safety import suite
 from BrainDiffLogic.evaluation.safety.outcome import Outcome, at_least, at_most, ratio
@@ -53,6 +53,19 @@ def test_the_report_has_a_row_for_each_head_method_and_case(tmp_path: Path, coun
     assert len(data["rows"]) == 12 and data["convention"] and data["rows"][1]["number"] is None
     text = report.read_text()
     assert "| Gaussian | 0 of 3 | size (1), infinite (2) |" in text and "of the scale" in text
+
+
+def test_a_method_that_refuses_a_scan_of_a_check_has_not_passed_it_and_stops_nothing(
+    tmp_path: Path, counted: list[str]
+) -> None:
+    def refuse(volume: Volume) -> np.ndarray:
+        raise Refused("voxels too large")
+
+    run_safety({"picky": refuse, "do nothing": nothing}, [folded_head(whole=False)], tmp_path)
+    rows = list(csv.DictReader((tmp_path / "safety.csv").open()))
+    found = {(row["method"], row["check"]): (row["passed"], row["note"]) for row in rows}
+    assert found["picky", "size"] == ("False", "refused: voxels too large")
+    assert found["do nothing", "size"][0] == "True"
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str]) -> None:

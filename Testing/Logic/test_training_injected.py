@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pair_run import (
+    BestCheckpoint,
     export_pair_corrector,
     injected_run,
     split_pairs,
@@ -187,6 +189,19 @@ def test_a_run_goes_on_only_with_its_own_pairs_and_loss(fit: Callable[..., Path]
     start.pairs.facts[0]["seed"] += 1
     with pytest.raises(InputError, match="another pairs_of"):
         train_on_pairs(tiny_corrector(), start, tmp_path / "run")
+
+
+def test_the_best_epoch_is_remembered_where_the_folder_has_moved(tmp_path: Path) -> None:
+    old, new = (BestCheckpoint(tmp_path / name, filename="best", monitor="error") for name in ("old", "new"))
+    old.best_model_path = old.kth_best_model_path = str(tmp_path / "old" / "best.ckpt")
+    old.best_k_models = {old.best_model_path: torch.tensor(0.25)}
+    old.best_model_score = old.kth_value = torch.tensor(0.25)
+    new.load_state_dict(old.state_dict())
+    assert float(new.best_model_score) == 0.25
+    assert new.best_k_models == {str(tmp_path / "new" / "best.ckpt"): torch.tensor(0.25)}
+    assert new.best_model_path == new.kth_best_model_path == str(tmp_path / "new" / "best.ckpt")
+    assert not new.check_monitor_top_k(L.Trainer(logger=False, accelerator="cpu"), torch.tensor(0.3))
+    assert new.check_monitor_top_k(L.Trainer(logger=False, accelerator="cpu"), torch.tensor(0.2))
 
 
 def test_a_network_or_configuration_that_does_not_fit_pairs_is_refused(fit: Callable[..., Path]) -> None:

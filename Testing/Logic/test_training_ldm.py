@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,6 +182,18 @@ def test_a_run_with_another_autoencoder_or_group_needs_another_folder(
         train_ldm(ldm_plan(), a_store, other, a_run.parent, CPU)
     with pytest.raises(InputError, match="another group"):
         train_ldm(ldm_plan(group="clean"), a_store, a_vae, a_run.parent, CPU)
+    with pytest.raises(InputError, match="another validation_share"):
+        train_ldm(ldm_plan(validation_share=0.5), a_store, a_vae, a_run.parent, CPU)
+
+
+def test_slices_of_another_pixel_size_than_the_autoencoders_are_refused(
+    a_store: Path, a_vae: Path, tmp_path: Path
+) -> None:
+    facts = json.loads((a_store / "slices.json").read_text())
+    shutil.copytree(a_store, tmp_path / "store")
+    (tmp_path / "store" / "slices.json").write_text(json.dumps({**facts, "spacing_mm": 1.0}))
+    with pytest.raises(InputError, match="pixels of 1 mm, but vae was trained on 2 mm"):
+        train_ldm(ldm_plan(), tmp_path / "store", a_vae, tmp_path / "run", CPU)
 
 
 def test_a_network_that_does_not_fit_the_latents_is_refused(a_store: Path, a_vae: Path, tmp_path: Path) -> None:

@@ -134,6 +134,12 @@ def test_what_pairs_depend_on_names_their_folder(a_source: Source, tmp_path: Pat
     assert PairCache(tmp_path, [a_source], Recipe(max_voxels=3e4), 1).folder in folders
 
 
+def test_pairs_of_a_scan_that_was_processed_anew_are_other_pairs(a_source: Source, tmp_path: Path) -> None:
+    before = PairCache(tmp_path, [a_source], RECIPE, 1).folder
+    Path(a_source.path).write_bytes(Path(a_source.path).read_bytes() + b"more")
+    assert PairCache(tmp_path, [a_source], RECIPE, 1).folder != before
+
+
 def test_sources_are_chosen_by_weight(a_source: Source, tmp_path: Path) -> None:
     sources = [replace(a_source, subject=name, weight=weight) for name, weight in (("a", 3.0), ("b", 1.0))]
     cache = PairCache(tmp_path, sources, RECIPE, 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from BrainDiffLogic.training.configuration import (
     find_sources,
     read_configuration,
     shipped_folder,
+    subject_of,
 )
 from BrainDiffLogic.training.export import export
 from BrainDiffLogic.training.hardware import Hardware
@@ -230,6 +232,27 @@ def test_a_subject_on_both_sides_is_refused() -> None:
         assert_disjoint([Source("a.nii", "one"), Source("b.nii", "two")], [Source("c.nii", "one")])
 
 
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("sub-01_ses-2_run-1_T1w.nii.gz", "sub-01"), ("sub-01_T1w.nii.gz", "sub-01"), ("sub-A1.nii", "sub-A1"),
+        ("ds000011-11_T1w.nii.gz", "ds000011-11"), ("one.mha", "one"), ("subject-7_T1w.nrrd", "subject-7"),
+    ],
+)  # fmt: skip
+def test_a_session_is_no_subject(name: str, subject: str) -> None:
+    assert subject_of(name) == subject
+
+
+def test_all_sessions_of_a_subject_are_on_one_side(a_data_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    for name in ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"):
+        shutil.copy(a_data_folder / "heads" / "one_T1w.nii.gz", tmp_path / "heads" / f"{name}_T1w.nii.gz")
+    training, validation = find_sources(tiny(validation=["sub-01"]), tmp_path)
+    assert [len(sources) for sources in (training, validation)] == [1, 2]
+    with pytest.raises(InputError, match="sub-01_ses-1"):
+        find_sources(tiny(validation=["sub-01_ses-1"]), tmp_path)
+
+
 def test_a_file_on_both_sides_is_refused_also_through_a_link(a_data_folder: Path, tmp_path: Path) -> None:
     file = a_data_folder / "heads" / "one_T1w.nii.gz"
     (tmp_path / "heads").mkdir()
@@ -333,6 +356,14 @@ def test_a_finished_run_is_not_trained_again(a_data_folder: Path, tmp_path: Path
     configuration = tiny(stages=[replace(tiny().stages[0], steps=1)], epoch_steps=1)
     before = trained(configuration, a_data_folder, tmp_path / "run").stat().st_mtime_ns
     assert trained(configuration, a_data_folder, tmp_path / "run").stat().st_mtime_ns == before
+
+
+def test_a_run_does_not_go_on_with_another_split(a_data_folder: Path, tmp_path: Path) -> None:
+    """Else it would have learned from those whom its card calls held out."""
+    configuration = tiny(stages=[replace(tiny().stages[0], steps=1)], epoch_steps=1)
+    trained(configuration, a_data_folder, tmp_path / "run")
+    with pytest.raises(InputError, match="another split"):
+        trained(replace(configuration, validation=["one"]), a_data_folder, tmp_path / "run")
 
 
 def test_a_folder_with_a_run_of_another_network_is_refused(a_data_folder: Path, tmp_path: Path) -> None:

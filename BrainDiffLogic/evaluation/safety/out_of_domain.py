@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from BrainDiffLogic.domain import judge
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod
 from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
 from BrainDiffLogic.evaluation.safety.outcome import Outcome
@@ -22,7 +22,7 @@ NEARLY_UNCHANGED = 0.005
 def check_out_of_domain(method: Method, scene: Scene) -> list[Outcome]:
     """Each of ``other_inputs``: the relative change, passed also where the method refuses or flags the image.
 
-    What a model says is what ``correction.correct`` would report: it refuses by InputError, and ``domain.judge`` gives
+    What a model says is what ``correction.correct`` would report: it raises Refused, and ``domain.judge`` gives
     its notes. A stripped brain is within the domain of a model whose card names brains.
     """
     return [_outcome(method, name, volume) for name, volume in other_inputs(scene).items()]
@@ -40,7 +40,7 @@ def notes_of(method: Method, volume: Volume) -> list[str]:
 def _outcome(method: Method, name: str, volume: Volume) -> Outcome:
     try:
         change = _change(volume, method(volume))
-    except InputError as error:
+    except Refused as error:
         return Outcome(CHECK, name, 0.0, NEARLY_UNCHANGED, True, "", f"refused: {error}")
     notes = notes_of(method, volume)
     if notes:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import Method, made_by
 from BrainDiffLogic.evaluation.safety import (
     absent_lesions,
@@ -93,10 +93,18 @@ def _check_head(name: str, head: Volume, methods: dict[str, Method], folder: Pat
             method = Remembered(method, [volume for case in scene.cases for volume in (case.plain, case.lesioned)])
             for done, check in enumerate(missing):
                 progress((number + done / len(missing)) / len(methods), f"{method_name}: {check}")
-                found[check] = CHECKS[check](method, scene)
+                found[check] = _outcomes(check, method, scene)
                 _write(file, key, found)
         rows += [Row(name, method_name, outcome) for check in CHECKS for outcome in found[check]]
     return rows
+
+
+def _outcomes(check: str, method: Method, scene: Scene) -> list[Outcome]:
+    """What a check finds; a method that refuses one of its scans does not pass it."""
+    try:
+        return CHECKS[check](method, scene)
+    except Refused as error:
+        return [Outcome(check, "all scans", math.nan, 0.0, False, "", f"refused: {error}")]
 
 
 def _names(heads: Sequence[Volume]) -> list[str]:
