@@ -34,7 +34,7 @@ class ModelCard:
     def html(self) -> str:
         """The card as rich text; what the card does not hold is left out."""
         title = escape(str(self._card.get("title") or self._card["name"]))
-        lines = [self._trainedOn(), self._domain(), self._limits()]
+        lines = [self._trainedOn(), self._domain(), self._limits(), self._evidence()]
         text = "".join(f"<p><b>{escape(head)}</b> {escape(body)}</p>" for head, body in lines if body)
         return f"{STYLE}<h4>{title} {escape(str(self._card['version']))}</h4>{text}{self._table()}"
 
@@ -61,6 +61,11 @@ class ModelCard:
 
     def _limits(self) -> tuple[str, str]:
         return _("Limits:"), str(self._card.get("limits") or "")
+
+    def _evidence(self) -> tuple[str, str]:
+        statements = self._card.get("evidence")
+        known = [str(statement) for statement in statements] if isinstance(statements, list) else []
+        return _("Published on such methods, not on this model:"), " ".join(known)
 
     def _table(self) -> str:
         rows = [row for row in self._card["metrics"] if isinstance(row, dict)]
