@@ -25,6 +25,20 @@ def pair_weights(moved: Tensor, clean: Tensor) -> Tensor:
     return BALANCE_UNIT / ((moved - clean).abs().mean(dim=(1, 2, 3), keepdim=True) + BALANCE_FLOOR)
 
 
+def gradient_shares(terms: dict[str, Tensor], prediction: Tensor) -> dict[str, Tensor]:
+    """By term, its part of the sum of the norms of all terms' gradients with respect to ``prediction``.
+
+    terms  weighted scalars, still with their graph, which is kept. The values of two terms do not tell which of them
+           steers: the total variation of a small residual is tiny and may still pull as hard as L1 (MC-Net, eq. 1)
+    """
+    norms = {}
+    for name, value in terms.items():
+        (gradient,) = torch.autograd.grad(value, prediction, retain_graph=True, allow_unused=True)
+        norms[name] = torch.zeros(()) if gradient is None else gradient.float().norm().cpu()
+    total = torch.stack(list(norms.values())).sum() + 1e-20
+    return {name: norm / total for name, norm in norms.items()}
+
+
 def l1(prediction: Tensor, clean: Tensor, weights: Tensor) -> Tensor:
     """Mean absolute error of (N, 1, H, W), each pair weighted."""
     return (weights * (prediction - clean).abs()).mean()

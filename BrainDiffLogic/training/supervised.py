@@ -18,6 +18,9 @@ from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.perceptual import GradientTerm
 from BrainDiffLogic.training.slices import Sample
 
+GRADIENTS_EVERY = 100
+"""Steps from one log of the terms' gradients to the next; a multiple of the trainer's interval of logging."""
+
 
 class SupervisedCorrection(L.LightningModule):
     """Loss, optimiser and logging of a corrector ``network``: (N, context, H, W) to (N, 1, H, W).
@@ -45,7 +48,11 @@ class SupervisedCorrection(L.LightningModule):
         terms = self._terms(stage, predictions, batch["clean"], centre, weights)
         for name, value in terms.items():
             self.log(f"loss/{name}", value)
-        loss = torch.stack([stage.loss[name] * value for name, value in terms.items()]).sum()
+        weighted = {name: stage.loss[name] * value for name, value in terms.items()}
+        loss = torch.stack(list(weighted.values())).sum()
+        if len(terms) > 1 and (self.global_step + 1) % GRADIENTS_EVERY == 0:
+            shares = losses.gradient_shares(weighted, predictions[-1])
+            self.log_dict({f"gradient_share/{name}": share for name, share in shares.items()})
         share = (predictions[-1] - batch["clean"]).abs().mean() / (centre - batch["clean"]).abs().mean()
         self.log_dict({"loss": loss, "share_of_input_error": share}, prog_bar=True)
         return loss

@@ -108,6 +108,18 @@ def test_a_mild_pair_weighs_as_much_as_a_severe_one() -> None:
     assert shares[0].item() == pytest.approx(shares[1].item(), rel=1e-5)
 
 
+@given(st.floats(0.01, 100), st.floats(0.01, 100))
+def test_gradient_shares_are_those_of_the_norms(a: float, b: float) -> None:
+    image = torch.rand(2, 1, 4, 4, requires_grad=True)
+    prediction = 2 * image
+    terms = {"one": a * prediction.sum(), "two": -b * prediction.sum(), "none": torch.ones((), requires_grad=True)}
+    shares = losses.gradient_shares(terms, prediction)
+    assert shares["one"].item() == pytest.approx(a / (a + b), rel=1e-5)
+    assert shares["two"].item() == pytest.approx(b / (a + b), rel=1e-5)
+    assert shares["none"] == 0
+    torch.stack(list(terms.values())).sum().backward()  # the graph is still there
+
+
 def test_a_pair_weighs_the_same_in_a_batch_and_alone() -> None:
     """Else a batch computed in parts, or by several processes, would have another gradient."""
     clean = images(4)

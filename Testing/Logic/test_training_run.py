@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from BrainDiffLogic import correct
 from BrainDiffLogic.checkpoints import load_checkpoint
@@ -23,7 +24,7 @@ from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.networks import build
-from BrainDiffLogic.training import run_folder
+from BrainDiffLogic.training import run_folder, supervised
 from BrainDiffLogic.training.configuration import (
     Configuration,
     assert_disjoint,
@@ -356,6 +357,19 @@ def test_a_finished_run_is_not_trained_again(a_data_folder: Path, tmp_path: Path
     configuration = tiny(stages=[replace(tiny().stages[0], steps=1)], epoch_steps=1)
     before = trained(configuration, a_data_folder, tmp_path / "run").stat().st_mtime_ns
     assert trained(configuration, a_data_folder, tmp_path / "run").stat().st_mtime_ns == before
+
+
+def test_a_run_of_several_terms_logs_how_hard_each_pulls(
+    a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "GRADIENTS_EVERY", 20)
+    stage = replace(tiny().stages[0], steps=20, loss={"l1": 1.0, "tv": 1.0})
+    trained(tiny(stages=[stage]), a_data_folder, tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "log"))
+    events.Reload()
+    shares = [events.Scalars(f"gradient_share/{term}")[0].value for term in ("l1", "tv")]
+    assert sum(shares) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares)
 
 
 def test_a_run_does_not_go_on_with_another_split(a_data_folder: Path, tmp_path: Path) -> None:
