@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.training.configuration import Configuration, find_sources
@@ -16,6 +18,8 @@ from BrainDiffLogic.training.run_folder import steps_done, trained_state
 SPACING_MM = (0.6, 2.0)
 """Voxel sizes that training covers: 0.8 to 1.33 mm, zoomed by 0.75 to 1.28."""
 EXTENT_MM = 60.0
+LOG, CURVE, LONGEST_CURVE = "log", "validation/all", 25
+"""Folder of a run's log, its curve that goes onto the card, and of how many points."""
 EVIDENCE = [
     "On simulated motion of 83 subjects stacked U-Nets on magnitude images raised SSIM from 0.717 to 0.950 (Al-masni"
     " 2022).",
@@ -34,6 +38,7 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
 
     The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/validation.py --write-cards``).
     """
+    log = checkpoint.parent / LOG
     card: dict[str, Any] = {
         "title": f"BrainDiff {configuration.family}",
         "version": __version__,
@@ -45,7 +50,7 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
             "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
             "scaling": "volume floor to 0, 99th percentile inside the head to 1",
         },
-        "training": _training(configuration, data, steps_done(checkpoint)),
+        "training": _training(configuration, data, steps_done(checkpoint)) | {"learning_curve": learning_curve(log)},
         "limits": "Trained and measured on simulated rigid motion of single-coil magnitude images. For "
         "research; not for primary diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
         "evidence": EVIDENCE,
@@ -55,13 +60,30 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
     return save_checkpoint(trained_state(checkpoint), card, path)
 
 
+def learning_curve(log: Path) -> dict[str, float]:
+    """Steps to the share of the input's error that is left on validation slices, from the folder of a run's log.
+
+    Whether it still falls at the end tells whether more computing would help. Empty where there is no such log.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(log))
+    events.Reload()
+    if CURVE not in events.Tags()["scalars"]:
+        return {}
+    found = {point.step + 1: float(f"{point.value:.4g}") for point in events.Scalars(CURVE)}
+    steps = sorted(found)
+    chosen = sorted({steps[round(place)] for place in np.linspace(0, len(steps) - 1, LONGEST_CURVE)})
+    return {str(step): found[step] for step in chosen}
+
+
 def _training(configuration: Configuration, data: str | Path, steps: int) -> dict[str, Any]:
     training, validation = find_sources(configuration, data)
     recipe = asdict(configuration.recipe)
     return {
         "data": dict(Counter(source.subject.rsplit("-", 1)[0].rsplit("_", 1)[0] for source in training)),
         "subjects": len({source.subject for source in training}),
-        "held_out_subjects": sorted(source.subject for source in validation),
+        "held_out_subjects": sorted({source.subject for source in validation}),
         "motion": recipe,
         "stages": [asdict(stage) for stage in configuration.stages],
         "batch": configuration.batch, "crop": configuration.crop, "optimiser": "AdamW",

@@ -34,7 +34,7 @@ from BrainDiffLogic.training.configuration import (
     shipped_folder,
     subject_of,
 )
-from BrainDiffLogic.training.export import export
+from BrainDiffLogic.training.export import export, learning_curve
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pairs import Recipe, Source
 from BrainDiffLogic.training.run import caches, network_arguments, train
@@ -349,6 +349,7 @@ def test_exported_weights_load_and_correct_and_their_card_has_the_numbers_of_the
     assert facts["held_out_subjects"] == ["three"]
     assert facts["data"] == {"one": 1, "two": 1}
     assert facts["stages"][0]["loss"] == {"l1": 1.0}
+    assert facts["learning_curve"] == {}  # it ended before the first validation
     correction = correct(a_data_folder / "heads" / "three_T1w.nii.gz", tmp_path / "own.safetensors", force=True)
     assert np.isfinite(correction.corrected.array).all()
 
@@ -370,6 +371,8 @@ def test_a_run_of_several_terms_logs_how_hard_each_pulls(
     shares = [events.Scalars(f"gradient_share/{term}")[0].value for term in ("l1", "tv")]
     assert sum(shares) == pytest.approx(1)
     assert all(0 < share < 1 for share in shares)
+    curve = learning_curve(tmp_path / "run" / "log")
+    assert list(curve) == ["20"] and 0 < curve["20"] < 5
 
 
 def test_a_run_does_not_go_on_with_another_split(a_data_folder: Path, tmp_path: Path) -> None:
