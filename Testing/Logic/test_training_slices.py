@@ -22,7 +22,8 @@ def numbered(slices: int = 6, rows: int = 20, columns: int = 24) -> np.ndarray:
 @pytest.fixture
 def a_cache(tmp_path: Path) -> PairCache:
     """Three pairs of random voxels, as ``PairCache.make`` leaves them."""
-    cache = PairCache(tmp_path, [Source("head", "one")], Recipe(), 1)
+    (tmp_path / "head.nii").touch()  # only its size is asked for
+    cache = PairCache(tmp_path, [Source(str(tmp_path / "head.nii"), "one")], Recipe(), 1)
     for index in range(3):
         stacks = np.random.default_rng(index).random((2, 24, 20, 24)).astype(np.float16)
         np.save(cache.folder / f"{index:05d}.npy", stacks)
