@@ -56,9 +56,7 @@ def seen_from_scan(
     """
     offset_of = _offsets(image, affine, axis, centre)
     for _ in range(rounds):
-        poses = trajectory.translations, trajectory.rotations
-        translations, rotations = rigid.compose(poses, rigid.inverse(*offset_of(trajectory)))
-        trajectory = Trajectory(translations, rotations, trajectory.centre)
+        trajectory = trajectory.seen_from(offset_of(trajectory))
     return trajectory
 
 

@@ -66,6 +66,11 @@ class Trajectory:
         translations, rotations = rigid.compose(pose, (self.translations, self.rotations))
         return Trajectory(translations, rotations, self.centre)
 
+    def seen_from(self, pose: tuple[np.ndarray, np.ndarray]) -> Trajectory:
+        """The same motion seen from ``pose`` ((3,) mm, (3,) degrees), which becomes the identity."""
+        translations, rotations = rigid.compose((self.translations, self.rotations), rigid.inverse(*pose))
+        return Trajectory(translations, rotations, self.centre)
+
 
 def anchored(trajectory: Trajectory) -> Trajectory:
     """The same motion seen from the pose at the centre of k-space (row N // 2), which becomes the identity.
@@ -75,9 +80,7 @@ def anchored(trajectory: Trajectory) -> Trajectory:
     all of it, see ``BrainDiffLogic.motion.alignment``.
     """
     middle = len(trajectory) // 2
-    back = rigid.inverse(trajectory.translations[middle], trajectory.rotations[middle])
-    translations, rotations = rigid.compose((trajectory.translations, trajectory.rotations), back)
-    return Trajectory(translations, rotations, trajectory.centre)
+    return trajectory.seen_from((trajectory.translations[middle], trajectory.rotations[middle]))
 
 
 def resampled(trajectory: Trajectory, lines: int) -> Trajectory:

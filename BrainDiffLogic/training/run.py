@@ -49,7 +49,7 @@ def caches(configuration: Configuration, data: str | Path, folder: str | Path) -
 
 
 def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None) -> None:
-    """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes of one thread each."""
+    """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes."""
     missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
     if not missing:
         return
