@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the tables; what is measured in it stays")
     add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all that are available)")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
+    add("--views", action="store_true", help="also each model's mean answer to mirrored and shifted slices")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--suite", default="quality", choices=SUITES, help="quality on pairs (default), or that no harm is done")
     register = "lay the reference onto the moved scan first (default: with --bids)"
@@ -40,14 +41,14 @@ def run(args: argparse.Namespace) -> int:
         pairs, notes = find_pairs(args.bids)
     else:
         pairs = read_pairs(args.pairs, aligned=not register and args.suite == "quality")
-    build_methods(args.models, args.device)
+    build_methods(args.models, args.device, args.views)
     if args.suite == "safety":
         return _safety(args, list(dict.fromkeys(pair.reference for pair in pairs)))
 
     from BrainDiffLogic.evaluation.report import MARKDOWN, write_report
     from BrainDiffLogic.evaluation.run import Setting, evaluate
 
-    setting = Setting(tuple(args.models) if args.models else None, args.device, register)
+    setting = Setting(tuple(args.models) if args.models else None, args.device, register, args.views)
     with shown_progress() as progress:
         rows = evaluate(pairs, args.out, setting, args.jobs, progress)
     page = write_report(args.out, rows, [*notes, _about(len(pairs), register)])
@@ -70,6 +71,6 @@ def _safety(args: argparse.Namespace, references: list[Path]) -> int:
     prepare_folder(args.out)
     heads = [read_volume(path) for path in references]
     with shown_progress() as progress:
-        report = run_safety(build_methods(args.models, args.device), heads, args.out, progress)
+        report = run_safety(build_methods(args.models, args.device, args.views), heads, args.out, progress)
     print(f"{report.read_text(encoding='utf-8')}\nwritten: {report}")
     return 0

@@ -22,6 +22,8 @@ Method = Callable[[Volume], np.ndarray]
 """A moved volume to an (I, J, K) array on its grid, in its units; raises Refused outside its domain."""
 
 NOTHING, GAUSSIAN, NON_LOCAL_MEANS, ENSEMBLE = "do nothing", "Gaussian", "non-local means", "ensemble"
+VIEWED = ", views"
+"""Follows a model's name in its row with test-time augmentation."""
 
 
 def nothing(volume: Volume) -> np.ndarray:
@@ -44,23 +46,30 @@ class ModelMethod:
 
     model   name or .safetensors file; loaded at the first call
     device  as in ``correction.correct``
+    views   ask it about mirrored and shifted slices too and take the mean: test-time augmentation
     The last answer is kept, so that the ensemble need not ask again.
     """
 
-    def __init__(self, model: str | Path, device: str = "auto") -> None:
+    def __init__(self, model: str | Path, device: str = "auto", views: bool = False) -> None:
         self.path = checkpoints.find_checkpoint(model)
-        self.device = device
+        self.device, self.views = device, views
         self._last: tuple[Volume, np.ndarray] | None = None
 
     @property
     def name(self) -> str:
         """What the row is called."""
-        return self.path.stem
+        return self.path.stem + VIEWED * self.views
 
     @cached_property
     def model(self) -> tuple[Corrector, Card]:
         """The corrector and its card, as ``correction.correct`` takes them."""
-        return checkpoints.load_checkpoint(self.path)
+        corrector, card = checkpoints.load_checkpoint(self.path)
+        if not self.views:
+            return corrector, card
+        from BrainDiffLogic.disagreement import VIEWS
+        from BrainDiffLogic.networks.augmented import AugmentedCorrector
+
+        return AugmentedCorrector(corrector, VIEWS), card
 
     def __call__(self, volume: Volume) -> np.ndarray:
         """The corrected voxels. Raises Refused where the volume is far outside the model's domain."""
@@ -82,11 +91,14 @@ class Ensemble:
         return np.mean([member(volume) for member in self.members], axis=0)
 
 
-def build_methods(models: Iterable[str | Path] | None = None, device: str = "auto") -> dict[str, Method]:
+def build_methods(
+    models: Iterable[str | Path] | None = None, device: str = "auto", views: bool = False
+) -> dict[str, Method]:
     """Every row by its name: doing nothing, the denoisers, the models, and of two models or more their ensemble.
 
     models  names or .safetensors files; None: all that are available
     device  "auto", "cpu", "cuda" or "mps", for the models
+    views   also a row for each model with test-time augmentation
     Raises InputError for an unknown model or device, or two rows of one name.
     """
     rows: dict[str, Method] = {NOTHING: nothing, GAUSSIAN: gaussian, NON_LOCAL_MEANS: non_local_means}
@@ -95,7 +107,7 @@ def build_methods(models: Iterable[str | Path] | None = None, device: str = "aut
         from BrainDiffLogic.inference import choose_device
 
         choose_device(device)
-    for model in found:
+    for model in found + [ModelMethod(model.path, device, views=True) for model in found if views]:
         if model.name in (*rows, ENSEMBLE):
             raise InputError(f"{model.path}: there is a row {model.name!r} already; rename the file and its card")
         rows[model.name] = model
@@ -106,6 +118,9 @@ def build_methods(models: Iterable[str | Path] | None = None, device: str = "aut
 
 def made_by(methods: dict[str, Method]) -> dict[str, Any]:
     """What the result of each method depends on beside the volume: the sha256 of its weights."""
-    models = {name: method for name, method in methods.items() if isinstance(method, ModelMethod)}
-    sums = {name: checkpoints.read_card(model.path)["sha256"] for name, model in models.items()}
-    return {name: list(sums.values()) if name == ENSEMBLE else [sums[name]] if name in sums else [] for name in methods}
+    sums = {}
+    for name, method in methods.items():
+        members = method.members if isinstance(method, Ensemble) else [method]
+        models = [member for member in members if isinstance(member, ModelMethod)]
+        sums[name] = [checkpoints.read_card(model.path)["sha256"] for model in models]
+    return sums

@@ -37,15 +37,17 @@ class Setting:
     models    names or .safetensors files; None: all that are available
     device    where they run
     register  lay the still scan onto the moved one first (real pairs; simulated ones lie on each other)
+    views     measure each model with test-time augmentation as well
     """
 
     models: tuple[str, ...] | None = None
     device: str = "auto"
     register: bool = False
+    views: bool = False
 
     def methods(self) -> dict[str, Method]:
         """Every method by its name."""
-        return build_methods(self.models, self.device)
+        return build_methods(self.models, self.device, self.views)
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from BrainDiffLogic.cohort.pairing import Alignment
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import run as engine
 from BrainDiffLogic.evaluation.measures import CONVENTION
-from BrainDiffLogic.evaluation.methods import build_methods
+from BrainDiffLogic.evaluation.methods import build_methods, made_by
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.strips import PANELS, write_strip
 from BrainDiffLogic.volume import Volume
@@ -283,6 +283,13 @@ def test_the_ensemble_adds_the_mean_of_the_changes(tmp_path: Path, a_head: Volum
     changes = [rows[name](a_head) - a_head.array for name in (MODEL, "other")]
     np.testing.assert_allclose(rows["ensemble"](a_head) - a_head.array, np.mean(changes, axis=0), atol=1e-3)
     assert np.abs(changes[0]).max() > 0
+
+
+def test_a_row_with_views_for_each_model_and_none_of_them_in_the_ensemble(tmp_path: Path, a_head: Volume) -> None:
+    rows = build_methods([MODEL, save_tiny(tmp_path / "other.safetensors")], "cpu", views=True)
+    assert list(rows)[3:] == [MODEL, "other", f"{MODEL}, views", "other, views", "ensemble"]
+    assert made_by(rows)["other, views"] == made_by(rows)["other"] == made_by(rows)["ensemble"][1:]
+    assert not np.array_equal(rows["other"](a_head), rows["other, views"](a_head))
 
 
 def test_without_pairs_above_their_input_no_picture_is_missing(tmp_path: Path) -> None:

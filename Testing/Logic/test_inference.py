@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from BrainDiffLogic import inference
+from BrainDiffLogic.disagreement import AS_IT_IS, VIEWS, View
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
+from BrainDiffLogic.networks.augmented import AugmentedCorrector
 from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)
@@ -43,6 +45,23 @@ def test_the_residual_of_a_slice_comes_from_it_and_its_neighbours() -> None:
         for slices, middle in (([4, 5, 6], 5), ([0, 0, 1], 0), ([9, 10, 10], 10)):
             alone = corrector(torch.from_numpy(STACK[slices])[None])[0, 0].numpy()
             np.testing.assert_allclose(result[middle], alone, atol=0.02 * np.abs(alone).max())
+
+
+def test_the_augmented_answer_is_the_mean_over_the_views() -> None:
+    corrector, slices = tiny_corrector(), torch.from_numpy(STACK[None, 3:6])
+    with torch.inference_mode():
+        plain, backwards = corrector(slices), corrector(slices.flip(1))
+        none, same, mirrored, all_of_them = (
+            AugmentedCorrector(corrector, views)(slices) for views in ((), (AS_IT_IS,), (View(mirrored=True),), VIEWS)
+        )
+        moved = 3 * AugmentedCorrector(corrector, [View(), View(shift=(1, 1))])(slices) - 2 * plain
+        alone = corrector(torch.nn.functional.pad(slices, (1, 3, 1, 3), mode="replicate"))[..., 1:-3, 1:-3]
+    torch.testing.assert_close(none, plain)
+    torch.testing.assert_close(same, plain)
+    torch.testing.assert_close(mirrored, (plain + backwards) / 2)
+    torch.testing.assert_close(moved, alone)
+    assert not torch.allclose(plain, backwards) and not torch.allclose(plain, alone)
+    assert all_of_them.shape == plain.shape and not torch.allclose(all_of_them, plain)
 
 
 def test_slices_of_one_value_are_left_alone() -> None:
