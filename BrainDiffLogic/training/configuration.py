@@ -18,6 +18,8 @@ from BrainDiffLogic.training.pairs import Recipe, Source
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
 DATA = ("volumes", "pairs")
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
+OPTIMISERS = {"adamw": "AdamW", "muon": "Muon, AdamW for what is no kernel"}
+"""And what a card says of them."""
 KINDS = ("head", "brain", "labels")
 PE_AXES = ("AP", "SI", "LR")
 
@@ -64,6 +66,7 @@ class Configuration:
     network      "compact", "paper", or a mapping of arguments of the family
     stages       one after the other, see ``Stage``
     pairs        how many training pairs are simulated; 0: each on the fly, never stored
+    optimiser    "adamw", or "muon" (``optimisers.KernelMuon``), which learns faster; PyTorch 2.9
     epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
     patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does
     validation_share  share of the subjects of the pairs that is held out, at least one
@@ -89,6 +92,7 @@ class Configuration:
     seed: int = 1
     epoch_steps: int = 200
     precision: str = "bf16-mixed"
+    optimiser: str = "adamw"
     patience: int = 0
     validation_share: float = 0.2
     accumulate: int = 1
@@ -150,6 +154,8 @@ def _check(configuration: Configuration, path: str | Path) -> None:
     _check_recipe(configuration.recipe, path)
     if configuration.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
+    if configuration.optimiser not in OPTIMISERS:
+        raise InputError(f"{path}: optimiser must be one of {', '.join(OPTIMISERS)}, got {configuration.optimiser!r}")
     check_parts(configuration.batch, configuration.accumulate, path)
     if configuration.data not in DATA:
         raise InputError(f"{path}: data must be one of {', '.join(DATA)}, got {configuration.data!r}")

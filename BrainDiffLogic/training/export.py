@@ -11,7 +11,7 @@ import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import Card, save_checkpoint
-from BrainDiffLogic.training.configuration import Configuration, find_sources
+from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration, find_sources
 from BrainDiffLogic.training.run import network_arguments
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
 
@@ -86,7 +86,7 @@ def _training(configuration: Configuration, data: str | Path, steps: int) -> dic
         "held_out_subjects": sorted({source.subject for source in validation}),
         "motion": recipe,
         "stages": [asdict(stage) for stage in configuration.stages],
-        "batch": configuration.batch, "crop": configuration.crop, "optimiser": "AdamW",
+        "batch": configuration.batch, "crop": configuration.crop, "optimiser": OPTIMISERS[configuration.optimiser],
         "precision": configuration.precision, "steps": steps, "pairs": configuration.pairs,
         "seed": configuration.seed, "weights": f"EMA {configuration.ema}",
     }  # fmt: skip

@@ -22,7 +22,7 @@ from BrainDiffLogic.cohort.split import assert_disjoint
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.job import JOB, InjectedPairs
 from BrainDiffLogic.networks import Corrector, build
-from BrainDiffLogic.training.configuration import Configuration
+from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
@@ -120,7 +120,8 @@ def train_on_pairs(
     }  # fmt: skip
     last, done = last_checkpoint(run, corrector)
     if rank_zero_only.rank == 0:
-        prepare(run, {**asdict(configuration), "network": arguments, **identity}, ("family", "network", *identity))
+        prepare(run, {**asdict(configuration), "network": arguments, **identity},
+                ("family", "network", "optimiser", *identity))  # fmt: skip
     if not (last and (done >= configuration.steps or stopped_early(last))):
         with quiet():
             watchers = _watchers(configuration, run) if len(validation) else []
@@ -237,7 +238,8 @@ def export_pair_corrector(configuration: Configuration, start: PairRun, checkpoi
     used, held = ({start.pairs.facts[n]["subject"] for n in part} for part in (training, validation))
     facts: dict[str, Any] = {
         "data": f"{start.source} pairs of single slices", "slices": len(training), "subjects": len(used),
-        "held_out_subjects": sorted(held), "pairs": pairs_digest(start.pairs), "optimiser": "AdamW",
+        "held_out_subjects": sorted(held), "pairs": pairs_digest(start.pairs),
+        "optimiser": OPTIMISERS[configuration.optimiser],
         **{name: getattr(configuration, name) for name in ("batch", "weight_decay", "precision", "seed", "patience")},
         "stages": [asdict(stage) for stage in configuration.stages], "steps": steps_done(checkpoint),
         "weights": f"EMA {configuration.ema}, smallest validation error" if held else f"EMA {configuration.ema}, last",

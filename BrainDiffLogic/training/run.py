@@ -99,7 +99,7 @@ def train(
     last, done = last_checkpoint(run, corrector)
     if rank_zero_only.rank == 0:
         content = {**asdict(configuration), "network": arguments, "split": split}
-        prepare(run, content, ("family", "network", "split"))
+        prepare(run, content, ("family", "network", "optimiser", "split"))
     if last and done >= configuration.steps:
         return last
     make_pairs(validation, configuration.validation_pairs, jobs, report)

@@ -39,7 +39,7 @@ def prepare(run: Path, content: dict[str, Any], same: Sequence[str] = ("family",
     """
     file = run / CONFIGURATION
     if (run / LAST).exists() and file.exists():
-        before = _read(file)
+        before = {"optimiser": "adamw", **_read(file)}  # what runs had before there was a choice
         for name in same:
             if before.get(name) != json.loads(json.dumps(content[name])):
                 raise InputError(f"{run}: holds a run of another {name} ({CONFIGURATION}); give another --run")

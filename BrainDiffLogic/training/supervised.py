@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from BrainDiffLogic.errors import InputError
@@ -15,6 +14,7 @@ from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Configuration, Stage
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
+from BrainDiffLogic.training.optimisers import build_optimiser
 from BrainDiffLogic.training.perceptual import GradientTerm
 from BrainDiffLogic.training.slices import Sample
 
@@ -101,9 +101,9 @@ class SupervisedCorrection(L.LightningModule):
         self.sums.clear()
 
     def configure_optimizers(self) -> Any:
-        """AdamW with the learning rate of the stages."""
-        configuration = self.configuration
-        optimiser = AdamW(self.network.parameters(), lr=1.0, weight_decay=configuration.weight_decay)
+        """The configuration's optimiser with the learning rate of the stages."""
+        configuration, heads = self.configuration, self.network.body.heads
+        optimiser = build_optimiser(configuration.optimiser, self.network, heads, configuration.weight_decay)
         schedule = LambdaLR(optimiser, lambda step: learning_rate(configuration.stages, step))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

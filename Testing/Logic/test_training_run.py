@@ -78,6 +78,7 @@ def a_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         volume = Volume(head.astype(np.float32), np.diag([4.0, 4, 4, 1]))
         write_volume(volume, folder / "heads" / f"{name}_T1w.nii.gz")
     write_yaml(folder / "tiny.yaml")
+    write_yaml(folder / "muon.yaml", optimiser="muon")
     for cache, count in zip(caches(tiny(), folder, folder / "pairs"), (3, 2), strict=True):
         for index in range(count):
             cache.make(index)
@@ -184,6 +185,7 @@ def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: P
         ({"pairs": -1}, "pairs"),
         ({"ema": 1.5}, "ema"),
         ({"precision": "8"}, "precision"),
+        ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
         ({"colour": 1}, "'colour' in configuration"),
     ],
 )
@@ -280,9 +282,9 @@ def test_sharing_a_trajectory_stops_the_run(a_data_folder: Path, monkeypatch: py
 # Runs
 
 
-def command(data: Path, run: Path, *more: str) -> list[str]:
+def command(data: Path, run: Path, *more: str, config: str = "tiny.yaml") -> list[str]:
     return [
-        *("train", "corrector", "--config", str(data / "tiny.yaml"), "--data", str(data), "--run", str(run)),
+        *("train", "corrector", "--config", str(data / config), "--data", str(data), "--run", str(run)),
         *("--cache", str(data / "pairs"), "--device", "cpu", *more),
     ]
 
@@ -293,23 +295,26 @@ def child(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(call, stdin=subprocess.DEVNULL, start_new_session=True, **pipes)
 
 
-def test_a_run_killed_and_started_again_ends_like_one_that_was_not(a_data_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("config", "optimiser"), [("tiny.yaml", "adamw"), ("muon.yaml", "muon")])
+def test_a_run_killed_and_started_again_ends_like_one_that_was_not(
+    a_data_folder: Path, tmp_path: Path, config: str, optimiser: str
+) -> None:
     last = tmp_path / "killed" / "last.ckpt"
-    killed = child(command(a_data_folder, tmp_path / "killed"))
+    killed = child(command(a_data_folder, tmp_path / "killed", config=config))
     while killed.poll() is None and not last.exists():
         time.sleep(0.002)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert 0 < steps_done(last) < 20
 
-    again = child(command(a_data_folder, tmp_path / "killed"))
+    again = child(command(a_data_folder, tmp_path / "killed", config=config))
     _, stderr = again.communicate()
     assert again.returncode == 0, stderr
     assert all(re.fullmatch(r"epoch \d: step \d+ of 20, loss .*", line) for line in stderr.splitlines()), stderr
     assert "validation" in stderr.splitlines()[-1]
     assert steps_done(last) == 20
 
-    whole = trained_state(trained(tiny(), a_data_folder, tmp_path / "whole"))
+    whole = trained_state(trained(tiny(optimiser=optimiser), a_data_folder, tmp_path / "whole"))
     resumed = trained_state(last)
     start = build("attention-unet", TINY["attention-unet"]).state_dict()
     assert any((whole[name] - start[name]).abs().max() > 1e-3 for name in whole)
@@ -373,6 +378,13 @@ def test_a_run_of_several_terms_logs_how_hard_each_pulls(
     assert all(0 < share < 1 for share in shares)
     curve = learning_curve(tmp_path / "run" / "log")
     assert list(curve) == ["20"] and 0 < curve["20"] < 5
+
+
+def test_a_run_does_not_go_on_with_another_optimiser(a_data_folder: Path, tmp_path: Path) -> None:
+    stages = [replace(tiny().stages[0], steps=1)]
+    trained(tiny(stages=stages, epoch_steps=1), a_data_folder, tmp_path / "run")
+    with pytest.raises(InputError, match="another optimiser"):
+        trained(tiny(stages=stages, epoch_steps=1, optimiser="muon"), a_data_folder, tmp_path / "run")
 
 
 def test_a_run_does_not_go_on_with_another_split(a_data_folder: Path, tmp_path: Path) -> None:
