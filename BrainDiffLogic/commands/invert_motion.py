@@ -11,8 +11,8 @@ from BrainDiffLogic.motion.kspace import PE_AXES
 
 FRAMES = ("scan", "trajectory")
 UNEXPLAINED = 0.25
-"""A residual of more than this share of the first is worth a word: right trajectories leave 0.04 to 0.23 (0.36
-for a nod of 3 mm with an object phase), wrong ones 0.2 to 0.6."""
+"""A residual of more than this share of the first is worth a word: right trajectories leave 0.04 to 0.23 (0.3 to
+0.4 of a nod with noise or an object phase), wrong ones 0.1 to 0.6."""
 SMALL = 0.01
 """A residual below this share of the scan is explained, whatever the first one was."""
 
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame", default="scan", choices=FRAMES,
         help="show the head where IN shows it (scan, default), or where the trajectory is zero",
     )  # fmt: skip
+    parser.add_argument(
+        "--damping", type=float, metavar="D", help="0.03 (default) to 1: more for a noisy scan; noise is amplified"
+    )
     parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
@@ -38,14 +41,17 @@ def run(args: argparse.Namespace) -> int:
     """Check everything, invert, write all outputs or none."""
     from BrainDiffLogic.delivery import check_outputs, staged_outputs
     from BrainDiffLogic.images import WRITABLE, read_volume, write_volume
-    from BrainDiffLogic.motion.inversion import invert_motion
+    from BrainDiffLogic.motion.inversion import DAMPING, invert_motion
     from BrainDiffLogic.motion.traces import read_trajectory
 
     paths = [path for path in (args.output, args.difference) if path]
     check_outputs([(path, WRITABLE) for path in paths], [args.input, args.trajectory], args.overwrite)
     trajectory, volume = read_trajectory(args.trajectory), read_volume(args.input)
     with shown_progress() as progress:
-        found = invert_motion(volume, trajectory, args.pe_axis, anchor=args.frame == "scan", progress=progress)
+        found = invert_motion(
+            volume, trajectory, args.pe_axis, anchor=args.frame == "scan", progress=progress,
+            damping=DAMPING if args.damping is None else args.damping,
+        )  # fmt: skip
     with staged_outputs(paths) as staged:
         write_volume(found.still, staged[0])
         if args.difference:
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             write_volume(volume.with_array(stored - volume.array, kind="difference"), staged[1])
     before, after = found.residuals[0], found.residuals[-1]
     if after > max(SMALL, UNEXPLAINED * before):
-        note = "the trajectory hardly explains this scan; is it of this scan, complete, and --pe-axis right?"
+        note = "leaves much of this scan unexplained: noise, or is it of another scan, incomplete, or --pe-axis wrong?"
         print(f"braindiff invert-motion: {args.trajectory}: {note}", file=sys.stderr)
     files = ", ".join(map(str, paths))
     print(f"unexplained by the trajectory: {before:.1%} of the scan before, {after:.1%} after; written: {files}")

@@ -6,8 +6,8 @@ of the last estimate, |A x| is Re(conj(p) A x) to first order, which is linear i
 
     min |Re(conj(p) A x) - m|^2 + damping |x - x_last|^2
 
-by conjugate gradients (Gauss-Newton with damping, Levenberg 1944). Nothing is learned, so nothing can be invented; what
-the motion took out of the scan stays missing.
+by conjugate gradients (Gauss-Newton with damping, Levenberg 1944). Nothing is learned, so no anatomy can be invented;
+what the motion took out of the scan stays missing, and noise is amplified.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from BrainDiffLogic.volume import Volume
 ROUNDS, ITERATIONS = 3, 6
 """Updates of the phase, and steps of conjugate gradients in each."""
 DAMPING = 0.03
-"""Against 1, the square of A's gain: hardly anything is lost, and noise is amplified less than with none."""
+"""Against 1, the square of A's gain: hardly anything of the head is lost. Noise of 2 % wants 0.3."""
 ACCURACY = 1e-3
 """Relative accuracy asked of finufft."""
 TINY = float(np.finfo(np.float32).tiny)
@@ -40,8 +40,9 @@ class Inversion:
     """A still head found from a scan in motion.
 
     still      on the grid of the scan
-    residuals  |A x| - m before the first and after each round, as a share of m (root mean squares). The right
-               trajectory leaves a tenth of the first, one of another scan or along another axis a fifth to a half
+    residuals  |A x| - m before the first and after each round, as a share of m (root mean squares). Large at the end:
+               a wrong trajectory, noise or an object phase. Small is no proof: a magnitude hardly tells a trajectory
+               from the opposite one (lines k and -k exchanged), which leaves as little and makes the image worse
     """
 
     still: Volume
@@ -56,6 +57,7 @@ def invert_motion(
     anchor: bool = True,
     rounds: int = ROUNDS,
     iterations: int = ITERATIONS,
+    damping: float = DAMPING,
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Inversion:
@@ -66,10 +68,13 @@ def invert_motion(
                 ``simulate_motion``
     anchor      show the head where the scan shows it, so that the two can be compared voxel for voxel; False: in the
                 pose that the trajectory calls zero
+    damping     how strongly a round is held to the last estimate; more amplifies noise less and undoes less motion
     progress    called with (share done, stage); ``cancelled`` is asked between steps and raises Cancelled
     One coil, no parallel imaging, and an object without phase of its own, as ``simulate_motion`` has it by default.
-    Raises InputError for a phase-encode axis of one voxel.
+    Raises InputError for a phase-encode axis of one voxel, or a damping that is not a number above 0.
     """
+    if not (np.isfinite(damping) and damping > 0):
+        raise InputError(f"damping must be a number above 0, got {damping}")
     axis = phase_encode_axis(moved.affine, pe_axis)
     if moved.shape[axis] < 2:
         raise InputError(f"{moved.name} has one voxel along {pe_axis}: phase encoding needs at least 2")
@@ -94,7 +99,7 @@ def invert_motion(
         size = np.abs(signal)
         residuals.append(_share(size - scan, scan))
         phase = signal / np.maximum(size, TINY)
-        still = _solve(model, scan, phase, still, iterations, partial(tell, start))
+        still = _solve(model, scan, phase, still, damping, iterations, partial(tell, start))
         still = np.maximum(still, 0)  # the magnitude of a still head
     residuals.append(_share(np.abs(image_of(model.kspace(still))) - scan, scan))
     return Inversion(moved.with_array(still + np.float32(floor)), tuple(residuals))
@@ -105,6 +110,7 @@ def _solve(
     scan: np.ndarray,
     phase: np.ndarray,
     last: np.ndarray,
+    damping: float,
     iterations: int,
     tell: Callable[[int], None],
 ) -> np.ndarray:
@@ -122,10 +128,10 @@ def _solve(
         tell(min(done, iterations))
         image = x.reshape(scan.shape).astype(np.float32)
         projected = (np.conj(phase) * image_of(model.kspace(image))).real
-        return (back(projected) + DAMPING * image).ravel()
+        return (back(projected) + damping * image).ravel()
 
     size = scan.size
-    wanted = (back(scan) + DAMPING * last).ravel()
+    wanted = (back(scan) + damping * last).ravel()
     operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
     found, _ = cg(operator, wanted, x0=last.ravel(), maxiter=iterations, rtol=1e-5)
     solution: np.ndarray = found.reshape(scan.shape).astype(np.float32)

@@ -26,7 +26,8 @@ PE_AXES = ("AP", "SI", "LR")
 CONFIGURATION_NUMBERS: Limits = {
     "pairs": (int, 0, math.inf), "validation_pairs": (int, 1, math.inf), "batch": (int, 1, math.inf),
     "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
-    "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "epoch_steps": (int, 0, math.inf),
+    "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "draw": (int, 0, math.inf),
+    "epoch_steps": (int, 0, math.inf),
     "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9), "accumulate": (int, 1, math.inf),
 }  # fmt: skip
 STAGE_NUMBERS: Limits = {
@@ -67,6 +68,7 @@ class Configuration:
     stages       one after the other, see ``Stage``
     pairs        how many training pairs are simulated; 0: each on the fly, never stored
     optimiser    "adamw", or "muon" (``optimisers.KernelMuon``), which learns faster; PyTorch 2.9
+    draw         another number: other first weights and other slices, of the same simulated pairs
     epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
     patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does
     validation_share  share of the subjects of the pairs that is held out, at least one
@@ -90,6 +92,7 @@ class Configuration:
     ema: float = 0.999
     clip: float = 1.0
     seed: int = 1
+    draw: int = 0
     epoch_steps: int = 200
     precision: str = "bf16-mixed"
     optimiser: str = "adamw"

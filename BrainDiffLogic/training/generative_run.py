@@ -52,7 +52,8 @@ def fit(
 
     lines  names of logged values for the line of each epoch: of training, of validation
     All that is random depends on the seed, the epoch and the sample, and checkpoints lie at the ends of epochs: a run
-    that is killed and started again is the run that was not, and several processes learn what one learns.
+    that is killed and started again is the run that was not, and several processes learn what one learns (normalisation
+    over a batch is that of the whole batch on several GPUs, on several CPU processes each one's own).
     """
     plan = module.plan
     L.seed_everything(plan.seed, workers=True, verbose=False)
@@ -79,8 +80,9 @@ def _trainer(
     try:
         return L.Trainer(
             accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=hardware.num_nodes,
-            strategy=_strategy(module, hardware), precision=plan.precision, plugins=[AtomicCheckpoints()],
-            max_epochs=plan.epochs, accumulate_grad_batches=1 if manual else plan.accumulate,
+            strategy=_strategy(module, hardware), sync_batchnorm=hardware.several_gpus,
+            precision=plan.precision, plugins=[AtomicCheckpoints()], max_epochs=plan.epochs,
+            accumulate_grad_batches=1 if manual else plan.accumulate,
             gradient_clip_val=None if manual else plan.clip or None, check_val_every_n_epoch=plan.validate_every,
             num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
             callbacks=callbacks, logger=TensorBoardLogger(run, name="", version="log"), log_every_n_steps=20,

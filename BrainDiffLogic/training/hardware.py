@@ -26,6 +26,14 @@ class Hardware:
         """On all machines."""
         return self.devices * self.num_nodes
 
+    @property
+    def several_gpus(self) -> bool:
+        """Whether the processes are on GPUs: there they can share what normalises a batch."""
+        import torch
+
+        gpus = self.accelerator in ("gpu", "cuda") or (self.accelerator == "auto" and torch.cuda.is_available())
+        return self.processes > 1 and gpus
+
 
 ONE_DEVICE = Hardware()
 """The default: the best device that is here."""

@@ -15,19 +15,26 @@ FASTER = 3.0
 """A kernel's learning rate under Muon, in those of the rest (after 500 steps 3 left less error than 10)."""
 
 
+WITH_KERNEL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+def check_optimiser(name: str) -> None:
+    """Raise InputError for Muon with a PyTorch that has none."""
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        raise InputError(f"optimiser: muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw")
+
+
 def build_optimiser(name: str, network: nn.Module, heads: Iterable[nn.Module], weight_decay: float) -> Optimizer:
     """The optimiser of a network with a learning rate of 1, for a schedule to multiply.
 
     name   of ``configuration.OPTIMISERS``
     heads  the network's output layers, which Muon leaves to AdamW
-    Raises InputError for Muon with a PyTorch that has none.
     """
     if name == "adamw":
         return AdamW(network.parameters(), lr=1.0, weight_decay=weight_decay)
-    if not hasattr(torch.optim, "Muon"):
-        raise InputError(f"optimiser: muon needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw")
-    outputs = {id(parameter) for head in heads for parameter in head.parameters()}
-    kernels = [p for p in network.parameters() if p.ndim > 1 and id(p) not in outputs]
+    outputs = {id(layer) for head in heads for layer in head.modules()}
+    layers = [layer for layer in network.modules() if isinstance(layer, WITH_KERNEL) and id(layer) not in outputs]
+    kernels: list[nn.Parameter] = [layer.weight for layer in layers]  # type: ignore[misc]
     taken = {id(kernel) for kernel in kernels}
     return KernelMuon(kernels, [p for p in network.parameters() if id(p) not in taken], 1.0, weight_decay)
 
@@ -64,7 +71,7 @@ class KernelMuon(Optimizer):
                 loss = closure()
         kernels = self.param_groups[0]["params"]
         for kernel, matrix in zip(kernels, self.matrices, strict=True):
-            matrix.data = _as_matrix(kernel)
+            matrix.data = _as_matrix(kernel).clone()
             matrix.grad = None if kernel.grad is None else _as_matrix(kernel.grad)
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups[0]["lr"] = group["lr"]
@@ -85,5 +92,5 @@ class KernelMuon(Optimizer):
 
 
 def _as_matrix(kernel: Tensor) -> Tensor:
-    """(outputs, inputs, ...) to (outputs, ... * inputs): the order of channels_last, of which it is a view."""
+    """(outputs, inputs, ...) to (outputs, ... * inputs), the order of channels_last."""
     return kernel.detach().movedim(1, -1).flatten(1)

@@ -26,6 +26,7 @@ from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
+from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares, evenly
 from BrainDiffLogic.training.progress import quiet
 from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments
@@ -106,7 +107,8 @@ def train_on_pairs(
     weights in it. Raises InputError where configuration, pairs, autoencoder or folder do not serve.
     """
     run = Path(run)
-    L.seed_everything(configuration.seed, workers=True, verbose=False)
+    check_optimiser(configuration.optimiser)
+    L.seed_everything(configuration.seed + configuration.draw, workers=True, verbose=False)
     arguments = network_arguments(configuration)
     corrector = build(configuration.family, arguments)
     _check(configuration, start, corrector)
@@ -219,7 +221,7 @@ class _Pairs(L.LightningDataModule):
         c = self.configuration
         done, epoch = (self.trainer.global_step, self.trainer.current_epoch) if self.trainer else (0, 0)
         count = c.batch * min(self.steps, c.steps - done)
-        rng = np.random.default_rng([c.seed, epoch])
+        rng = np.random.default_rng([c.seed + c.draw, epoch])
         rounds = [rng.permutation(self.training) for _ in range(-(-count // len(self.training)))]
         taken = _Taken(self.pairs, np.concatenate(rounds)[:count])
         return DataLoader(taken, batch_sampler=Shares.of(self.trainer, count, c.batch, c.accumulate))

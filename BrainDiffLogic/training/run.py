@@ -22,6 +22,7 @@ from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.tasks import run_all
 from BrainDiffLogic.training.configuration import Configuration, find_sources
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
+from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.progress import progress_callback, quiet
@@ -84,7 +85,8 @@ def train(
     that is killed and started again is the run that was not. Returns ``run``/last.ckpt, which holds the
     averaged weights. Raises InputError where the configuration, the data or the folder do not serve.
     """
-    L.seed_everything(configuration.seed, workers=True, verbose=False)
+    check_optimiser(configuration.optimiser)
+    L.seed_everything(configuration.seed + configuration.draw, workers=True, verbose=False)
     run = Path(run)
     arguments = network_arguments(configuration)
     corrector = build(configuration.family, arguments)
@@ -165,9 +167,9 @@ class _Slices(L.LightningDataModule):
         samples = c.batch * steps
         dataset: CachedSlices | SimulatedSlices
         if c.pairs:
-            dataset = CachedSlices(self.pairs, c.pairs, samples, self.context, c.crop, c.seed)
+            dataset = CachedSlices(self.pairs, c.pairs, samples, self.context, c.crop, c.seed + c.draw)
         else:
-            dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed)
+            dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed + c.draw)
         dataset.epoch = self.trainer.current_epoch if self.trainer else 0
         if isinstance(dataset, CachedSlices):
             shares = Shares.of(self.trainer, samples, c.batch, c.accumulate)
@@ -204,7 +206,7 @@ def make_trainer(
         return L.Trainer(
             accelerator=hardware.accelerator, devices=hardware.devices, num_nodes=hardware.num_nodes,
             strategy=hardware.strategy, precision=configuration.precision, use_distributed_sampler=False,
-            sync_batchnorm=hardware.processes > 1 and hardware.accelerator in ("gpu", "cuda"),
+            sync_batchnorm=hardware.several_gpus,
             plugins=[AtomicCheckpoints()], max_epochs=-1, gradient_clip_val=configuration.clip,
             limit_train_batches=configuration.epoch_steps * configuration.accumulate or None,
             accumulate_grad_batches=configuration.accumulate, check_val_every_n_epoch=validate_every,

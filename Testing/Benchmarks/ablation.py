@@ -5,13 +5,14 @@
 Each variant differs from "base" (mc-net, compact, on three slices, Muon, L2, then L1) in one thing. Two thirds of the
 steps are L2, the rest the variant's loss. Validation: slices of the subjects that the configuration holds out, the
 remaining error as a share of the input's, by severity. A variant that is there already is not trained again. What
-is smaller than the distance of the base from itself on other slices ("base again") says nothing.
+is smaller than the distance of the base from itself with other first weights and slices ("base again") says nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +25,8 @@ from BrainDiffLogic.motion import STRATUM_NAMES
 from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
 from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.run import caches, network_arguments, train
-from BrainDiffLogic.training.run_folder import trained_state
+from BrainDiffLogic.training.run import caches, make_pairs, network_arguments, train
+from BrainDiffLogic.training.run_folder import LAST, trained_state
 from BrainDiffLogic.training.slices import ValidationSlices
 from BrainDiffLogic.training.supervised import SupervisedCorrection
 
@@ -44,12 +45,12 @@ class Variant:
     network: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
     optimiser: str = "muon"
-    epoch_steps: int = 200
+    draw: int = 0
 
 
 VARIANTS = {
     "base": Variant(),
-    "base again": Variant(epoch_steps=150),  # what is drawn depends on the epoch
+    "base again": Variant(draw=1),
     "AdamW": Variant(optimiser="adamw"),
     "2D": Variant(network={"context": 1}),
     "5 slices": Variant(network={"context": 5}),
@@ -74,7 +75,7 @@ def configuration_of(variant: Variant, steps: int) -> Configuration:
     ]
     return replace(
         base, family=variant.family, network=network, stages=stages, optimiser=variant.optimiser, ema=EMA,
-        epoch_steps=variant.epoch_steps,
+        draw=variant.draw,
     )  # fmt: skip
 
 
@@ -98,11 +99,19 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     folder = args.out / name.replace(" ", "").replace("+", "-").lower()
     done = folder / "result.json"
     if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+        before = dict(json.loads(done.read_text(encoding="utf-8")))
+        if before["steps"] != args.steps:
+            raise SystemExit(f"{folder}: was trained for {before['steps']} steps; give another --out or --steps")
+        return before
     configuration = configuration_of(VARIANTS[name], args.steps)
+    for pairs, count in zip(
+        caches(configuration, args.data, args.cache), (configuration.pairs, configuration.validation_pairs), strict=True
+    ):
+        make_pairs(pairs, count, jobs=2)
+    whole = not (folder / LAST).exists()  # else a part of it was trained before, and its time is not known
     started = time.monotonic()
     checkpoint = train(configuration, args.data, folder, cache=args.cache, hardware=Hardware(args.device))
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started if whole else math.nan
     network = build(configuration.family, network_arguments(configuration))
     facts = {"name": name, "steps": args.steps, "parameters": sum(p.numel() for p in network.parameters())}
     result = {**facts, "seconds": seconds, **validate(configuration, checkpoint, args.data, args.cache, args.device)}

@@ -11,7 +11,9 @@ from torch import nn
 from torch.optim import AdamW
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.training.optimisers import FASTER, KernelMuon, build_optimiser
+from BrainDiffLogic.networks import CONFIGURATIONS, build
+from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.optimisers import FASTER, KernelMuon, build_optimiser, check_optimiser
 from Harness.correctors import tiny_corrector
 
 CHANNELS_LAST = torch.channels_last
@@ -130,7 +132,37 @@ def test_the_output_layer_of_a_corrector_is_left_to_adamw() -> None:
     assert len(kernels) + len(rest) == len(list(corrector.parameters()))
 
 
-def test_an_older_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["attention-unet", "mc-net", "rmman", "nafnet"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, CHANNELS_LAST])
+def test_every_family_takes_a_step_in_any_memory_format(family: str, memory_format: torch.memory_format) -> None:
+    corrector = build(family, CONFIGURATIONS[family]["compact"]).to(memory_format=memory_format)  # type: ignore[call-overload]
+    optimiser = build_optimiser("muon", corrector, corrector.body.heads, weight_decay=0.0)
+    kernels = {id(p) for p in optimiser.param_groups[0]["params"]}
+    scales = [p for name, p in corrector.named_parameters() if name.endswith(("beta", "gamma"))]
+    assert not any(id(scale) in kernels for scale in scales) and bool(scales) == (family == "nafnet")
+    for parameter in corrector.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = [parameter.detach().clone() for parameter in corrector.parameters()]
+    for group in optimiser.param_groups:
+        group["lr"] = 1e-3
+    optimiser.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, corrector.parameters(), strict=True))
+
+
+def test_an_older_pytorch_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
+    check_optimiser("adamw")
     with pytest.raises(InputError, match=r"optimiser: muon needs PyTorch 2\.9"):
-        build_optimiser("muon", a_network(), [], weight_decay=0.0)
+        check_optimiser("muon")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "cuda", "several"),
+    [("auto", 2, True, True), ("auto", 2, False, False), ("auto", 1, True, False), ("cuda", 2, False, True),
+     ("gpu", 2, False, True), ("cpu", 2, True, False)],
+)  # fmt: skip
+def test_several_gpus_share_what_normalises_a_batch(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, devices: int, cuda: bool, several: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert Hardware(accelerator, devices).several_gpus is several

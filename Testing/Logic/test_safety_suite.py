@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_the_report_has_a_row_for_each_head_method_and_case(tmp_path: Path, coun
     assert len(data["rows"]) == 12 and data["convention"] and data["rows"][1]["number"] is None
     text = report.read_text()
     assert "| Gaussian | 0 of 3 | size (1), infinite (2) |" in text and "of the scale" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a.nii", "b.nii"], ["a", "b"]),
+        (["a-2.nii", "x/a.nii", "y/a.nii"], ["a-2", "a-2-", "a-3"]),
+        (["x/a.nii", "a-1.nii", "y/a.nii"], ["a-1-", "a-1", "a-3"]),
+        (["", "head.nii"], ["head-1", "head-2"]),
+    ],
+)
+def test_no_two_heads_have_one_name(files: list[str], names: list[str]) -> None:
+    heads = [replace(folded_head(whole=False), source=file) for file in files]
+    assert suite._names(heads) == names
 
 
 def test_a_method_that_refuses_a_scan_of_a_check_has_not_passed_it_and_stops_nothing(

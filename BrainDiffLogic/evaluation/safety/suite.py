@@ -110,10 +110,13 @@ def _outcomes(check: str, method: Method, scene: Scene) -> list[Outcome]:
 def _names(heads: Sequence[Volume]) -> list[str]:
     """One for each head, after its file; numbered where that is none or another's."""
     stems = [Path(head.source).name.split(".")[0] or "head" for head in heads]
-    return [
-        stem if stems.count(stem) == 1 and stem != "head" else f"{stem}-{number}"
-        for number, stem in enumerate(stems, 1)
-    ]
+    names: list[str] = []
+    for number, stem in enumerate(stems, 1):
+        name = stem if stems.count(stem) == 1 and stem != "head" else f"{stem}-{number}"
+        while name in names or (name != stem and name in stems):
+            name += "-"
+        names.append(name)
+    return names
 
 
 def _digest(head: Volume) -> str:
