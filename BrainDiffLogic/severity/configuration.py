@@ -10,6 +10,7 @@ from typing import Any
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.training.configuration import (
     Configuration,
+    check_optimiser_name,
     find_configuration,
     find_sources,
     read_configuration,
@@ -73,6 +74,7 @@ class SeverityConfiguration:
     network      arguments of ``SeverityNetwork``
     crop         rows and columns of the windows
     batch        pairs of one optimiser step, over all processes and accumulated parts
+    optimiser    "adamw" or "muon", see ``training.optimisers``
     warmup, decay  steps in which the rate rises; share of all steps in which it falls to 0 at the end
     """
 
@@ -94,6 +96,7 @@ class SeverityConfiguration:
     validate_every: int = 2
     precision: str = "bf16-mixed"
     seed: int = 1
+    optimiser: str = "adamw"
 
     @property
     def steps(self) -> int:
@@ -114,6 +117,7 @@ def read_severity_configuration(path: str | Path, **overrides: Any) -> SeverityC
     _check_variation(plan.variation, path)
     if plan.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}, got {plan.precision!r}")
+    check_optimiser_name(plan.optimiser, path)
     check_parts(plan.batch, plan.accumulate, path)
     names = plan.calibration
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):

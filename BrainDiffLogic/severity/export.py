@@ -19,6 +19,7 @@ from BrainDiffLogic.severity.configuration import (
 )
 from BrainDiffLogic.severity.network import build_severity
 from BrainDiffLogic.severity.weights import FAMILY
+from BrainDiffLogic.training.configuration import OPTIMISERS
 from BrainDiffLogic.training.export import EXTENT_MM, SPACING_MM
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 
@@ -60,7 +61,7 @@ def export_severity(
         "gate": calibration.gate_errors(estimates, severities, traces, threshold),
         "training": {
             **{name: value for name, value in asdict(plan).items() if name not in ("network", "calibration")},
-            "optimiser": "AdamW", "epochs_done": epochs_done(checkpoint), "pairs": len(training),
+            "optimiser": OPTIMISERS[plan.optimiser], "epochs_done": epochs_done(checkpoint), "pairs": len(training),
             "subjects": len({simulated.facts(index)["subject"] for index in training}),
             "calibration_pairs": len(held_out), "calibration_subjects": sorted(plan.calibration),
         },

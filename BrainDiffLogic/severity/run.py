@@ -18,6 +18,7 @@ from BrainDiffLogic.severity.network import build_severity
 from BrainDiffLogic.severity.training import SeverityBatches, SeverityTraining
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.run import make_pairs
 
 LINES = ("loss", "error"), ("validation/moved", "validation/still")
@@ -43,6 +44,7 @@ def train_severity(
     configuration, the data or the folder do not serve.
     """
     run = Path(run)
+    check_optimiser(plan.optimiser)
     L.seed_everything(plan.seed, workers=True, verbose=False)
     network = build_severity(plan.network)
     if plan.crop % network.multiple:
@@ -50,7 +52,7 @@ def train_severity(
     simulated = pair_cache(plan, data, cache or run / "pairs")
     count = pairs_configuration(plan).pairs if pairs is None else pairs
     last, done = finished(run, network, plan)  # type: ignore[arg-type]
-    start(run, "severity", plan, plan.network, calibration=plan.calibration)  # type: ignore[arg-type]
+    start(run, "severity", plan, plan.network, calibration=plan.calibration, optimiser=plan.optimiser)  # type: ignore[arg-type]
     if last and done:
         return last
     make_pairs(simulated, count, jobs, report)

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from BrainDiffLogic.severity.configuration import SeverityConfiguration
 from BrainDiffLogic.severity.network import SeverityNetwork
 from BrainDiffLogic.severity.samples import PairSlices, Sample, SeverityPairs
+from BrainDiffLogic.training.optimisers import build_optimiser
 from BrainDiffLogic.training.ordered_batches import GPU_WORKERS, Shares
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.rates import rate_share
@@ -60,10 +60,12 @@ class SeverityTraining(L.LightningModule):
         return (value - torch.log1p(batch["severity"].flatten())).abs(), spread
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with the rate of the plan."""
+        """The plan's optimiser with its rate."""
         plan = self.plan
-        optimiser = AdamW(self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-        schedule = LambdaLR(optimiser, lambda step: rate_share(plan, step, plan.steps))  # type: ignore[arg-type]
+        optimiser = build_optimiser(plan.optimiser, self.network, [self.network.head], plan.weight_decay)
+        schedule = LambdaLR(
+            optimiser, lambda step: plan.learning_rate * rate_share(plan, step, plan.steps)  # type: ignore[arg-type]
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

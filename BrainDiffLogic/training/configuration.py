@@ -157,13 +157,18 @@ def _check(configuration: Configuration, path: str | Path) -> None:
     _check_recipe(configuration.recipe, path)
     if configuration.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
-    if configuration.optimiser not in OPTIMISERS:
-        raise InputError(f"{path}: optimiser must be one of {', '.join(OPTIMISERS)}, got {configuration.optimiser!r}")
+    check_optimiser_name(configuration.optimiser, path)
     check_parts(configuration.batch, configuration.accumulate, path)
     if configuration.data not in DATA:
         raise InputError(f"{path}: data must be one of {', '.join(DATA)}, got {configuration.data!r}")
     check = _check_volumes if configuration.data == "volumes" else _check_pairs
     check(configuration, path)
+
+
+def check_optimiser_name(name: str, path: str | Path) -> None:
+    """Raise InputError for an optimiser that there is not."""
+    if name not in OPTIMISERS:
+        raise InputError(f"{path}: optimiser must be one of {', '.join(OPTIMISERS)}, got {name!r}")
 
 
 def _check_pairs(configuration: Configuration, path: str | Path) -> None:

@@ -105,6 +105,7 @@ def test_the_shipped_configuration_loads_and_uses_a_correctors_pairs() -> None:
         ({"crop": 0}, "crop must be 1 or more"),
         ({"colour": 1}, "unknown field 'colour'"),
         ({"precision": "16"}, "precision must be one of"),
+        ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
         ({"batch": 3, "accumulate": 2}, "equal parts"),
         ({"variation": {"gamma": [2, 1]}}, "gamma must be"),
         ({"variation": {"blur_share": 2}}, "blur_share must be between"),
@@ -185,10 +186,11 @@ def test_a_window_is_a_part_of_the_slice_or_holds_it(rows: int, columns: int, si
 # Runs
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
-    a_data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    a_data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], optimiser: str
 ) -> None:
-    plan = tiny(a_data_folder, epochs=3, decay=0.0)
+    plan = tiny(a_data_folder, epochs=3, decay=0.0, optimiser=optimiser)
     whole = trained(plan, a_data_folder, tmp_path / "whole")
     curve = capsys.readouterr().err.splitlines()
     assert len(curve) == 3
@@ -201,7 +203,7 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
 
 
 def test_a_folder_with_a_run_of_another_network_is_refused(a_run: Path, a_data_folder: Path) -> None:
-    for changes in ({"network": {"channels": [4, 4], "heads": 2}}, {"calibration": ["two"]}):
+    for changes in ({"network": {"channels": [4, 4], "heads": 2}}, {"calibration": ["two"]}, {"optimiser": "muon"}):
         with pytest.raises(InputError, match="another"):
             trained(tiny(a_data_folder, epochs=9, **changes), a_data_folder, a_run.parent)
 
