@@ -1,9 +1,7 @@
-"""Configurations, the split, whole runs on tiny heads, and what they export."""
+"""Whole runs on tiny heads, and what they export."""
 
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,87 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from BrainDiffLogic import correct
 from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.networks import build
 from BrainDiffLogic.training import run_folder, supervised
 from BrainDiffLogic.training.configuration import (
     Configuration,
-    assert_disjoint,
     find_configuration,
-    find_sources,
     read_configuration,
-    shipped_folder,
-    subject_of,
 )
 from BrainDiffLogic.training.export import export, learning_curve
 from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.pairs import Recipe, Source
-from BrainDiffLogic.training.run import caches, network_arguments, train
+from BrainDiffLogic.training.pairs import Recipe
+from BrainDiffLogic.training.run import train
 from BrainDiffLogic.training.run_folder import AtomicCheckpoints, steps_done, trained_state
-from BrainDiffLogic.volume import Volume
-
-OTHER_PHASES = ("vae", "ldm", "severity")
-SHIPPED = sorted(path for path in shipped_folder().glob("*.yaml") if path.stem.split("-")[0] not in OTHER_PHASES)
-COMPACT = [path for path in SHIPPED if not path.stem.endswith("-paper") and path.stem != "braindiff"]
-OUTER = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True}
-TINY = {
-    "attention-unet": {**OUTER, "design": "residual", "channels": [4, 8], "blocks": 1, "bottleneck_blocks": 1},
-    "mc-net": {**OUTER, "filters": [4, 8]},
-    "rmman": {**OUTER, "channels": [4, 4, 8], "kernel": 3, "blocks": 1},
-}
-CONTENT: dict[str, Any] = {
-    "family": "attention-unet",
-    "network": TINY["attention-unet"],
-    "sources": [{"glob": "heads/*.nii.gz"}],
-    "validation": ["three"],
-    "recipe": {"max_voxels": 3e4},
-    "pairs": 3,
-    "validation_pairs": 2,
-    "batch": 2,
-    "crop": 32,
-    "epoch_steps": 4,
-    "precision": "32-true",
-    "stages": [{"steps": 20, "loss": {"l1": 1.0}, "warmup": 2}],
-}
+from Harness.tiny_training import COMPACT, CONTENT, TINY, make_data_folder, tiny
 
 
 @pytest.fixture(scope="module")
 def a_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three heads, a configuration, and the pairs of it in ``pairs``."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "heads").mkdir()
-    ijk = np.indices((26, 28, 28)).astype(np.float32) - 13.5
-    radius = np.sqrt((ijk**2).sum(axis=0))
-    for name, wave in (("one", 0.5), ("two", 0.7), ("three", 0.9)):
-        head = np.where(radius < 11, 600 + 200 * np.sin(wave * ijk[0]) * np.cos(wave * ijk[2]), 0)
-        volume = Volume(head.astype(np.float32), np.diag([4.0, 4, 4, 1]))
-        write_volume(volume, folder / "heads" / f"{name}_T1w.nii.gz")
-    write_yaml(folder / "tiny.yaml")
-    write_yaml(folder / "muon.yaml", optimiser="muon")
-    for cache, count in zip(caches(tiny(), folder, folder / "pairs"), (3, 2), strict=True):
-        for index in range(count):
-            cache.make(index)
-    return folder
-
-
-def write_yaml(path: Path, **changes: Any) -> Path:
-    content = {name: value for name, value in {**CONTENT, **changes}.items() if value is not ...}
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def tiny(**changes: Any) -> Configuration:
-    from BrainDiffLogic.training.configuration import Stage
-
-    content = {**CONTENT, "stages": [Stage(**stage) for stage in CONTENT["stages"]], "recipe": Recipe(max_voxels=3e4)}
-    return Configuration(**{**content, **changes})
+    return make_data_folder(tmp_path_factory.mktemp("data"))
 
 
 def trained(configuration: Configuration, data: Path, run: Path) -> Path:
@@ -112,174 +53,6 @@ def shortened(configuration: Configuration, **changes: Any) -> Configuration:
     return replace(
         configuration, stages=stages, network=network, recipe=recipe, precision="32-true", **fields, **changes
     )
-
-
-# Configurations
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_configuration_loads_and_its_network_is_built(path: Path) -> None:
-    configuration = read_configuration(path)
-    corrector = build(configuration.family, network_arguments(configuration))
-    assert configuration.crop % corrector.multiple == 0
-    assert configuration.steps > 0
-
-
-def test_every_family_ships_a_compact_and_a_paper_configuration() -> None:
-    names = {path.stem for path in SHIPPED}
-    assert {f"{family}{size}" for family in TINY for size in ("", "-paper")} <= names
-    assert {"mc-net-l1", "mc-net-l1-tv"} <= names
-
-
-def test_the_compact_configurations_share_their_pairs() -> None:
-    first = read_configuration(COMPACT[0])
-    for path in COMPACT[1:]:
-        other = read_configuration(path)
-        for name in ("sources", "validation", "recipe", "seed", "pairs", "validation_pairs"):
-            assert getattr(other, name) == getattr(first, name), (path.name, name)
-
-
-def test_the_three_ablations_of_mc_net_differ_in_their_losses_alone() -> None:
-    plans = [read_configuration(find_configuration(name)) for name in ("mc-net-l1", "mc-net-l1-tv", "mc-net")]
-    l1, both = {"l1": 1.0}, {"l1": 1.0, "tv": 1.0}
-    assert [[stage.loss for stage in plan.stages][-2:] for plan in plans] == [[l1, l1], [both, both], [l1, both]]
-    assert len({json.dumps([stage.loss for stage in plan.stages[:-2]]) for plan in plans}) == 1
-    assert len({json.dumps([replace(stage, loss={}).__dict__ for stage in plan.stages]) for plan in plans}) == 1
-
-
-def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: Path) -> None:
-    assert find_configuration("rmman") == find_configuration("rmman.yaml") == shipped_folder() / "rmman.yaml"
-    path = write_yaml(tmp_path / "own.yaml")
-    assert find_configuration(path) == path
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"family": ...}, "'family'"),
-        ({"sources": ...}, "'sources'"),
-        ({"stages": ...}, "stages"),
-        ({"stages": []}, "stages"),
-        ({"stages": 5}, "stages"),
-        ({"stages": ["l1"]}, "stages"),
-        ({"stages": [{"loss": {"l1": 1}}]}, "'steps'"),
-        ({"stages": [{"steps": 0, "loss": {"l1": 1}}]}, "steps"),
-        ({"stages": [{"steps": 5, "loss": {"l3": 1}}]}, "'l3'"),
-        ({"stages": [{"steps": 5, "loss": {"l1": 0}}]}, "loss"),
-        ({"stages": [{"steps": 5, "loss": {"l1": 1}, "learning_rate": "1e-3"}]}, "learning_rate.*write 0.001"),
-        ({"stages": [{"steps": 5, "loss": {"l1": 1}, "decay": 2}]}, "decay"),
-        ({"recipe": {"zooom": [1, 2]}}, "'zooom' in recipe"),
-        ({"recipe": {"zoom": 1}}, "zoom"),
-        ({"recipe": {"zoom": [2, 1]}}, "zoom"),
-        ({"recipe": {"severity_mm": [0, 1]}}, "severity_mm"),
-        ({"recipe": {"presets": {"nodd": 1}}}, "'nodd'"),
-        ({"recipe": {"pe_axes": {"HF": 1}}}, "'HF'"),
-        ({"recipe": {"still_share": 2}}, "still_share"),
-        ({"recipe": 3}, "recipe"),
-        ({"sources": [{"kind": "head"}]}, "glob"),
-        ({"sources": [{"glob": "*", "kind": "foot"}]}, "kind"),
-        ({"sources": [{"glob": "*", "weigth": 1}]}, "'weigth'"),
-        ({"validation": []}, "validation"),
-        ({"batch": 0}, "batch"),
-        ({"batch": 2.5}, "batch"),
-        ({"pairs": -1}, "pairs"),
-        ({"ema": 1.5}, "ema"),
-        ({"precision": "8"}, "precision"),
-        ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
-        ({"colour": 1}, "'colour' in configuration"),
-    ],
-)
-def test_a_wrong_field_is_one_line_with_file_and_field(changes: dict, message: str, tmp_path: Path) -> None:
-    path = write_yaml(tmp_path / "wrong.yaml", **changes)
-    with pytest.raises(InputError, match=message) as raised:
-        read_configuration(path)
-    assert str(raised.value).startswith(str(path))
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("text", ["a: [1", "- 1", "5", "\x00"])
-def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match="wrong.yaml") as raised:
-        read_configuration(path)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["missing.yaml", "."])
-def test_a_configuration_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="configuration file|cannot be read"):
-        read_configuration(tmp_path / name)
-
-
-# The split
-
-
-def test_the_sources_are_split_by_subject(a_data_folder: Path) -> None:
-    training, validation = find_sources(tiny(), a_data_folder)
-    assert [source.subject for source in training] == ["one", "two"]
-    assert [source.subject for source in validation] == ["three"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"sources": [{"glob": "none/*"}]}, "none"), ({"validation": ["four"]}, "'four'")],
-)
-def test_sources_that_are_not_there_are_refused(a_data_folder: Path, changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        find_sources(tiny(**changes), a_data_folder)
-
-
-def test_a_subject_on_both_sides_is_refused() -> None:
-    with pytest.raises(InputError, match="one is both"):
-        assert_disjoint([Source("a.nii", "one"), Source("b.nii", "two")], [Source("c.nii", "one")])
-
-
-@pytest.mark.parametrize(
-    ("name", "subject"),
-    [
-        ("sub-01_ses-2_run-1_T1w.nii.gz", "sub-01"), ("sub-01_T1w.nii.gz", "sub-01"), ("sub-A1.nii", "sub-A1"),
-        ("ds000011-11_T1w.nii.gz", "ds000011-11"), ("one.mha", "one"), ("subject-7_T1w.nrrd", "subject-7"),
-    ],
-)  # fmt: skip
-def test_a_session_is_no_subject(name: str, subject: str) -> None:
-    assert subject_of(name) == subject
-
-
-def test_all_sessions_of_a_subject_are_on_one_side(a_data_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "heads").mkdir()
-    for name in ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"):
-        shutil.copy(a_data_folder / "heads" / "one_T1w.nii.gz", tmp_path / "heads" / f"{name}_T1w.nii.gz")
-    training, validation = find_sources(tiny(validation=["sub-01"]), tmp_path)
-    assert [len(sources) for sources in (training, validation)] == [1, 2]
-    with pytest.raises(InputError, match="sub-01_ses-1"):
-        find_sources(tiny(validation=["sub-01_ses-1"]), tmp_path)
-
-
-def test_a_file_on_both_sides_is_refused_also_through_a_link(a_data_folder: Path, tmp_path: Path) -> None:
-    file = a_data_folder / "heads" / "one_T1w.nii.gz"
-    (tmp_path / "heads").mkdir()
-    (tmp_path / "heads" / "one_T1w.nii.gz").symlink_to(file)
-    (tmp_path / "heads" / "alias_T1w.nii.gz").symlink_to(file)
-    with pytest.raises(InputError, match="both in training and in validation"):
-        find_sources(tiny(validation=["alias"]), tmp_path)
-
-
-def test_no_trajectory_is_both_trained_on_and_validated_on(a_data_folder: Path) -> None:
-    training, validation = caches(tiny(), a_data_folder, a_data_folder / "pairs")
-    used = [{cache.facts(index)["trajectory"] for index in cache.ready(9)} for cache in (training, validation)]
-    assert [len(names) for names in used] == [3, 2]
-    assert not used[0] & used[1]
-    assert not {training.facts(i)["subject"] for i in range(3)} & {validation.facts(i)["subject"] for i in range(2)}
-
-
-def test_sharing_a_trajectory_stops_the_run(a_data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("BrainDiffLogic.training.run.VALIDATION_SEEDS", 0)
-    with pytest.raises(AssertionError, match="trajectory"):
-        caches(tiny(), a_data_folder, a_data_folder / "pairs")
-
-
-# Runs
 
 
 def command(data: Path, run: Path, *more: str, config: str = "tiny.yaml") -> list[str]:
