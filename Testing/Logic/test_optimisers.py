@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -117,8 +116,7 @@ def test_a_step_asks_its_closure_once_with_gradients_on() -> None:
 
 def test_the_schedule_reaches_kernels_and_the_rest() -> None:
     optimiser = an_optimiser(a_network())
-    schedule: Callable[[int], float] = lambda step: 1e-3  # noqa: E731
-    torch.optim.lr_scheduler.LambdaLR(optimiser, schedule)
+    torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1e-3)
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([FASTER * 1e-3, 1e-3])
 
 

@@ -153,6 +153,16 @@ def test_a_run_of_several_terms_logs_how_hard_each_pulls(
     assert list(curve) == ["20"] and 0 < curve["20"] < 5
 
 
+def test_another_draw_begins_and_goes_on_otherwise_with_the_same_pairs(a_data_folder: Path, tmp_path: Path) -> None:
+    one_step = tiny(stages=[replace(tiny().stages[0], steps=1)], epoch_steps=1)
+    before = sorted((a_data_folder / "pairs").rglob("*.npy"))
+    first, second = (
+        trained_state(trained(replace(one_step, draw=draw), a_data_folder, tmp_path / str(draw))) for draw in (0, 1)
+    )
+    assert any((first[name] - second[name]).abs().max() > 1e-2 for name in first)
+    assert sorted((a_data_folder / "pairs").rglob("*.npy")) == before
+
+
 def test_a_run_does_not_go_on_with_another_optimiser(a_data_folder: Path, tmp_path: Path) -> None:
     stages = [replace(tiny().stages[0], steps=1)]
     trained(tiny(stages=stages, epoch_steps=1), a_data_folder, tmp_path / "run")
