@@ -121,6 +121,7 @@ def verify(checkpoint: str | os.PathLike[str]) -> Card:
 def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
     """The corrector of a model, ready to correct, and its card. ``model`` is a name or a .safetensors file.
 
+    Where the card has "views", the corrector answers with the mean over the slices as they are and over these.
     Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the
     weights.
     """
@@ -141,7 +142,18 @@ def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
         raise InputError(
             f"{path}: the weights do not fit the network of their card; get the model again"
         ) from None
-    return corrector.eval(), card
+    return _with_views(corrector, card, path).eval(), card
+
+
+def _with_views(corrector: Corrector, card: Card, path: Path) -> Corrector:
+    from BrainDiffLogic.networks.augmented import AugmentedCorrector
+    from BrainDiffLogic.views import AS_IT_IS, read_views
+
+    try:
+        views = read_views(card.get("views", []))
+    except ValueError as error:
+        raise InputError(f"{path.with_suffix('.json')}: views: {error}; get the model again") from None
+    return AugmentedCorrector(corrector, [AS_IT_IS, *views]) if views else corrector
 
 
 def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[str]) -> Card:

@@ -108,7 +108,8 @@ def correct(
     strength   0 (the input, voxel for voxel) to 1 (all that the model would remove)
     device     "auto", "cpu", "cuda" or "mps"
     force      correct also a volume far outside the domain on the model's card (what is merely outside is noted
-               in the report), and one that the motion gate would return unchanged
+               in the report), and one that the motion gate would return unchanged, or in
+               which the model finds too little
     gate       estimate how far the head moved, and return a volume that shows too little motion to gain from
                correction unchanged (``severity.gate``); False, to measure a model: neither
     disagreement  also ask the model about mirrored and shifted slices, and the shipped models of the other families,
@@ -147,11 +148,17 @@ def correct(
     run = ask(corrector, corrector_sees, progress=_part(progress, 0.0, share))
     residual = run.residual[original]
     apart, how = nowhere(stack) if disagreement else (None, None)
+    if motion.correct and not force and (line := _too_little(residual, volume, head, card)):
+        motion, panel = motion.overruled(line), None
+        residual = np.zeros_like(residual)
+        if progress:
+            progress(1.0, "Correcting")
     if panel:
         apart, how = measure(
-            panel, residual, stack,
+            panel, run.residual, padded,
             lambda other, shown, n: ask(other, shown, progress=_part(progress, n * share, share)).residual,
         )  # fmt: skip
+        apart = apart[original]
     change = -scale.residual_to_input_units(from_sagittal(residual, volume))
     facts = {
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
@@ -166,6 +173,23 @@ def correct(
         apart = scale.residual_to_input_units(from_sagittal(apart, volume)) * head  # nothing is known of errors in air
     exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
     return Finding(volume, change.astype(exact, copy=False), head, facts, apart).blended(strength)
+
+
+def _too_little(residual: np.ndarray, volume: Volume, head: np.ndarray, card: Card) -> str | None:
+    """Why a residual (slices, rows, columns) in network units is too little to be of use; None where it is enough.
+
+    On scans without motion a network still finds a little, which is wrong as often as right. How little, in the mean
+    over the head (I, J, K), says the card: "least_change".
+    """
+    least = card.get("least_change", 0.0)
+    inside = to_sagittal(volume.with_array(head, kind="mask"))
+    change = float(np.abs(residual[inside]).mean()) if inside.any() else 0.0
+    if change >= least:
+        return None
+    return (
+        f"returned unchanged: the model finds too little, {change:.2g} of the scale on average, below {least:g} on its"
+        " card; apply it all the same with --force"
+    )
 
 
 def _part(progress: Progress | None, begin: float, share: float) -> Progress | None:

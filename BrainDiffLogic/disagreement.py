@@ -10,44 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from BrainDiffLogic.checkpoints import SUFFIX, Card, load_checkpoint, read_card, shipped_folder
+from BrainDiffLogic.views import View
 from BrainDiffLogic.volume import pad_to_multiple
 
 if TYPE_CHECKING:
     from BrainDiffLogic.networks import Corrector
 
 
-@dataclass(frozen=True)
-class View:
-    """A stack of sagittal slices as a network may as well be shown it: the same head, seen otherwise.
-
-    mirrored  left and right exchanged
-    shift     rows and columns by which the slices lie further in; the edge is repeated
-    """
-
-    mirrored: bool = False
-    shift: tuple[int, int] = (0, 0)
-
-    def ask(self, network: Callable[[np.ndarray], np.ndarray], stack: np.ndarray, multiple: int) -> np.ndarray:
-        """The network's answer to this view of a stack (slices, rows, columns), put back in the stack's place.
-
-        network   a stack, rows and columns multiples of ``multiple``, to an array of its shape
-        """
-        rows, columns = self.shift
-        turned = stack[::-1] if self.mirrored else stack
-        shifted = np.pad(turned, ((0, 0), (rows, 0), (columns, 0)), mode="edge")
-        padded, place = pad_to_multiple(shifted, multiple)
-        answer = network(np.ascontiguousarray(padded))[place][:, rows:, columns:]
-        return answer[::-1] if self.mirrored else answer
-
-
-AS_IT_IS = View()
 VIEWS = (View(mirrored=True), View(shift=(5, 3)), View(mirrored=True, shift=(2, 7)))
 """Beside the stack as it is. Odd shifts move the cells of 2 x 2 pixels in which the compact networks see."""
 
@@ -75,7 +50,7 @@ Ask = Callable[["Corrector", np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Panel:
-    """Who is asked: the model about the stack as it is and about ``VIEWS``, the others about the stack as it is."""
+    """Who is asked: the model as it corrects, about each of ``VIEWS`` alone, and the others as they correct."""
 
     model: tuple[Corrector, Card]
     others: Sequence[tuple[Corrector, Card]]
@@ -98,16 +73,16 @@ class Panel:
     def answers(self, first: np.ndarray, stack: np.ndarray, ask: Ask) -> Iterator[np.ndarray]:
         """As many arrays of the stack's shape as the panel is long, beginning with ``first``, the model's own answer.
 
-        stack  (slices, rows, columns) in network units
+        stack  (slices, rows, columns) in network units, padded for the model
         """
+        from BrainDiffLogic.networks.augmented import AugmentedCorrector
+
         yield first
-        turns = [(self.model[0], view) for view in VIEWS] + [(other, AS_IT_IS) for other, _ in self.others]
-        for asked, (corrector, view) in enumerate(turns, 1):
-            yield view.ask(partial(_asked, ask, corrector, asked), stack, corrector.multiple)
-
-
-def _asked(ask: Ask, corrector: Corrector, asked: int, shown: np.ndarray) -> np.ndarray:
-    return ask(corrector, shown, asked)
+        for asked, view in enumerate(VIEWS, 1):
+            yield ask(AugmentedCorrector(self.model[0], [view]).eval(), stack, asked)
+        for asked, (other, _) in enumerate(self.others, 1 + len(VIEWS)):
+            padded, place = pad_to_multiple(stack, other.multiple)
+            yield ask(other, padded, asked)[place]
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,9 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
         configuration, args.data, args.folder, cache=args.cache, hardware=_hardware(args), jobs=args.jobs,
         initial=args.initial, report=_report,
     )  # fmt: skip
-    return export(configuration, checkpoint, args.export, args.data) if args.export and _is_first() else None
+    if not args.export or not _is_first():
+        return None
+    return export(configuration, checkpoint, args.export, args.data, args.initial)
 
 
 def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> dict[str, Any] | None:
@@ -124,7 +126,7 @@ def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> d
     checkpoint = train_on_pairs(configuration, start, args.folder, args.initial)
     if not args.export or not _is_first():
         return None
-    return export_pair_corrector(configuration, start, checkpoint, args.export)
+    return export_pair_corrector(configuration, start, checkpoint, args.export, args.initial)
 
 
 def _vae(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -68,8 +68,9 @@ class ModelMethod:
             return corrector, card
         from BrainDiffLogic.disagreement import VIEWS
         from BrainDiffLogic.networks.augmented import AugmentedCorrector
+        from BrainDiffLogic.views import AS_IT_IS
 
-        return AugmentedCorrector(corrector, VIEWS), card
+        return AugmentedCorrector(corrector, [AS_IT_IS, *VIEWS]), card
 
     def __call__(self, volume: Volume) -> np.ndarray:
         """The corrected voxels. Raises Refused where the volume is far outside the model's domain."""
@@ -117,10 +118,11 @@ def build_methods(
 
 
 def made_by(methods: dict[str, Method]) -> dict[str, Any]:
-    """What the result of each method depends on beside the volume: the sha256 of its weights."""
-    sums = {}
+    """What the result of each method depends on beside the volume: the sha256 of its weights, and how they correct."""
+    sources = {}
     for name, method in methods.items():
         members = method.members if isinstance(method, Ensemble) else [method]
-        models = [member for member in members if isinstance(member, ModelMethod)]
-        sums[name] = [checkpoints.read_card(model.path)["sha256"] for model in models]
-    return sums
+        cards = [checkpoints.read_card(member.path) for member in members if isinstance(member, ModelMethod)]
+        how = ("sha256", "views", "least_change")
+        sources[name] = [card[entry] for card in cards for entry in how if entry in card]
+    return sources

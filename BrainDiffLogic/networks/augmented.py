@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional
 
 from BrainDiffLogic.networks.corrector import Corrector
-
-if TYPE_CHECKING:
-    from BrainDiffLogic.disagreement import View
+from BrainDiffLogic.views import View
 
 
 class AugmentedCorrector(Corrector):
-    """A corrector that answers with the mean over the slices as they are and over some views (Wang 2019).
+    """A corrector that answers with the mean over some views of the slices (Wang 2019, Neurocomputing 338:34).
 
     corrector  shares its weights
-    views      beside the slices as they are: left and right exchanged (the neighbours in reverse order), or
-               rows and columns further in (the edge is repeated)
+    views      one or more
     """
 
     def __init__(self, corrector: Corrector, views: Sequence[View]) -> None:
@@ -30,10 +26,10 @@ class AugmentedCorrector(Corrector):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean residual (N, 1, H, W) of the centre slice of x (N, context, H, W); as long as all views take."""
-        total = super().forward(x)
-        for view in self.views:
+        total = self._seen(x, self.views[0])
+        for view in self.views[1:]:
             total = total + self._seen(x, view)
-        return total / (1 + len(self.views))
+        return total / len(self.views)
 
     def _seen(self, x: Tensor, view: View) -> Tensor:
         rows, columns = view.shift

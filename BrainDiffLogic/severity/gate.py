@@ -34,6 +34,10 @@ class Decision:
         """Whether the corrector is asked."""
         return self.gate != UNCHANGED
 
+    def overruled(self, line: str) -> Decision:
+        """The scan comes back unchanged after all, for the reason that ``line`` gives."""
+        return Decision(UNCHANGED, {**self.facts, "gate": UNCHANGED}, [*self.notes, line])
+
 
 def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool) -> Decision:
     """Whether to correct a volume: estimate its severity and compare it with the threshold on the weights' card.

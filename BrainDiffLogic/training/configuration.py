@@ -14,6 +14,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml
 from BrainDiffLogic.training.pairs import Recipe, Source
+from BrainDiffLogic.views import read_views
 
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
 DATA = ("volumes", "pairs")
@@ -27,7 +28,8 @@ CONFIGURATION_NUMBERS: Limits = {
     "pairs": (int, 0, math.inf), "validation_pairs": (int, 1, math.inf), "batch": (int, 1, math.inf),
     "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
     "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "draw": (int, 0, math.inf),
-    "epoch_steps": (int, 0, math.inf),
+    "epoch_steps": (int, 0, math.inf), "lesions": (float, 0, 1),
+    "least_change": (float, 0, 1),
     "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9), "accumulate": (int, 1, math.inf),
 }  # fmt: skip
 STAGE_NUMBERS: Limits = {
@@ -68,6 +70,12 @@ class Configuration:
     stages       one after the other, see ``Stage``
     pairs        how many training pairs are simulated; 0: each on the fly, never stored
     optimiser    "adamw", or "muon" (``optimisers.KernelMuon``), which learns faster; PyTorch 2.9
+    lesions      share of the training slices that get lesions, moved and still alike, so that the network leaves what
+                 is focal (``implants``); of volumes only
+    views        beside the slices as they are, what the trained network is asked about when it corrects: a list of
+                 {mirrored, shift}, see ``views.View``; its answer is the mean
+    least_change a correction that changes the head by less than this on average (network units: 1 is the 99th
+                 percentile of the head) is not applied: on still scans a network finds a little, too
     draw         another number: other first weights and other slices, of the same simulated pairs
     epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
     patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does
@@ -92,6 +100,9 @@ class Configuration:
     ema: float = 0.999
     clip: float = 1.0
     seed: int = 1
+    lesions: float = 0.0
+    views: list[dict[str, Any]] = field(default_factory=list)
+    least_change: float = 0.0
     draw: int = 0
     epoch_steps: int = 200
     precision: str = "bf16-mixed"
@@ -158,6 +169,10 @@ def _check(configuration: Configuration, path: str | Path) -> None:
     if configuration.precision not in PRECISIONS:
         raise InputError(f"{path}: precision must be one of {', '.join(PRECISIONS)}")
     check_optimiser_name(configuration.optimiser, path)
+    try:
+        read_views(configuration.views)
+    except ValueError as error:
+        raise InputError(f"{path}: views: {error}; give a list of {{mirrored, shift}}") from None
     check_parts(configuration.batch, configuration.accumulate, path)
     if configuration.data not in DATA:
         raise InputError(f"{path}: data must be one of {', '.join(DATA)}, got {configuration.data!r}")
@@ -174,6 +189,8 @@ def check_optimiser_name(name: str, path: str | Path) -> None:
 def _check_pairs(configuration: Configuration, path: str | Path) -> None:
     if configuration.sources or configuration.validation:
         raise InputError(f"{path}: sources and validation belong to data: volumes; leave them out for pairs")
+    if configuration.lesions:
+        raise InputError(f"{path}: lesions belong to data: volumes; leave them out for pairs")
     if configuration.patience and not configuration.validation_share:
         raise InputError(f"{path}: patience watches the validation error; give validation_share too")
 

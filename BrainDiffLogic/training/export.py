@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.checkpoints import Card, find_checkpoint, read_card, save_checkpoint
 from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration, find_sources
 from BrainDiffLogic.training.run import network_arguments
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
@@ -33,24 +33,29 @@ EVIDENCE = [
 """Published evidence for and against correction from the magnitude image alone; none of it is about this model."""
 
 
-def export(configuration: Configuration, checkpoint: Path, path: Path, data: str | Path) -> Card:
+def export(
+    configuration: Configuration, checkpoint: Path, path: Path, data: str | Path, initial: str | Path | None = None
+) -> Card:
     """Write the averaged weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns it.
 
+    initial  the checkpoint that the run started from, whose training goes onto the card too
     The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/validation.py --write-cards``).
     """
-    log = checkpoint.parent / LOG
+    training = _training(configuration, data, steps_done(checkpoint))
+    training |= {"learning_curve": learning_curve(checkpoint.parent / LOG), **started_from(initial)}
     card: dict[str, Any] = {
         "title": f"BrainDiff {configuration.family}",
         "version": __version__,
         "family": configuration.family,
         "arguments": network_arguments(configuration),
+        **how_to_correct(configuration),
         "input": {
             "contrast": "T1-weighted, without contrast agent", "plane": "sagittal",
             "anatomy": "human head or brain",
             "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
             "scaling": "volume floor to 0, 99th percentile inside the head to 1",
         },
-        "training": _training(configuration, data, steps_done(checkpoint)) | {"learning_curve": learning_curve(log)},
+        "training": training,
         "limits": "Trained and measured on simulated rigid motion of single-coil magnitude images. For "
         "research; not for primary diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
         "evidence": EVIDENCE,
@@ -58,6 +63,20 @@ def export(configuration: Configuration, checkpoint: Path, path: Path, data: str
         "licence": "Apache-2.0",
     }  # fmt: skip
     return save_checkpoint(trained_state(checkpoint), card, path)
+
+
+def started_from(initial: str | Path | None) -> dict[str, Any]:
+    """For a card's training: the checkpoint that a run started from, with all that its card says of its training."""
+    if initial is None:
+        return {}
+    before = read_card(find_checkpoint(initial))
+    return {"initial": {name: before[name] for name in ("name", "sha256", "training")}}
+
+
+def how_to_correct(configuration: Configuration) -> dict[str, Any]:
+    """For a card: "views" and "least_change" of a configuration, where it has them."""
+    asked = {name: getattr(configuration, name) for name in ("views", "least_change")}
+    return {name: value for name, value in asked.items() if value}
 
 
 def learning_curve(log: Path) -> dict[str, float]:
@@ -88,5 +107,5 @@ def _training(configuration: Configuration, data: str | Path, steps: int) -> dic
         "stages": [asdict(stage) for stage in configuration.stages],
         "batch": configuration.batch, "crop": configuration.crop, "optimiser": OPTIMISERS[configuration.optimiser],
         "precision": configuration.precision, "steps": steps, "pairs": configuration.pairs,
-        "seed": configuration.seed, "weights": f"EMA {configuration.ema}",
+        "lesions": configuration.lesions, "seed": configuration.seed, "weights": f"EMA {configuration.ema}",
     }  # fmt: skip

@@ -24,6 +24,7 @@ from BrainDiffLogic.injection.job import JOB, InjectedPairs
 from BrainDiffLogic.networks import Corrector, build
 from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
+from BrainDiffLogic.training.export import how_to_correct, started_from
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
 from BrainDiffLogic.training.optimisers import check_optimiser
@@ -231,9 +232,12 @@ class _Pairs(L.LightningDataModule):
         return DataLoader(_Taken(self.pairs, self.validation), self.configuration.batch)
 
 
-def export_pair_corrector(configuration: Configuration, start: PairRun, checkpoint: Path, path: Path) -> Card:
+def export_pair_corrector(
+    configuration: Configuration, start: PairRun, checkpoint: Path, path: Path, initial: str | Path | None = None
+) -> Card:
     """Write the weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns the card.
 
+    initial  the checkpoint that the run started from, whose training goes onto the card too
     The card's metrics are empty; the table of ``braindiff reproduce`` holds the numbers.
     """
     training, validation = split_pairs(start.pairs, configuration.validation_share)
@@ -245,11 +249,12 @@ def export_pair_corrector(configuration: Configuration, start: PairRun, checkpoi
         **{name: getattr(configuration, name) for name in ("batch", "weight_decay", "precision", "seed", "patience")},
         "stages": [asdict(stage) for stage in configuration.stages], "steps": steps_done(checkpoint),
         "weights": f"EMA {configuration.ema}, smallest validation error" if held else f"EMA {configuration.ema}, last",
+        **started_from(initial),
     }  # fmt: skip
     spacing = [start.spacing_mm] * 2 if start.spacing_mm else list(NATIVE_SPACING_MM)
     card: Card = {
         "title": f"BrainDiff {configuration.family} on {start.source} pairs", "version": __version__,
-        "family": configuration.family, "arguments": network_arguments(configuration),
+        "family": configuration.family, "arguments": network_arguments(configuration), **how_to_correct(configuration),
         "input": {
             "contrast": "T1-weighted, without contrast agent", "plane": "sagittal", "anatomy": "human head",
             "spacing_mm": spacing, "canvas": list(start.canvas),

@@ -165,11 +165,9 @@ class _Slices(L.LightningDataModule):
         c = self.configuration
         steps = min(c.epoch_steps, c.steps - self.trainer.global_step) if self.trainer else c.epoch_steps
         samples = c.batch * steps
+        what = samples, self.context, c.crop, c.seed + c.draw, c.lesions
         dataset: CachedSlices | SimulatedSlices
-        if c.pairs:
-            dataset = CachedSlices(self.pairs, c.pairs, samples, self.context, c.crop, c.seed + c.draw)
-        else:
-            dataset = SimulatedSlices(self.pairs, samples, self.context, c.crop, c.seed + c.draw)
+        dataset = CachedSlices(self.pairs, c.pairs, *what) if c.pairs else SimulatedSlices(self.pairs, *what)
         dataset.epoch = self.trainer.current_epoch if self.trainer else 0
         if isinstance(dataset, CachedSlices):
             shares = Shares.of(self.trainer, samples, c.batch, c.accumulate)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from BrainDiffLogic.training.implants import implant
 from BrainDiffLogic.training.pairs import PairCache, simulate_pair
 
 Sample = dict[str, Tensor]
@@ -16,12 +17,16 @@ GAIN = (0.9, 1.1)
 SLICES_PER_PAIR = 40
 
 
-def take_slice(stacks: np.ndarray, index: int, context: int, crop: int, rng: np.random.Generator) -> Sample:
+def take_slice(
+    stacks: np.ndarray, index: int, context: int, crop: int, rng: np.random.Generator, lesions: float = 0.0
+) -> Sample:
     """One training sample out of (2, slices, rows, columns): moved, still.
 
     "moved" (context, crop, crop) and "clean" (1, crop, crop) float32: a random window (zeros outside the
     image), a random gain, and the neighbours in a random order of left and right. Slices beyond the stack
     repeat the last one.
+
+    lesions  how likely lesions are put into both, see ``implants``
     """
     slices, rows, columns = stacks.shape[1:]
     order = np.arange(context) - context // 2
@@ -36,14 +41,18 @@ def take_slice(stacks: np.ndarray, index: int, context: int, crop: int, rng: np.
     clean = np.zeros((1, crop, crop), dtype=np.float32)
     moved[:, place[0], place[1]] = stacks[0][neighbours][:, window[0], window[1]] * gain
     clean[:, place[0], place[1]] = stacks[1][index : index + 1, window[0], window[1]] * gain
+    if lesions and rng.random() < lesions:
+        implant(moved, clean, rng)
     return {"moved": torch.from_numpy(moved), "clean": torch.from_numpy(clean)}
 
 
 class CachedSlices(Dataset[Sample]):
     """Random slices of cached pairs; what sample i of an epoch is depends on (seed, epoch, i) alone."""
 
-    def __init__(self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int) -> None:
-        self.cache, self.pairs = cache, cache.ready(pairs)
+    def __init__(
+        self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0
+    ) -> None:
+        self.cache, self.pairs, self.lesions = cache, cache.ready(pairs), lesions
         self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, 0
 
     def __len__(self) -> int:
@@ -52,7 +61,8 @@ class CachedSlices(Dataset[Sample]):
     def __getitem__(self, item: int) -> Sample:
         rng = np.random.default_rng([self.seed, self.epoch, item])
         stacks = self.cache.stacks(self.pairs[rng.integers(len(self.pairs))])
-        return take_slice(stacks, int(rng.integers(stacks.shape[1])), self.context, self.crop, rng)
+        index = int(rng.integers(stacks.shape[1]))
+        return take_slice(stacks, index, self.context, self.crop, rng, self.lesions)
 
 
 class SimulatedSlices(IterableDataset[Sample]):
@@ -62,9 +72,11 @@ class SimulatedSlices(IterableDataset[Sample]):
     repeats a pair of another.
     """
 
-    def __init__(self, cache: PairCache, samples: int, context: int, crop: int, seed: int) -> None:
+    def __init__(
+        self, cache: PairCache, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0
+    ) -> None:
         self.cache, self.samples, self.context, self.crop = cache, samples, context, crop
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.lesions = seed, 0, lesions
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
@@ -75,7 +87,8 @@ class SimulatedSlices(IterableDataset[Sample]):
             rng = np.random.default_rng([self.seed, self.epoch, pair])
             stacks, _ = simulate_pair(self.cache.source_of(index), self.cache.recipe, self.cache.seed, index)
             for _ in range(min(SLICES_PER_PAIR, self.samples - pair * SLICES_PER_PAIR)):
-                yield take_slice(stacks, int(rng.integers(stacks.shape[1])), self.context, self.crop, rng)
+                centre = int(rng.integers(stacks.shape[1]))
+                yield take_slice(stacks, centre, self.context, self.crop, rng, self.lesions)
 
 
 class ValidationSlices(Dataset[Sample]):

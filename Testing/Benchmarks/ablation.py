@@ -45,6 +45,7 @@ class Variant:
     network: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
     optimiser: str = "muon"
+    lesions: float = 0.0
     draw: int = 0
 
 
@@ -52,6 +53,7 @@ VARIANTS = {
     "base": Variant(),
     "base again": Variant(draw=1),
     "AdamW": Variant(optimiser="adamw"),
+    "lesions in half of the slices": Variant(lesions=0.5),
     "2D": Variant(network={"context": 1}),
     "5 slices": Variant(network={"context": 5}),
     "attention-unet": Variant("attention-unet"),
@@ -75,7 +77,7 @@ def configuration_of(variant: Variant, steps: int) -> Configuration:
     ]
     return replace(
         base, family=variant.family, network=network, stages=stages, optimiser=variant.optimiser, ema=EMA,
-        draw=variant.draw,
+        lesions=variant.lesions, draw=variant.draw,
     )  # fmt: skip
 
 

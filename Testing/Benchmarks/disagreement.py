@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,10 @@ from scipy.stats import spearmanr
 
 from BrainDiffLogic import read_volume
 from BrainDiffLogic.checkpoints import load_checkpoint
-from BrainDiffLogic.disagreement import AS_IT_IS, Calibration, Panel, spread
+from BrainDiffLogic.disagreement import Calibration, Panel, spread
 from BrainDiffLogic.inference import predict_residual
 from BrainDiffLogic.intensity import head_mask, robust_scale
-from BrainDiffLogic.volume import to_sagittal
+from BrainDiffLogic.volume import pad_to_multiple, to_sagittal
 
 SHARE = 0.8
 VOXELS = 100_000
@@ -62,17 +61,12 @@ def case_of(moved: Path, reference: Path, subject: str, panel: Panel, device: st
     def ask(corrector, shown, _asked=0):
         return predict_residual(corrector, shown, device=device).residual
 
-    first = panel_answer(panel, stack, ask)
-    apart = spread(panel.answers(first, stack, ask))
+    padded, place = pad_to_multiple(stack, panel.model[0].multiple)  # as a correction does
+    own = ask(panel.model[0], padded)
+    first, apart = own[place], spread(panel.answers(own, padded, ask))[place]
     chosen = np.random.default_rng(0).choice(np.flatnonzero(head), VOXELS)
     error = np.abs(stack - first - truth)
     return Case(subject, moved.name.removesuffix(".nii.gz"), apart.ravel()[chosen], error.ravel()[chosen])
-
-
-def panel_answer(panel: Panel, stack: np.ndarray, ask) -> np.ndarray:
-    """The model's own answer to the stack as it is."""
-    corrector = panel.model[0]
-    return AS_IT_IS.ask(partial(ask, corrector), stack, corrector.multiple)
 
 
 def fitted(cases: list[Case], sums: list[str]) -> Calibration:

@@ -57,6 +57,23 @@ def test_a_saved_corrector_comes_back_with_the_same_weights(a_model: Path) -> No
         assert torch.equal(corrector(x), tiny_corrector()(x))
 
 
+def test_a_card_with_views_makes_a_corrector_that_answers_with_their_mean(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "tiny.safetensors", views=[{"mirrored": True}])
+    corrector, _ = load_checkpoint(model)
+    x, plain = torch.rand(2, 3, 16, 16), tiny_corrector()
+    with torch.inference_mode():
+        torch.testing.assert_close(corrector(x), (plain(x) + plain(x.flip(1))) / 2)
+    assert corrector.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "views", [3, ["mirrored"], [{"turned": 1}], [{"mirrored": 1}], [{"shift": [1]}], [{"shift": [-1, 0]}]], ids=str
+)
+def test_malformed_views_are_refused(a_model: Path, views: object) -> None:
+    change_card(a_model, views=views)
+    assert_refused(a_model, "tiny.json", "views")
+
+
 def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
     state = {name: tensor.half() for name, tensor in tiny_corrector().state_dict().items()}
     save_checkpoint(state, CARD, tmp_path / "half.safetensors")

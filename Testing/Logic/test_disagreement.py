@@ -13,7 +13,8 @@ from test_correction import small_head
 
 from BrainDiffLogic import correct, disagreement, read_volume
 from BrainDiffLogic.commands.main import main
-from BrainDiffLogic.disagreement import AS_IT_IS, VIEWS, Calibration, Panel, View, measure, spread
+from BrainDiffLogic.disagreement import VIEWS, Calibration, Panel, measure, spread
+from BrainDiffLogic.networks import Corrector
 from BrainDiffLogic.volume import to_sagittal
 from Harness.correctors import CARD, save_tiny, tiny_corrector
 
@@ -32,24 +33,6 @@ def the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Panel, "around", classmethod(lambda cls, model: cls(model, [IDENTITY])))
 
 
-@given(mirrored=st.booleans(), rows=st.integers(0, 9), columns=st.integers(0, 9), multiple=st.sampled_from([1, 2, 16]))
-def test_every_view_of_a_network_that_looks_at_single_pixels_is_the_same(
-    mirrored: bool, rows: int, columns: int, multiple: int
-) -> None:
-    stack = a_stack()
-    answer = View(mirrored, (rows, columns)).ask(lambda shown: 2 * shown, stack, multiple)
-    np.testing.assert_array_equal(answer, 2 * stack)
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_view_shows_the_network_something_else(view: View) -> None:
-    shown: list[np.ndarray] = []
-    view.ask(lambda stack: shown.append(stack) or stack, a_stack(), 16)
-    AS_IT_IS.ask(lambda stack: shown.append(stack) or stack, a_stack(), 16)
-    assert all(side % 16 == 0 for stack in shown for side in stack.shape[1:])
-    assert shown[0].shape != shown[1].shape or not np.array_equal(*shown)
-
-
 @given(count=st.integers(2, 6))
 def test_the_spread_is_the_standard_deviation(count: int) -> None:
     answers = np.random.default_rng(count).normal(size=(count, 3, 4, 5)).astype(np.float32)
@@ -61,16 +44,18 @@ def test_one_answer_alone_has_no_spread() -> None:
 
 
 def test_the_answers_are_the_model_s_own_its_views_and_the_others() -> None:
-    asked: list[tuple[object, int]] = []
+    asked: list[tuple[Corrector, int]] = []
 
-    def ask(corrector: object, shown: np.ndarray, turn: int) -> np.ndarray:
+    def ask(corrector: Corrector, shown: np.ndarray, turn: int) -> np.ndarray:
         asked.append((corrector, turn))
         return np.zeros_like(shown)
 
     panel = Panel(MODEL, [OTHER, IDENTITY])
     found = list(panel.answers(a_stack(), a_stack(), ask))
     assert len(found) == len(panel) == 1 + len(VIEWS) + 2
-    assert [corrector for corrector, _ in asked] == [MODEL[0]] * len(VIEWS) + [OTHER[0], IDENTITY[0]]
+    assert [corrector.views for corrector, _ in asked[: len(VIEWS)]] == [(view,) for view in VIEWS]
+    assert all(corrector.body is MODEL[0].body for corrector, _ in asked[: len(VIEWS)])
+    assert [corrector for corrector, _ in asked[len(VIEWS) :]] == [OTHER[0], IDENTITY[0]]
     assert [turn for _, turn in asked] == list(range(1, len(panel)))
 
 

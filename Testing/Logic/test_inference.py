@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from BrainDiffLogic import inference
-from BrainDiffLogic.disagreement import AS_IT_IS, VIEWS, View
+from BrainDiffLogic.disagreement import VIEWS
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
+from BrainDiffLogic.networks import Corrector
 from BrainDiffLogic.networks.augmented import AugmentedCorrector
+from BrainDiffLogic.views import AS_IT_IS, View
 from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)
@@ -47,21 +51,40 @@ def test_the_residual_of_a_slice_comes_from_it_and_its_neighbours() -> None:
             np.testing.assert_allclose(result[middle], alone, atol=0.02 * np.abs(alone).max())
 
 
-def test_the_augmented_answer_is_the_mean_over_the_views() -> None:
+def answers(corrector: Corrector, slices: torch.Tensor, *views: View) -> torch.Tensor:
+    with torch.inference_mode():
+        return AugmentedCorrector(corrector, views)(slices)
+
+
+def test_the_answer_to_a_view_is_put_back_in_its_place() -> None:
     corrector, slices = tiny_corrector(), torch.from_numpy(STACK[None, 3:6])
     with torch.inference_mode():
         plain, backwards = corrector(slices), corrector(slices.flip(1))
-        none, same, mirrored, all_of_them = (
-            AugmentedCorrector(corrector, views)(slices) for views in ((), (AS_IT_IS,), (View(mirrored=True),), VIEWS)
-        )
-        moved = 3 * AugmentedCorrector(corrector, [View(), View(shift=(1, 1))])(slices) - 2 * plain
-        alone = corrector(torch.nn.functional.pad(slices, (1, 3, 1, 3), mode="replicate"))[..., 1:-3, 1:-3]
-    torch.testing.assert_close(none, plain)
-    torch.testing.assert_close(same, plain)
-    torch.testing.assert_close(mirrored, (plain + backwards) / 2)
-    torch.testing.assert_close(moved, alone)
-    assert not torch.allclose(plain, backwards) and not torch.allclose(plain, alone)
-    assert all_of_them.shape == plain.shape and not torch.allclose(all_of_them, plain)
+        further_in = corrector(torch.nn.functional.pad(slices, (1, 3, 1, 3), mode="replicate"))[..., 1:-3, 1:-3]
+    torch.testing.assert_close(answers(corrector, slices, AS_IT_IS), plain)
+    torch.testing.assert_close(answers(corrector, slices, View(mirrored=True)), backwards)
+    torch.testing.assert_close(answers(corrector, slices, View(shift=(1, 1))), further_in)
+    assert not torch.allclose(plain, backwards) and not torch.allclose(plain, further_in)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_of_a_corrector_of_single_pixels_is_the_same(view: View) -> None:
+    slices = torch.from_numpy(STACK[None, 3:6])
+    seen: list[torch.Tensor] = []
+    corrector = tiny_corrector()
+    corrector._raw = lambda shown: seen.append(shown) or 2 * shown[:, 1:2]  # type: ignore[method-assign]
+    alone = AugmentedCorrector(corrector, [view])
+    alone._raw = corrector._raw  # type: ignore[method-assign]
+    torch.testing.assert_close(alone(slices), 2 * slices[:, 1:2], rtol=0, atol=0)
+    assert seen[0].shape != slices.shape or not torch.equal(seen[0], slices)
+
+
+@given(views=st.lists(st.builds(View, st.booleans(), st.tuples(st.integers(0, 9), st.integers(0, 9))), min_size=1))
+@settings(max_examples=20)
+def test_the_augmented_answer_is_the_mean_over_the_views(views: list[View]) -> None:
+    corrector, slices = tiny_corrector(), torch.from_numpy(STACK[None, 3:6])
+    alone = [answers(corrector, slices, view) for view in views]
+    torch.testing.assert_close(answers(corrector, slices, *views), torch.stack(alone).mean(dim=0))
 
 
 def test_slices_of_one_value_are_left_alone() -> None:

@@ -98,6 +98,8 @@ def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: P
         ({"pairs": -1}, "pairs"),
         ({"ema": 1.5}, "ema"),
         ({"precision": "8"}, "precision"),
+        ({"lesions": 2.0}, "lesions"),
+        ({"views": [{"shift": 3}]}, "views: .*no view"),
         ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
         ({"colour": 1}, "'colour' in configuration"),
     ],

@@ -115,7 +115,9 @@ def test_a_run_in_bfloat16_on_the_fly_ends_at_its_steps(a_data_folder: Path, tmp
 def test_exported_weights_load_and_correct_and_their_card_has_the_numbers_of_the_run(
     a_data_folder: Path, tmp_path: Path
 ) -> None:
-    configuration = tiny(stages=[replace(tiny().stages[0], steps=2)], epoch_steps=2)
+    views: list[dict[str, Any]] = [{"mirrored": True, "shift": [1, 1]}]
+    how: dict[str, Any] = {"lesions": 0.5, "views": views, "least_change": 1e-6}
+    configuration = tiny(stages=[replace(tiny().stages[0], steps=2)], epoch_steps=2, **how)
     checkpoint = trained(configuration, a_data_folder, tmp_path / "run")
     export(configuration, checkpoint, tmp_path / "own.safetensors", a_data_folder)
     corrector, card = load_checkpoint(tmp_path / "own.safetensors")
@@ -124,10 +126,16 @@ def test_exported_weights_load_and_correct_and_their_card_has_the_numbers_of_the
     facts = card["training"]
     assert (card["name"], card["family"], card["arguments"]) == ("own", "attention-unet", TINY["attention-unet"])
     assert (facts["steps"], facts["pairs"], facts["batch"], facts["seed"], facts["subjects"]) == (2, 3, 2, 1, 2)
+    assert (card["views"], card["least_change"], facts["lesions"]) == (views, 1e-6, 0.5)
     assert facts["held_out_subjects"] == ["three"]
     assert facts["data"] == {"one": 1, "two": 1}
     assert facts["stages"][0]["loss"] == {"l1": 1.0}
     assert facts["learning_curve"] == {}  # it ended before the first validation
+    assert "initial" not in facts
+    again = export(
+        configuration, checkpoint, tmp_path / "on.safetensors", a_data_folder, tmp_path / "own.safetensors"
+    )["training"]["initial"]
+    assert again == {"name": "own", "sha256": card["sha256"], "training": facts}
     correction = correct(a_data_folder / "heads" / "three_T1w.nii.gz", tmp_path / "own.safetensors", force=True)
     assert np.isfinite(correction.corrected.array).all()
 

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 from scipy import ndimage
 
+from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.volume import Volume
 
@@ -23,8 +24,6 @@ INSIDE_MM = 2.0
 """From a lesion's edge to the end of the inner head."""
 DARKEST = 0.8
 """A dark lesion takes at most this share of the signal at its place away: magnitudes below 0 cannot exist."""
-SUBSAMPLES = 3
-"""Points a voxel along each axis at which the shape is sampled: small lesions fill voxels in part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,8 @@ def place_lesions(
         taken.append(place)
         size = contrast if sign > 0 else -min(contrast, DARKEST * float(scaled[tuple(place)]))
         axes = diameter / 2 * rng.permutation(AXES[number % len(AXES)])
-        found.append(Lesion(diameter, tissue, size, *_shape(place, axes, volume)))
+        box, shape = soft_ellipsoid(place, axes, EDGE_MM, volume.spacing, volume.shape)
+        found.append(Lesion(diameter, tissue, size, box, shape))
     if not found:
         raise InputError(f"{volume.name}: no room for a lesion inside the head; give a whole head")
     return found
@@ -97,16 +97,3 @@ def _free(
     for place in taken:
         room = room[np.linalg.norm((room - place) * spacing, axis=1) >= APART_MM]
     return room[rng.integers(len(room))] if len(room) else None
-
-
-def _shape(place: np.ndarray, axes: np.ndarray, volume: Volume) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The box around an ellipsoid at a voxel, and what it fills of the box's voxels; semi-axes in mm along I, J, K."""
-    reach = np.ceil((axes + EDGE_MM) / volume.spacing).astype(int) + 1
-    start, stop = np.maximum(place - reach, 0), np.minimum(place + reach + 1, volume.shape)
-    steps = (np.arange(SUBSAMPLES) + 0.5) / SUBSAMPLES - 0.5
-    lines = [((np.arange(start[d], stop[d])[:, None] + steps).ravel() - place[d]) * volume.spacing[d] for d in range(3)]
-    radius = np.sqrt(sum((line / axis) ** 2 for line, axis in zip(np.ix_(*lines), axes, strict=True)))
-    filled = np.clip((1 - radius) * float(axes.min()) / EDGE_MM + 0.5, 0, 1)
-    blocks = [n for size in stop - start for n in (size, SUBSAMPLES)]
-    shape = filled.reshape(blocks).mean(axis=(1, 3, 5)).astype(np.float32)
-    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)), shape
