@@ -163,6 +163,31 @@ def test_values_that_float32_cannot_hold_are_kept(dtype: str) -> None:
 # Progress, cancelling, report
 
 
+def test_a_model_that_finds_less_than_its_card_asks_for_returns_the_input_bit_for_bit() -> None:
+    volume = small_head()
+    plain = correct(volume, MODEL, device="cpu", gate=False)
+    change = np.abs(plain.difference.array[plain.finding.head]).mean() / plain.report["intensity_scale"]
+    shares: list[float] = []
+    below, above = (
+        correct(
+            volume, (MODEL[0], {**CARD, "least_change": float(change) * factor}), device="cpu", gate=False,
+            disagreement=True, progress=lambda share, _: shares.append(share),
+        )
+        for factor in (1.01, 0.99)
+    )  # fmt: skip
+    np.testing.assert_array_equal(below.corrected.array, volume.array)
+    np.testing.assert_array_equal(above.corrected.array, plain.corrected.array)
+    assert (below.report["gate"], above.report["gate"]) == ("returned unchanged", "off")
+    assert any("finds too little" in note and "--force" in note for note in below.report["notes"])
+    assert below.disagreement is not None and not below.disagreement.array.any()
+    assert 1.0 in shares and shares[-1] == pytest.approx(1.0)
+
+
+def test_force_applies_what_is_less_than_the_card_asks_for() -> None:
+    card = {**CARD, "least_change": 1.0}
+    assert correct(small_head(), (MODEL[0], card), device="cpu", force=True).difference.array.any()
+
+
 def test_progress_grows_to_one() -> None:
     seen: list[float] = []
     run(small_head(), progress=lambda share, stage: seen.append(share))

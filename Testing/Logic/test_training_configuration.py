@@ -55,8 +55,9 @@ def test_the_compact_configurations_share_their_pairs() -> None:
 def test_the_three_ablations_of_mc_net_differ_in_their_losses_alone() -> None:
     plans = [read_configuration(find_configuration(name)) for name in ("mc-net-l1", "mc-net-l1-tv", "mc-net")]
     l1, both = {"l1": 1.0}, {"l1": 1.0, "tv": 1.0}
-    assert [[stage.loss for stage in plan.stages][-2:] for plan in plans] == [[l1, l1], [both, both], [l1, both]]
-    assert len({json.dumps([stage.loss for stage in plan.stages[:-2]]) for plan in plans}) == 1
+    losses = [[stage.loss for stage in plan.stages][-3:] for plan in plans]
+    assert losses == [[l1, l1, l1], [both, both, both], [l1, both, both]]
+    assert len({json.dumps([stage.loss for stage in plan.stages[:-3]]) for plan in plans}) == 1
     assert len({json.dumps([replace(stage, loss={}).__dict__ for stage in plan.stages]) for plan in plans}) == 1
 
 
@@ -99,6 +100,7 @@ def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: P
         ({"ema": 1.5}, "ema"),
         ({"precision": "8"}, "precision"),
         ({"lesions": 2.0}, "lesions"),
+        ({"least_change": -1.0}, "least_change"),
         ({"views": [{"shift": 3}]}, "views: .*no view"),
         ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
         ({"colour": 1}, "'colour' in configuration"),
