@@ -19,7 +19,7 @@ def soft_ellipsoid(
     edge   mm over which it falls from 1 to 0 along its shortest axis, half of it outside
     The box is empty where the ellipsoid does not reach the grid.
     """
-    reach = np.ceil((axes + edge) / spacing).astype(int) + 1
+    reach = np.ceil(axes * (1 + edge / (2 * axes.min())) / spacing).astype(int) + 1
     middle = np.rint(place).astype(int)
     start = np.clip(middle - reach, 0, shape)
     stop = np.clip(middle + reach + 1, start, shape)
