@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import fft
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.alignment import aligned
-from BrainDiffLogic.motion.kspace import ACCURACY, image_of, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.kspace import ACCURACY, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled
 from BrainDiffLogic.volume import Volume
 
@@ -25,7 +27,7 @@ class Simulation:
     """A scan with motion.
 
     moved       the moved volume, on the grid of the still one
-    reference   the still volume with the same noise: what a perfect corrector would give
+    reference   the still volume with the same noise and sampling: what a perfect corrector would give
     trajectory  the pose of each phase-encode line as simulated (anchored, aligned), with its rotation centre
     severity    mean RMS displacement in mm from the pose at the centre of k-space
     """
@@ -46,6 +48,7 @@ def simulate_motion(
     phase: np.ndarray | None = None,
     align: bool = True,
     accuracy: float = ACCURACY,
+    sampling: Sampling = EVERY_LINE,
 ) -> Simulation:
     """Simulate the acquisition of a 3D Cartesian scan while the head follows a trajectory.
 
@@ -55,9 +58,9 @@ def simulate_motion(
     noise       standard deviation of complex Gaussian noise in image units, added before the magnitude is taken
     phase       (I, J, K) radians: the phase of the object, which moves with it (default: none)
     align       remove the global displacement that anchoring leaves, by an offset pose
+    sampling    partial Fourier, of the reference too, and parallel imaging along ``pe_axis``
     The magnitude is taken last. Magnitudes below 0 cannot exist in the input, so an input with negative
-    voxels is shifted up before and down after. One coil, no parallel imaging: a simplification, see the
-    README.
+    voxels is shifted up before and down after. One coil: a simplification, see the README.
     """
     axis = phase_encode_axis(volume.affine, pe_axis)
     if volume.shape[axis] < 2:
@@ -74,12 +77,14 @@ def simulate_motion(
     poses = Trajectory(poses.translations, poses.rotations, centre)
 
     acquired = still if phase is None else still * np.exp(1j * phase).astype(np.complex64)
-    moved = image_of(moved_kspace(acquired, volume.affine, poses, axis, centre, accuracy))
+    kspace = moved_kspace(acquired, volume.affine, poses, axis, centre, accuracy)
+    moved = sampling.image_of(sampling.acquired(kspace, axis), axis)
+    if not sampling.whole:
+        acquired = fft.ifftn(sampling.acquired(fft.fftn(acquired, workers=-1), axis), workers=-1)
     if noise > 0:
         grain = _complex_noise(volume.shape, noise, seed)
-        moved, reference = np.abs(moved + grain), np.abs(acquired + grain)
-    else:
-        moved, reference = np.abs(moved), still
+        moved, acquired = moved + grain, acquired + grain
+    moved, reference = np.abs(moved), np.abs(acquired).astype(np.float32)
     return Simulation(_above(floor, moved, volume), _above(floor, reference, volume), poses, severity)
 
 

@@ -12,7 +12,7 @@ GAUSSIAN_SIGMA = 0.6
 """Pixels."""
 MEDIAN_SIZE = 3
 NLM_PATCH, NLM_DISTANCE, NLM_STRENGTH = 3, 2, 0.8
-"""As in Testing/Benchmarks/validation.py: pixels, pixels, and the filter's h in standard deviations of the noise."""
+"""Pixels, pixels, and the filter's h in standard deviations of the noise."""
 
 
 def gaussian(image: np.ndarray) -> np.ndarray:

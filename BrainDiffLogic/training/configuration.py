@@ -38,9 +38,10 @@ STAGE_NUMBERS: Limits = {
 }  # fmt: skip
 RECIPE_NUMBERS: Limits = {
     "still_share": (float, 0, 1), "bias_field": (float, 0, math.inf), "phase_share": (float, 0, 1),
-    "blur_share": (float, 0, 1), "max_voxels": (float, 1, math.inf),
+    "blur_share": (float, 0, 1), "partial_fourier_share": (float, 0, 1), "aliasing_share": (float, 0, 1),
+    "max_voxels": (float, 1, math.inf),
 }  # fmt: skip
-RECIPE_RANGES = ("severity_mm", "zoom", "gamma", "noise", "blur")
+RECIPE_RANGES = ("severity_mm", "zoom", "gamma", "noise", "blur", "partial_fourier", "aliasing")
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,9 @@ def _check_recipe(recipe: Recipe, path: str | Path) -> None:
             check_number(name, limit, (float, 0, math.inf), path)
         if limits[0] > limits[1] or (limits[0] == 0 and name != "noise"):
             raise InputError(f"{path}: {name} must be [lowest, highest] above 0, got {list(limits)}")
+    if not 0.5 < recipe.partial_fourier[0] <= recipe.partial_fourier[1] <= 1:
+        given = list(recipe.partial_fourier)
+        raise InputError(f"{path}: partial_fourier must be shares of the lines above 0.5 to 1, got {given}")
 
 
 def _check_weights(name: str, weights: Any, known: tuple[str, ...], path: str | Path) -> None:

@@ -39,7 +39,7 @@ def export(
     """Write the averaged weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns it.
 
     initial  the checkpoint that the run started from, whose training goes onto the card too
-    The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/validation.py --write-cards``).
+    The card's metrics are empty until an evaluation writes them (``Testing/Benchmarks/cards.py``).
     """
     training = _training(configuration, data, steps_done(checkpoint))
     training |= {"learning_curve": learning_curve(checkpoint.parent / LOG), **started_from(initial)}

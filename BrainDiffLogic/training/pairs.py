@@ -22,6 +22,7 @@ from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.training.painting import paint
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
@@ -29,6 +30,8 @@ MARGIN_MM = 12.0
 FFT_ACCURACY = 1e-3
 LARGEST_TURN = 25.0
 """Degrees: more than a head can turn in a head coil."""
+FULL_ALIASING_MM = 2.0
+"""Mean displacement from which the lines that parallel imaging fills in are as wrong as the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Recipe:
 
     Ranges are drawn uniformly, severities log-uniformly, noise more often low than high. blur is the standard
     deviation in voxels of the Gaussian that smooths a share of the scans, as averages and interpolation do.
+    partial_fourier is the share of the lines that is acquired; aliasing how wrong the lines are that parallel imaging
+    filled in while the head moved by 2 mm and more (less motion, less aliasing), see ``motion.sampling``.
     """
 
     presets: dict[str, float] = field(
@@ -62,6 +67,10 @@ class Recipe:
     phase_share: float = 0.4
     blur: tuple[float, float] = (0.3, 1.2)
     blur_share: float = 0.4
+    partial_fourier: tuple[float, float] = (0.6, 0.9)
+    partial_fourier_share: float = 0.0
+    aliasing: tuple[float, float] = (0.05, 0.5)
+    aliasing_share: float = 0.0
     max_voxels: float = 7.5e6
 
 
@@ -76,9 +85,10 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     trajectory, severity = _trajectory(kind, lines, severity, rng)
     phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
     noise = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * rng.random() ** 2
+    noise_seed = int(rng.integers(2**31))
     simulation = simulate_motion(
-        still, trajectory, pe_axis, noise=noise, seed=int(rng.integers(2**31)),
-        phase=phase, accuracy=FFT_ACCURACY,
+        still, trajectory, pe_axis, noise=noise, seed=noise_seed, phase=phase, accuracy=FFT_ACCURACY,
+        sampling=_sampling(recipe, still.shape, severity, rng),
     )  # fmt: skip
     scale = robust_scale(simulation.moved.array)
     stacks = np.stack([scale.forward(simulation.moved.array), scale.forward(simulation.reference.array)])
@@ -104,6 +114,21 @@ def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator
                 return trajectory, severity
         severity *= 0.9
     return with_severity(preset("drift", lines, rng), 0.0), 0.0
+
+
+def _sampling(recipe: Recipe, shape: tuple[int, ...], severity: float, rng: np.random.Generator) -> Sampling:
+    """How a scan is sampled whose head moves by this mean displacement in mm."""
+    partial, error, reduction = 1.0, None, 1
+    if rng.random() < recipe.partial_fourier_share:
+        partial = rng.uniform(*recipe.partial_fourier)
+    if rng.random() < recipe.aliasing_share:
+        reduction = int(rng.integers(2, 4))
+        strength = rng.uniform(*recipe.aliasing) * min(1.0, severity / FULL_ALIASING_MM)
+        error = strength * (smooth_field(shape, rng, 2) + 1j * smooth_field(shape, rng, 2)).astype(np.complex64)
+    if partial == 1 and error is None:
+        return EVERY_LINE
+    calibration = int(rng.integers(16, 41))
+    return Sampling(partial, bool(rng.random() < 0.5), reduction, calibration, error)
 
 
 def trajectory_name(seed: int, index: int) -> str:

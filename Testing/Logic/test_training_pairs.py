@@ -75,6 +75,32 @@ def test_a_still_pair_has_no_motion_and_less_error_than_a_moved_one(a_source: So
     assert still["error"] < 0.2 * moved["error"]
 
 
+def test_partial_fourier_leaves_the_motion_as_it_is_and_blurs_the_reference_too(a_source: Source) -> None:
+    recipe = replace(RECIPE, still_share=0.0, noise=(0.0, 0.0), phase_share=0.0, severity_mm=(2.0, 2.5))
+    whole, facts = simulate_pair(a_source, recipe, 1, 0)
+    partial, partial_facts = simulate_pair(
+        a_source, replace(recipe, partial_fourier_share=1.0, partial_fourier=(0.55, 0.56)), 1, 0
+    )
+    assert partial_facts["severity"] == facts["severity"]
+    assert partial.shape == whole.shape
+    differ = np.abs(whole.astype(np.float32) - partial).mean(axis=(1, 2, 3))
+    assert (differ > 0.003).all()
+
+
+def test_aliasing_comes_with_motion_and_never_lies_in_the_reference(a_source: Source) -> None:
+    recipe = replace(RECIPE, noise=(0.0, 0.0), phase_share=0.0, severity_mm=(2.0, 2.5))
+    recipe = replace(recipe, zoom=(2.0, 2.1), max_voxels=1e6)  # more lines than those of the calibration
+    aliased = {"aliasing_share": 1.0, "aliasing": (0.5, 0.5)}
+    for still_share, at_least, at_most in ((0.0, 5e-4, 1.0), (1.0, 0.0, 1e-6)):
+        before, _ = simulate_pair(a_source, replace(recipe, still_share=still_share), 1, 0)
+        after, _ = simulate_pair(a_source, replace(recipe, still_share=still_share, **aliased), 1, 0)
+        before, after = before.astype(np.float32), after.astype(np.float32)
+        # each pair has the scale of its moved scan
+        factor = (before[1] * after[1]).sum() / (after[1] ** 2).sum()
+        assert np.abs(factor * after[1] - before[1]).max() < 5e-3
+        assert at_least <= np.abs(factor * after[0] - before[0]).mean() <= at_most
+
+
 @pytest.mark.parametrize("size", [9, 10, 15, 16, 20, 31])
 def test_resampling_keeps_the_mean_and_a_slow_wave(size: int) -> None:
     wave = 2 + np.cos(2 * np.pi * np.arange(16) / 16)
