@@ -111,7 +111,8 @@ def correct(
                in the report), and one that the motion gate would return unchanged, or in
                which the model finds too little
     gate       estimate how far the head moved, and return a volume that shows too little motion to gain from
-               correction unchanged (``severity.gate``); False, to measure a model: neither
+               correction unchanged (``severity.gate``), as one in which the model finds too little; False, to measure
+               a model: neither
     disagreement  also ask the model about mirrored and shifted slices, and the shipped models of the other families,
                and say how far their answers lie apart; takes some three times as long
     progress   called with (share done, stage) after every batch of slices
@@ -148,7 +149,7 @@ def correct(
     run = ask(corrector, corrector_sees, progress=_part(progress, 0.0, share))
     residual = run.residual[original]
     apart, how = nowhere(stack) if disagreement else (None, None)
-    if motion.correct and not force and (line := _too_little(residual, volume, head, card)):
+    if motion.correct and gate and not force and (line := _too_little(residual, volume, head, card)):
         motion, panel = motion.overruled(line), None
         residual = np.zeros_like(residual)
         if progress:

@@ -67,8 +67,9 @@ class Panel:
 
     @property
     def sums(self) -> list[str]:
-        """The sha256 of the weights, the model's own first."""
-        return [card["sha256"] for _, card in (self.model, *self.others)]
+        """The sha256 of the weights and the views that each is asked about, the model's own first."""
+        cards = [card for _, card in (self.model, *self.others)]
+        return [" ".join([card["sha256"], *map(json.dumps, card.get("views", []))]) for card in cards]
 
     def answers(self, first: np.ndarray, stack: np.ndarray, ask: Ask) -> Iterator[np.ndarray]:
         """As many arrays of the stack's shape as the panel is long, beginning with ``first``, the model's own answer.

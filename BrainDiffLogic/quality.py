@@ -180,7 +180,7 @@ def assess(volume: Image, mask: Image | None = None, tissues: Tissues | None = N
     head = _mask(mask, scan) if mask is not None else head_mask(scan.array)
     reasons: dict[str, str] = {}
     air = scan.array[~head]
-    measured = air.size > 0 and np.count_nonzero(air) >= AIR_SHARE * air.size
+    measured = has_measured_air(scan.array, head)
     if not measured:
         reasons |= dict.fromkeys(("efc", "fber"), NO_AIR)
     numbers = _tissue_metrics(scan, tissues, float(np.std(air)) if measured else 0.0, reasons)
@@ -196,6 +196,12 @@ def assess(volume: Image, mask: Image | None = None, tissues: Tissues | None = N
         reasons=reasons,
         **numbers,
     )
+
+
+def has_measured_air(array: np.ndarray, head: np.ndarray) -> bool:
+    """Whether the air around a head (I, J, K) holds what was measured, and was not set to 0 by a mask."""
+    air = array[~head]
+    return bool(air.size > 0 and np.count_nonzero(air) >= AIR_SHARE * air.size)
 
 
 def _tissue_metrics(scan: Volume, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]) -> dict[str, float]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.evaluation.pairs import Pair
 
 SUITES = ("quality", "safety")
 
@@ -22,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all that are available)")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
     add("--views", action="store_true", help="also each model's mean answer to mirrored and shifted slices")
+    add("--gated", action="store_true", help="also the default model as a user gets it: with the motion gate")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--suite", default="quality", choices=SUITES, help="quality on pairs (default), or that no harm is done")
     register = "lay the reference onto the moved scan first (default: with --bids)"
@@ -43,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
         pairs = read_pairs(args.pairs, aligned=not register and args.suite == "quality")
     build_methods(args.models, args.device, args.views)
     if args.suite == "safety":
-        return _safety(args, list(dict.fromkeys(pair.reference for pair in pairs)))
+        return _safety(args, pairs)
 
     from BrainDiffLogic.evaluation.report import MARKDOWN, write_report
     from BrainDiffLogic.evaluation.run import Setting, evaluate
 
-    setting = Setting(tuple(args.models) if args.models else None, args.device, register, args.views)
+    setting = Setting(tuple(args.models) if args.models else None, args.device, register, args.views, args.gated)
     with shown_progress() as progress:
         rows = evaluate(pairs, args.out, setting, args.jobs, progress)
     page = write_report(args.out, rows, [*notes, _about(len(pairs), register)])
@@ -61,15 +67,21 @@ def _about(count: int, register: bool) -> str:
     return f"{count} pairs; {how if register else 'taken to lie on each other, nothing is registered'}."
 
 
-def _safety(args: argparse.Namespace, references: list[Path]) -> int:
-    """The suite of checks that no harm is done, on the still scans."""
+def _safety(args: argparse.Namespace, pairs: Sequence[Pair]) -> int:
+    """The suite of checks that no harm is done, on the first still scan of each subject."""
     from BrainDiffLogic.evaluation.methods import build_methods
     from BrainDiffLogic.evaluation.run import prepare_folder
     from BrainDiffLogic.evaluation.safety.suite import run_safety
     from BrainDiffLogic.images import read_volume
 
+    given = {"--jobs": args.jobs > 1, "--gated": args.gated, "--register": args.register}
+    if too_much := ", ".join(option for option, there in given.items() if there):
+        raise InputError(f"{too_much}: no part of --suite safety, which looks at one still scan after the other")
     prepare_folder(args.out)
-    heads = [read_volume(path) for path in references]
+    references: dict[str, Path] = {}
+    for pair in pairs:
+        references.setdefault(pair.subject, pair.reference)
+    heads = [read_volume(path) for path in dict.fromkeys(references.values())]
     with shown_progress() as progress:
         report = run_safety(build_methods(args.models, args.device, args.views), heads, args.out, progress)
     print(f"{report.read_text(encoding='utf-8')}\nwritten: {report}")

@@ -22,10 +22,13 @@ CONVENTION = (
     "mask, summed over the slices; HFEN: 3D Laplacian of Gaussian, sigma 1.5 voxels, relative to the reference's, in "
     "the mask; worst slice: the lowest mean SSIM of a sagittal slice; of registered pairs the mask ends where the "
     "reference's field of view does; CJV, SNR: tissue masks found on the reference; FBER: its head mask; AES: at the "
-    "image's own Canny edges, on its own scale; EFC: whole volume"
+    "image's own Canny edges, on its own scale; EFC: whole volume; EFC and FBER of no image whose reference has no "
+    "measured air"
 )
 AGAINST_REFERENCE = ("psnr", "ssim", "mre", "vif", "hfen", "tenengrad_ratio", "worst_slice_ssim")
 WITHOUT_REFERENCE = ("cjv", "efc", "fber", "snr_total", "aes")
+OF_AIR = ("efc", "fber")
+"""Metrics that need measured air; what motion leaves in masked air is none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Yardstick:
         if inside is not None:
             self.mask &= inside
         self.tissues = _tissues(reference)
+        self._air = quality.has_measured_air(reference.array, self.mask)
         self._low, self._high = np.percentile(reference.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
 
     def numbers(self, image: Volume) -> Numbers:
@@ -87,7 +91,8 @@ class Yardstick:
     def without_reference(self, image: Volume) -> Numbers:
         """``WITHOUT_REFERENCE`` of a volume on the grid: the reference's own are what a correction should reach."""
         assessed = quality.assess(image, self.mask, self.tissues)
-        return {name: getattr(assessed, name) for name in WITHOUT_REFERENCE}
+        found = {name: getattr(assessed, name) for name in WITHOUT_REFERENCE}
+        return found if self._air else found | dict.fromkeys(OF_AIR, float("nan"))
 
     def _scaled(self, volume: Volume) -> np.ndarray:
         return ((volume.array - self._low) / (self._high - self._low)).astype(np.float32)

@@ -13,6 +13,7 @@ from BrainDiffLogic import checkpoints
 from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.reproduction import denoisers
+from BrainDiffLogic.severity.weights import shipped_weights
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ Method = Callable[[Volume], np.ndarray]
 """A moved volume to an (I, J, K) array on its grid, in its units; raises Refused outside its domain."""
 
 NOTHING, GAUSSIAN, NON_LOCAL_MEANS, ENSEMBLE = "do nothing", "Gaussian", "non-local means", "ensemble"
-VIEWED = ", views"
-"""Follows a model's name in its row with test-time augmentation."""
+VIEWED, GATED = ", views", ", gated"
+"""Follow a model's name in its row with test-time augmentation, and as it corrects by default."""
 
 
 def nothing(volume: Volume) -> np.ndarray:
@@ -42,23 +43,24 @@ def non_local_means(volume: Volume) -> np.ndarray:
 
 
 class ModelMethod:
-    """A correction model as a method, without the motion gate: the model is measured, not the decision to use it.
+    """A correction model as a method: all that it finds, without the decision whether to use it.
 
     model   name or .safetensors file; loaded at the first call
     device  as in ``correction.correct``
     views   ask it about mirrored and shifted slices too and take the mean: test-time augmentation
+    gated   as a user gets it: unchanged where the motion gate or the card's least_change says so
     The last answer is kept, so that the ensemble need not ask again.
     """
 
-    def __init__(self, model: str | Path, device: str = "auto", views: bool = False) -> None:
+    def __init__(self, model: str | Path, device: str = "auto", views: bool = False, gated: bool = False) -> None:
         self.path = checkpoints.find_checkpoint(model)
-        self.device, self.views = device, views
+        self.device, self.views, self.gated = device, views, gated
         self._last: tuple[Volume, np.ndarray] | None = None
 
     @property
     def name(self) -> str:
         """What the row is called."""
-        return self.path.stem + VIEWED * self.views
+        return self.path.stem + VIEWED * self.views + GATED * self.gated
 
     @cached_property
     def model(self) -> tuple[Corrector, Card]:
@@ -77,7 +79,7 @@ class ModelMethod:
         from BrainDiffLogic.correction import correct
 
         if self._last is None or self._last[0] is not volume:
-            self._last = volume, correct(volume, self.model, device=self.device, gate=False).corrected.array
+            self._last = volume, correct(volume, self.model, device=self.device, gate=self.gated).corrected.array
         return self._last[1]
 
 
@@ -93,13 +95,14 @@ class Ensemble:
 
 
 def build_methods(
-    models: Iterable[str | Path] | None = None, device: str = "auto", views: bool = False
+    models: Iterable[str | Path] | None = None, device: str = "auto", views: bool = False, gated: bool = False
 ) -> dict[str, Method]:
     """Every row by its name: doing nothing, the denoisers, the models, and of two models or more their ensemble.
 
     models  names or .safetensors files; None: all that are available
     device  "auto", "cpu", "cuda" or "mps", for the models
     views   also a row for each model with test-time augmentation
+    gated   also a row for the default model, or the first where it is not among them, as a user gets it
     Raises InputError for an unknown model or device, or two rows of one name.
     """
     rows: dict[str, Method] = {NOTHING: nothing, GAUSSIAN: gaussian, NON_LOCAL_MEANS: non_local_means}
@@ -108,7 +111,11 @@ def build_methods(
         from BrainDiffLogic.inference import choose_device
 
         choose_device(device)
-    for model in found + [ModelMethod(model.path, device, views=True) for model in found if views]:
+    more = [ModelMethod(model.path, device, views=True) for model in found if views]
+    if gated and found:
+        usual = [model.path for model in found if model.path.stem == checkpoints.DEFAULT_MODEL] or [found[0].path]
+        more.append(ModelMethod(usual[0], device, gated=True))
+    for model in found + more:
         if model.name in (*rows, ENSEMBLE):
             raise InputError(f"{model.path}: there is a row {model.name!r} already; rename the file and its card")
         rows[model.name] = model
@@ -119,10 +126,17 @@ def build_methods(
 
 def made_by(methods: dict[str, Method]) -> dict[str, Any]:
     """What the result of each method depends on beside the volume: the sha256 of its weights, and how they correct."""
-    sources = {}
+    sources: dict[str, Any] = {}
     for name, method in methods.items():
         members = method.members if isinstance(method, Ensemble) else [method]
-        cards = [checkpoints.read_card(member.path) for member in members if isinstance(member, ModelMethod)]
-        how = ("sha256", "views", "least_change")
-        sources[name] = [card[entry] for card in cards for entry in how if entry in card]
+        sources[name] = [part for member in members if isinstance(member, ModelMethod) for part in _made_by(member)]
     return sources
+
+
+def _made_by(method: ModelMethod) -> list[Any]:
+    card = checkpoints.read_card(method.path)
+    parts = [card[entry] for entry in ("sha256", "views") if entry in card]
+    if method.gated:
+        gate = shipped_weights()
+        parts += [card.get("least_change", 0.0), checkpoints.read_card(gate)["sha256"] if gate else None]
+    return parts

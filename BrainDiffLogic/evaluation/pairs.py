@@ -17,10 +17,13 @@ import numpy as np
 from BrainDiffLogic.cohort import bids
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import READABLE, file_suffix
+from BrainDiffLogic.motion.kspace import PE_AXES
 
 REQUIRED = ("moved", "reference", "subject")
 FACTS = ("severity_mm", "scanner", "pe_axis", "plane", "simulator", "group")
 """Columns that pairs may be grouped by; severity_mm is the mean RMS displacement (``motion.trajectory``)."""
+PLANES = {"AP": "in-plane", "SI": "in-plane", "LR": "through-plane"}
+"""Where the phase-encode lines lie beside the sagittal slices, which are corrected."""
 NIFTI = (".nii", ".nii.gz")
 
 
@@ -193,10 +196,23 @@ def _facts(scan: bids.Scan) -> dict[str, str]:
         content: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
     except (OSError, ValueError) as error:
         raise InputError(f"{sidecar}: not a readable sidecar ({error}); repair or remove it") from None
+    axis = content.get("PhaseEncodingAxis") or _patient_axis(scan.path, content.get("PhaseEncodingDirection"))
     scanner = " ".join(str(content[key]) for key in ("Manufacturer", "ManufacturersModelName") if content.get(key))
     facts = {
         "severity_mm": content.get("MotionSeverityMillimetres"), "scanner": scanner,
-        "pe_axis": content.get("PhaseEncodingAxis"), "group": scan.level,
+        "pe_axis": axis, "plane": PLANES.get(str(axis)), "group": scan.level,
         "simulator": "BrainDiff" if content.get("MotionSimulated") else None,
     }  # fmt: skip
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def _patient_axis(image: Path, direction: Any) -> str | None:
+    """The patient axis of BIDS's PhaseEncodingDirection ("j-": the second array axis), None where it is not said."""
+    array_axis = str(direction or "")[:1]
+    if array_axis not in ("i", "j", "k"):
+        return None
+    try:
+        along = nib.Nifti1Image.from_filename(image).affine[:3, "ijk".index(array_axis)]
+    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{image}: cannot be read ({error}); get the file again") from None
+    return list(PE_AXES)[int(np.argmax(np.abs(along)))]  # in the order of RAS

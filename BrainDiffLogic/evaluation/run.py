@@ -38,16 +38,18 @@ class Setting:
     device    where they run
     register  lay the still scan onto the moved one first (real pairs; simulated ones lie on each other)
     views     measure each model with test-time augmentation as well
+    gated     measure the default model as a user gets it as well, see ``methods.build_methods``
     """
 
     models: tuple[str, ...] | None = None
     device: str = "auto"
     register: bool = False
     views: bool = False
+    gated: bool = False
 
     def methods(self) -> dict[str, Method]:
         """Every method by its name."""
-        return build_methods(self.models, self.device, self.views)
+        return build_methods(self.models, self.device, self.views, self.gated)
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from scipy import stats
 from BrainDiffLogic.evaluation.measures import AGAINST_REFERENCE, WITHOUT_REFERENCE
 from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.run import MEASURED, REFERENCE, REFUSED
-from BrainDiffLogic.evaluation.strata import Stratum, severity_of, strata
+from BrainDiffLogic.evaluation.strata import STILL, Stratum, severity_of, strata
 
 CONFIDENCE = 0.95
 RESAMPLES, SEED = 2000, 20060101
@@ -28,7 +28,8 @@ STATISTICS = (
     "changes are against doing nothing on the same volumes, p of the paired Wilcoxon signed-rank test over subjects, "
     f"two-sided, exact up to {EXACT}, not corrected for the number of tests, none below {FEWEST} subjects; worse: the "
     "MRE of a volume, or its mean over a subject's volumes, exceeds that of doing nothing (volumes of severity 0 not "
-    "counted); SSIM fell, smoothing: the mean SSIM fell, or rose while sharpness was lost"
+    "counted); PSNR: volumes of severity 0 count in their own stratum alone; the test leaves out changes of exactly 0; "
+    "SSIM fell, smoothing: the mean SSIM fell, or rose while sharpness was lost"
 )
 
 Interval = tuple[float, float]
@@ -81,7 +82,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
 def _summary(
     stratum: Stratum, method: str, rows: list[Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]]
 ) -> Summary:
-    done = [row for row in rows if row["status"] in (MEASURED, REFERENCE)]
+    done = [_counted(row, stratum) for row in rows if row["status"] in (MEASURED, REFERENCE)]
     refused = sum(row["status"] == REFUSED for row in rows)
     names = WITHOUT_REFERENCE if method == REFERENCE else (*AGAINST_REFERENCE, *WITHOUT_REFERENCE)
     values = {name: _estimate(_over_subjects(done, name)) for name in names}
@@ -99,9 +100,15 @@ def _summary(
     )  # fmt: skip
 
 
-def is_worse(after: float, before: float, tolerance: float = 0.0) -> bool:
-    """Whether an error exceeds the one before, by more than the share ``tolerance`` of it."""
-    return after > before * (1 + tolerance) + ROUNDING
+def _counted(row: Mapping[str, Any], stratum: Stratum) -> Mapping[str, Any]:
+    """The row without its PSNR where the scan is still and others are not: its PSNR has no limit but that set."""
+    still = severity_of(row) == 0 and stratum.value != STILL
+    return {**row, "psnr": None} if still else row
+
+
+def is_worse(after: float, before: float) -> bool:
+    """Whether an error exceeds the one before."""
+    return after > before + ROUNDING
 
 
 def _share(hits: list[bool]) -> float | None:

@@ -13,7 +13,7 @@ SEVERITY = "severity_mm"
 STILL = "still"
 AIM_MM, HARM_MM = (1.0, 4.0), 1.0
 """Where most is asked of a correction, and above which it must make no volume worse."""
-SUMMARIES = ("1-4", "above 1")
+SUMMARIES = ("below 1", "1-4", "above 1")
 SEVERITY_GROUPS = (STILL, *STRATUM_NAMES, *SUMMARIES)
 ALL = "all"
 
@@ -39,7 +39,7 @@ class Stratum:
 def strata(rows: Sequence[Mapping[str, Any]]) -> list[Stratum]:
     """The strata of the pairs of ``rows``: of a fact those where pairs differ in it, of the severity all.
 
-    Severity: without motion, the five strata of ``motion.trajectory``, and two that sum up; they overlap.
+    Severity: without motion, the five strata of ``motion.trajectory``, and three that sum up; they overlap.
     """
     pairs = {row["name"]: row for row in rows}
     return [Stratum(ALL, ALL, frozenset(pairs)), *_by_severity(pairs), *_by_fact(pairs)]
@@ -51,7 +51,9 @@ def in_severity_group(severity: float, group: str) -> bool:
         return severity == 0 and group == STILL
     if group == "1-4":
         return AIM_MM[0] <= severity < AIM_MM[1]
-    return severity > HARM_MM if group == "above 1" else stratum(severity) == group
+    if group in ("below 1", "above 1"):
+        return severity < HARM_MM if group == "below 1" else severity > HARM_MM
+    return stratum(severity) == group
 
 
 def severity_of(row: Mapping[str, Any]) -> float | None:

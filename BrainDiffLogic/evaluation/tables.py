@@ -14,6 +14,7 @@ from BrainDiffLogic.evaluation.strata import Stratum
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "near 1": "1 is as sharp as the reference"}
 MISSING = "-"
+REFUSALS = "Rows with refused volumes are means over the others: compare them by their changes, on the same volumes."
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def _quality(group: Sequence[Summary]) -> Table:
         for item in group if item.method != REFERENCE
     ]  # fmt: skip
     columns = [Column("method"), *counts, *_columns(AGAINST_REFERENCE), *harm]
-    return Table("Against the reference", columns, lines, _few(group))
+    notes = [*_few(group), *([REFUSALS] if any(item.refused for item in group) else [])]
+    return Table("Against the reference", columns, lines, notes)
 
 
 def _changes(group: Sequence[Summary]) -> Table:

@@ -22,7 +22,7 @@ from BrainDiffLogic.cohort.pairing import Alignment
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import run as engine
 from BrainDiffLogic.evaluation.measures import CONVENTION
-from BrainDiffLogic.evaluation.methods import build_methods, made_by
+from BrainDiffLogic.evaluation.methods import ModelMethod, build_methods, made_by
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.strips import PANELS, write_strip
 from BrainDiffLogic.volume import Volume
@@ -285,6 +285,20 @@ def test_the_ensemble_adds_the_mean_of_the_changes(tmp_path: Path, a_head: Volum
     assert np.abs(changes[0]).max() > 0
 
 
+def test_the_gated_row_is_the_model_as_a_user_gets_it(a_head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("BrainDiffLogic.severity.weights.shipped_weights", lambda: None)
+    rows = build_methods([MODEL], "cpu", gated=True)
+    assert list(rows)[3:] == [MODEL, f"{MODEL}, gated"]
+    gated = rows[f"{MODEL}, gated"]
+    assert isinstance(gated, ModelMethod)
+    gated.model = (gated.model[0], {**gated.model[1], "least_change": 1.0})
+    assert np.array_equal(gated(a_head), a_head.array)
+    assert not np.array_equal(rows[MODEL](a_head), a_head.array)
+    made = made_by(rows)
+    assert made[f"{MODEL}, gated"][: len(made[MODEL])] == made[MODEL]
+    assert len(made[f"{MODEL}, gated"]) > len(made[MODEL])
+
+
 def test_a_row_with_views_for_each_model_and_none_of_them_in_the_ensemble(tmp_path: Path, a_head: Volume) -> None:
     rows = build_methods([MODEL, save_tiny(tmp_path / "other.safetensors")], "cpu", views=True)
     assert list(rows)[3:] == [MODEL, "other", f"{MODEL}, views", "other, views", "ensemble"]
@@ -331,9 +345,17 @@ def a_safety_suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
     yield seen
 
 
-def test_the_safety_suite_gets_each_still_scan_once(a_table: Path, a_safety_suite: dict, capsys) -> None:
+def test_the_safety_suite_gets_a_still_scan_of_each_subject(a_table: Path, a_safety_suite: dict, capsys) -> None:
     out = a_table.parent / "safety"
     options = ["--suite", "safety", "--device", "cpu"]
     assert braindiff("evaluate", "--pairs", a_table, "--out", out, *options) == 0
     assert a_safety_suite == {"methods": [*ROWS, MODEL], "heads": 1}
     assert "all checks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--jobs", "2"], ["--gated"], ["--register"]])
+def test_what_the_safety_suite_does_not_do_is_said(a_table: Path, a_safety_suite: dict, capsys, option: list) -> None:
+    out = a_table.parent / "safety"
+    assert braindiff("evaluate", "--pairs", a_table, "--out", out, "--suite", "safety", *option) == 2
+    assert f"{option[0]}: no part of --suite safety" in capsys.readouterr().err
+    assert not out.exists()

@@ -163,17 +163,20 @@ def test_values_that_float32_cannot_hold_are_kept(dtype: str) -> None:
 # Progress, cancelling, report
 
 
-def test_a_model_that_finds_less_than_its_card_asks_for_returns_the_input_bit_for_bit() -> None:
+def test_a_model_that_finds_less_than_its_card_asks_for_returns_the_input_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("BrainDiffLogic.severity.weights.shipped_weights", lambda: None)  # no gate before it
     volume = small_head()
     plain = correct(volume, MODEL, device="cpu", gate=False)
     change = np.abs(plain.difference.array[plain.finding.head]).mean() / plain.report["intensity_scale"]
     shares: list[float] = []
     cards = [{**CARD, "least_change": float(change) * factor} for factor in (1.01, 0.99)]
     below = correct(
-        volume, (MODEL[0], cards[0]), device="cpu", gate=False, disagreement=True,
+        volume, (MODEL[0], cards[0]), device="cpu", disagreement=True,
         progress=lambda share, _: shares.append(share),
     )  # fmt: skip
-    above = correct(volume, (MODEL[0], cards[1]), device="cpu", gate=False)
+    above = correct(volume, (MODEL[0], cards[1]), device="cpu")
     np.testing.assert_array_equal(below.corrected.array, volume.array)
     np.testing.assert_array_equal(above.corrected.array, plain.corrected.array)
     assert (below.report["gate"], above.report["gate"]) == ("returned unchanged", "off")
@@ -185,6 +188,11 @@ def test_a_model_that_finds_less_than_its_card_asks_for_returns_the_input_bit_fo
 def test_force_applies_what_is_less_than_the_card_asks_for() -> None:
     card = {**CARD, "least_change": 1.0}
     assert correct(small_head(), (MODEL[0], card), device="cpu", force=True).difference.array.any()
+
+
+def test_a_model_is_measured_with_all_that_it_finds() -> None:
+    card = {**CARD, "least_change": 1.0}
+    assert correct(small_head(), (MODEL[0], card), device="cpu", gate=False).difference.array.any()
 
 
 def test_progress_grows_to_one() -> None:

@@ -97,6 +97,14 @@ def test_a_calibration_holds_for_its_own_panel_only(tmp_path: Path, monkeypatch:
     assert Calibration.of(["b", "a"]) is None and Calibration.of(["a"]) is None
 
 
+def test_a_calibration_does_not_hold_for_the_same_weights_asked_otherwise() -> None:
+    card = {"sha256": "a"}
+    plain = Panel((MODEL[0], card), []).sums
+    seen = Panel((MODEL[0], card | {"views": [{"mirrored": True}]}), []).sums
+    moved = Panel((MODEL[0], card | {"views": [{"mirrored": True, "shift": [1, 0]}]}), []).sums
+    assert plain == ["a"] and len({*plain, *seen, *moved}) == 3
+
+
 def test_the_shipped_calibration_is_that_of_the_shipped_default() -> None:
     from BrainDiffLogic.checkpoints import DEFAULT_MODEL, load_checkpoint
 

@@ -142,6 +142,14 @@ def test_nothing_is_measured_where_the_reference_has_no_field_of_view(a_noisy_pa
     assert Yardstick(still).numbers(still.with_array(spoilt))["mre"] > 0
 
 
+def test_what_motion_leaves_in_masked_air_is_not_measured_as_air(a_noisy_pair: tuple[Volume, Volume]) -> None:
+    moved, still = a_noisy_pair
+    masked = still.with_array(np.where(head_mask(still.array), still.array, 0))
+    assert not np.isnan(assess(moved).efc)
+    found = Yardstick(masked).numbers(moved)
+    assert np.isnan(found["efc"]) and np.isnan(found["fber"]) and not np.isnan(found["aes"])
+
+
 def test_without_tissues_on_the_reference_cjv_is_missing_and_the_rest_is_there(a_head: Volume) -> None:
     one_grey = a_head.with_array(np.where(head_mask(a_head.array), np.float32(500), np.float32(0)))
     found = Yardstick(one_grey).numbers(one_grey)

@@ -109,6 +109,24 @@ def test_a_bids_folder_gives_its_pairs_with_the_facts_of_the_sidecars(tmp_path: 
     assert pair.reference.name == "sub-01_acq-standard_T1w.nii.gz"
     assert pair.facts["scanner"] == "Siemens Prisma" and pair.facts["group"] == "headmotion1"
     assert pair.facts["simulator"] == "BrainDiff"
+    assert (pair.facts["pe_axis"], pair.facts["plane"]) == ("AP", "in-plane")
+
+
+@pytest.mark.parametrize(
+    ("direction", "axis", "plane"),
+    [("i", "SI", "in-plane"), ("j-", "LR", "through-plane"), ("k", "AP", "in-plane"), ("x", None, None)],
+)
+def test_the_phase_encode_axis_of_bids_is_brought_to_the_patient(
+    tmp_path: Path, direction: str, axis: str | None, plane: str | None
+) -> None:
+    a_scan_in(tmp_path, "01", "standard")
+    a_scan_in(tmp_path, "01", "headmotion1", PhaseEncodingDirection=direction)
+    affine = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])  # array axes along I, R and A
+    for level in ("standard", "headmotion1"):
+        path = tmp_path / "sub-01" / "anat" / f"sub-01_acq-{level}_T1w.nii.gz"
+        write_volume(Volume(np.arange(64, dtype=np.float32).reshape(4, 4, 4), affine), path)
+    ((pair,), _) = find_pairs(tmp_path)
+    assert (pair.facts.get("pe_axis"), pair.facts.get("plane")) == (axis, plane)
 
 
 def test_a_still_scan_that_was_rated_bad_is_no_reference(tmp_path: Path) -> None:

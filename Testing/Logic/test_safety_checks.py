@@ -19,7 +19,7 @@ from BrainDiffLogic.evaluation.safety.clean_scan import check_clean_scan
 from BrainDiffLogic.evaluation.safety.equivariance import check_equivariance
 from BrainDiffLogic.evaluation.safety.idempotence import check_idempotence
 from BrainDiffLogic.evaluation.safety.implanted_lesions import check_implanted_lesions
-from BrainDiffLogic.evaluation.safety.out_of_domain import check_out_of_domain, notes_of
+from BrainDiffLogic.evaluation.safety.out_of_domain import ITSELF, check_out_of_domain, notes_of
 from BrainDiffLogic.evaluation.safety.outcome import Outcome
 from BrainDiffLogic.evaluation.safety.remembered import Remembered
 from BrainDiffLogic.evaluation.safety.suite import CHECKS, Check
@@ -170,15 +170,26 @@ def test_a_change_that_depends_on_the_place_in_the_image_fails_every_shift() -> 
 
 
 def test_a_blur_changes_every_other_image_without_a_word() -> None:
-    assert len(failures(check_out_of_domain, gaussian)) == len(check_out_of_domain(nothing, a_brain_scene()))
+    everything = [outcome.case for outcome in check_out_of_domain(nothing, a_brain_scene())]
+    assert failures(check_out_of_domain, gaussian) == [case for case in everything if case != ITSELF]
 
 
-def test_a_method_that_refuses_passes() -> None:
+def test_a_method_that_refuses_passes_but_not_on_the_head_that_it_is_made_for() -> None:
     def refuse(volume: Volume) -> np.ndarray:
         raise Refused("scan.nii: not a head")
 
     found = check_out_of_domain(refuse, a_brain_scene())
-    assert all(outcome.passed and outcome.note == "refused: scan.nii: not a head" for outcome in found)
+    assert all(outcome.note == "refused: scan.nii: not a head" for outcome in found)
+    assert [outcome.case for outcome in found if not outcome.passed] == [ITSELF]
+
+
+def test_what_a_model_notes_of_the_head_itself_is_no_flag_for_other_images(tmp_path: Path) -> None:
+    finer = {**T1_INPUT, "spacing_mm": [0.1, 0.2]}  # every image is noted as coarser than that
+    method = ModelMethod(save_tiny(tmp_path / "t1.safetensors", input=finer), "cpu")
+    found = outcomes(check_out_of_domain, method)
+    assert not found[ITSELF].passed and found[ITSELF].note
+    notes = notes_of(method, a_brain_scene().still)
+    assert all(note not in found[case].note for case in found if case != ITSELF for note in notes)
 
 
 def test_a_model_refuses_or_flags_all_but_the_brain_that_its_card_names(tmp_path: Path) -> None:

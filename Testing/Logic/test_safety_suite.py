@@ -81,6 +81,10 @@ def test_a_method_that_refuses_a_scan_of_a_check_has_not_passed_it_and_stops_not
     found = {(row["method"], row["check"]): (row["passed"], row["note"]) for row in rows}
     assert found["picky", "size"] == ("False", "refused: voxels too large")
     assert found["do nothing", "size"][0] == "True"
+    report = (tmp_path / "safety.md").read_text()
+    assert "| picky | 0 of 3 | infinite (2), size (1) |" in report  # of "size" the case that others have
+    assert "| do nothing | 1 of 3 | infinite (2) |" in report
+    assert "refused FAIL" in report
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str]) -> None:

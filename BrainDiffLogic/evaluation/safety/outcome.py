@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+ALL_SCANS = "all scans"
+"""The case of a check that a method did not get through, because it refused one of its scans."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -13,7 +13,7 @@ from typing import Any
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.delivery import staged_outputs
-from BrainDiffLogic.evaluation.safety.outcome import Outcome
+from BrainDiffLogic.evaluation.safety.outcome import ALL_SCANS, Outcome
 
 REPORT = "safety.md"
 COLUMNS = ("head", "method", "check", "case", "number", "relation", "limit", "unit", "passed", "note")
@@ -74,15 +74,17 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _summary(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    """How many cases each method passed on every head; of a check that it refused on one, it passed none."""
     lines = ["| method | passed | failed checks |", "| --- | ---: | --- |"]
+    known = dict.fromkeys((row.outcome.check, row.outcome.case) for row in rows)
+    done = {check for check, case in known if case != ALL_SCANS}
+    cases = [(check, case) for check, case in known if case != ALL_SCANS or check not in done]
     for method in methods:
-        groups: dict[tuple[str, str], list[bool]] = {}
-        for row in rows:
-            if row.method == method:
-                groups.setdefault((row.outcome.check, row.outcome.case), []).append(row.outcome.passed)
-        failed = [check for (check, _), passed in groups.items() if not all(passed)]
+        mine = [row.outcome for row in rows if row.method == method]
+        bad = {(outcome.check, outcome.case) for outcome in mine if not outcome.passed}
+        failed = [check for check, case in cases if {(check, case), (check, ALL_SCANS)} & bad]
         counts = [f"{check} ({failed.count(check)})" for check in dict.fromkeys(failed)]
-        lines.append(f"| {method} | {len(groups) - len(failed)} of {len(groups)} | {', '.join(counts) or '-'} |")
+        lines.append(f"| {method} | {len(cases) - len(failed)} of {len(cases)} | {', '.join(counts) or '-'} |")
     return lines
 
 
@@ -103,7 +105,9 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
     shown = worst(outcomes)
     verdict = PASSED if all(outcome.passed for outcome in outcomes) else FAILED
     how = shown.note.partition(":")[0] if shown.note.startswith(("refused", "flagged")) else ""
-    return how or f"{shown.number:.4g} {verdict}"
+    if how:
+        return how if verdict == PASSED else f"{how} {verdict}"
+    return f"{shown.number:.4g} {verdict}"
 
 
 def _remark(row: Row) -> str:

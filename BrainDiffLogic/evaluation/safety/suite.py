@@ -24,7 +24,7 @@ from BrainDiffLogic.evaluation.safety import (
     out_of_domain,
     tissue_volumes,
 )
-from BrainDiffLogic.evaluation.safety.outcome import Outcome
+from BrainDiffLogic.evaluation.safety.outcome import ALL_SCANS, Outcome
 from BrainDiffLogic.evaluation.safety.remembered import Remembered
 from BrainDiffLogic.evaluation.safety.report import Row, write_report
 from BrainDiffLogic.evaluation.safety.scene import Scene, build_scene
@@ -44,7 +44,7 @@ CHECKS: dict[str, Check] = {
     out_of_domain.CHECK: out_of_domain.check_out_of_domain,
 }
 """In the order of the report. Each takes a method and a head's scene and gives numbers with their limits."""
-FORMAT = 1
+FORMAT = 2
 """Of a check's answer: another number where a check, its limit or the scene has changed, so that it is run again."""
 FOLDER = "safety"
 SEED = 5
@@ -104,7 +104,7 @@ def _outcomes(check: str, method: Method, scene: Scene) -> list[Outcome]:
     try:
         return CHECKS[check](method, scene)
     except Refused as error:
-        return [Outcome(check, "all scans", math.nan, 0.0, False, "", f"refused: {error}")]
+        return [Outcome(check, ALL_SCANS, math.nan, 0.0, False, "", f"refused: {error}")]
 
 
 def _names(heads: Sequence[Volume]) -> list[str]:
