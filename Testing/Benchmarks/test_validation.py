@@ -1,51 +1,74 @@
-"""The results table counts what it says it counts."""
+"""The validation cases are what they say, and the cards get the numbers of the evaluations."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
-from validation import cases, in_stratum, markdown, table, write_pairs
+from cards import markdown, rows_of, safety_of
+from validation import cases, files_of, write_pairs
 
 from BrainDiffLogic import write_volume
+from BrainDiffLogic.evaluation.measures import METRICS
 from BrainDiffLogic.evaluation.pairs import read_pairs
+from BrainDiffLogic.evaluation.report import write_report
+from BrainDiffLogic.evaluation.run import MEASURED, PICTURES
+from BrainDiffLogic.evaluation.strata import in_severity_group
 from BrainDiffLogic.volume import Volume
 
 
-def a_row(case: str, method: str, severity: float, mre: float) -> dict[str, str]:
-    return {"case": case, "method": method, "severity": str(severity), "mre": str(mre), "psnr": "20", "ssim": "0.8",
-            "tenengrad_ratio": "1"}  # fmt: skip
+def a_row(name: str, method: str, severity: float, mre: float) -> dict[str, object]:
+    known = {"name": name, "subject": name, "method": method, "status": MEASURED, "note": "", "severity_mm": severity}
+    return {**dict.fromkeys(METRICS, 0.5), **known, "mre": mre}
 
 
-def test_a_volume_is_worse_above_1_mm_by_any_amount_and_below_by_more_than_1_percent() -> None:
-    rows = []
-    for case, severity, after in (("a", 2, 0.1001), ("b", 3, 0.09), ("c", 0.6, 0.1009), ("d", 0.7, 0.102)):
-        rows += [a_row(case, "do nothing", severity, 0.1), a_row(case, "corrector", severity, after)]
-    worse = {(r["severity"], r["method"]): r["worse_than_input"] for r in table(rows)}
-    assert worse["all above 1 mm", "corrector"] == 0.5
-    assert worse["all below 1 mm", "corrector"] == 0.5
-    assert worse["all above 1 mm", "do nothing"] == 0
-    assert worse["0.5-1", "corrector"] == 0.5
-
-
-def test_means_are_over_the_volumes_of_a_stratum() -> None:
-    rows = [a_row(case, "do nothing", severity, mre) for case, severity, mre in (("a", 2.5, 0.1), ("b", 3.5, 0.3))]
-    [mean] = [row for row in table(rows) if row["severity"] == "2-4"]
-    assert mean["mre"] == pytest.approx(0.2) and mean["volumes"] == 2
-    assert "| 2-4 | do nothing | 2 | 20.00 | 0.800 | 0.200 | 1.000 | 0 % |" in markdown([mean])
-
-
-def test_every_case_lies_in_one_stratum() -> None:
+def test_every_case_lies_in_one_stratum_and_on_one_side_of_1_mm() -> None:
     for case in cases():
-        assert sum(in_stratum(case.severity, name) for name in ("still", "<0.5", "0.5-1", "1-2", "2-4", ">4")) == 1
+        for groups in (("still", "<0.5", "0.5-1", "1-2", "2-4", ">4"), ("still", "below 1", "above 1")):
+            assert sum(in_severity_group(case.severity, group) for group in groups) == 1
+    assert len({case.name for case in cases()}) == len(list(cases()))
 
 
 def test_the_cases_that_are_there_are_listed_for_evaluate(tmp_path: Path) -> None:
-    (tmp_path / "cases").mkdir()
     volume = Volume(np.arange(27, dtype=np.float32).reshape(3, 3, 3), np.eye(4))
-    for part in ("moved", "still"):
-        write_volume(volume, tmp_path / "cases" / f"pycortex-S1_nod-1.2mm-AP_{part}.nii.gz")
-    write_pairs(tmp_path)
-    [pair] = read_pairs(tmp_path / "pairs.csv")
-    assert (pair.subject, pair.severity, pair.facts["scanner"]) == ("pycortex-S1", 1.2, "pycortex")
+    chosen = [case for case in cases() if case.subject == "pycortex-S1" and case.pe_axis == "LR"]
+    for file in files_of(chosen[0], tmp_path):
+        file.parent.mkdir(exist_ok=True)
+        write_volume(volume, file)
+    [pair] = read_pairs(write_pairs(tmp_path))
+    assert (pair.subject, pair.severity, pair.facts["scanner"]) == ("pycortex-S1", chosen[0].severity, "pycortex")
+    assert (pair.facts["pe_axis"], pair.facts["plane"]) == ("LR", "through-plane")
+
+
+def test_the_rows_of_a_card_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    rows = []
+    for name, severity, after in (("a", 2.5, 0.1), ("b", 3.5, 0.4), ("c", 0.5, 0.2)):
+        rows += [a_row(name, "do nothing", severity, 0.3), a_row(name, "corrector", severity, after)]
+        picture = tmp_path / PICTURES / name / "corrector.png"
+        picture.parent.mkdir(parents=True)
+        picture.write_bytes(b"")
+    write_report(tmp_path, rows)
+    found = {(row["severity"], row["method"]): row for row in rows_of(tmp_path, ["severity_mm"])}
+    mean = found["all above 1 mm", "corrector"]
+    assert (mean["volumes"], mean["mre"], mean["worse_than_input"]) == (2, 0.25, 0.5)
+    assert found["all below 1 mm", "corrector"]["mre"] == 0.2
+    assert found["all of 1 to 4 mm", "do nothing"]["worse_than_input"] is None
+    table = list(csv.reader(markdown([mean]).splitlines(), delimiter="|"))
+    assert [cell.strip() for cell in table[2][1:5]] == ["all above 1 mm", "corrector", "2", "0.50"]
+    assert table[2][-2].strip() == "50 %"
+
+
+@pytest.mark.parametrize(("second", "failed"), [(0.8, ["lesions, 3 mm (>= 0.9): 0.7, 0.8"]), (None, None)])
+def test_the_safety_of_a_card_counts_a_case_once_and_says_all(second: float | None, failed: list | None) -> None:
+    asked = {"method": "m", "check": "lesions", "relation": ">=", "limit": 0.9}
+    entries = [
+        {**asked, "head": "a", "case": "3 mm", "number": 0.7, "passed": False},
+        {**asked, "head": "b", "case": "3 mm", "number": second, "passed": False},
+        {**asked, "head": "a", "case": "1 mm", "number": 0.95, "passed": True},
+        {**asked, "head": "a", "case": "1 mm", "number": 0.1, "passed": False, "method": "another"},
+    ]
+    found = safety_of(entries, "m")
+    assert (found["heads"], found["passed"], found["of"]) == (["a", "b"], 1, 2)
+    assert found["failed"] == (failed or ["lesions, 3 mm (>= 0.9): 0.7, none"])

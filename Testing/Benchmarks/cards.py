@@ -1,0 +1,113 @@
+"""Put what was measured of the shipped models onto their cards, and the tables beside them.
+
+    python Testing/Benchmarks/cards.py --validation runs/validation/evaluation --independent runs/torchio/evaluation \\
+        --safety runs/safety
+
+VALIDATION and INDEPENDENT are folders of ``braindiff evaluate``, the first as validation.py makes it, the second of
+motion by another simulator (independent_pairs.py); SAFETY is one of ``braindiff evaluate --suite safety``. Writes the
+cards' metrics, independent_metrics and safety, and in Resources/Checkpoints validation.md (a row for each severity and
+method), evaluation.md, independent.md and safety.md, which are the commands' own reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from BrainDiffLogic.checkpoints import SUFFIX, read_card, shipped_folder
+from BrainDiffLogic.evaluation.measures import CONVENTION
+from BrainDiffLogic.evaluation.methods import NOTHING
+from BrainDiffLogic.evaluation.report import MARKDOWN, TABLES
+from BrainDiffLogic.evaluation.safety.report import REPORT
+from BrainDiffLogic.evaluation.strata import SEVERITY, SEVERITY_GROUPS
+
+NAMES = {"below 1": "all below 1 mm", "1-4": "all of 1 to 4 mm", "above 1": "all above 1 mm"}
+"""As cards and README call the groups of several strata."""
+NUMBERS = {"psnr": 2, "ssim": 4, "mre": 4, "tenengrad_ratio": 3, "vif": 3, "hfen": 3}
+"""Digits."""
+TITLES = ("PSNR (dB)", "SSIM", "MRE", "Tenengrad ratio", "VIF", "HFEN")
+INDEPENDENT = "independent.md"
+
+
+def rows_of(evaluation: Path, by: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each stratum (of all pairs, or by severity) and method of a folder of ``braindiff evaluate``."""
+    with (evaluation / TABLES).open(newline="", encoding="utf-8") as stream:
+        found = [row for row in csv.DictReader(stream) if row["by"] in by and row["psnr"]]
+    order = ["all", *SEVERITY_GROUPS]
+    return [
+        {
+            "severity": NAMES.get(row["stratum"], row["stratum"]), "method": row["method"],
+            "volumes": int(row["volumes"]), **{name: round(float(row[name]), NUMBERS[name]) for name in NUMBERS},
+            "worse_than_input": round(float(row["worse_volumes"]), 3) if row["worse_volumes"] else None,
+        }
+        for row in sorted(found, key=lambda row: order.index(row["stratum"]))
+    ]  # fmt: skip
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table, the convention under it."""
+    head = ["severity (mm)", "method", "volumes", *TITLES, "worse than input"]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for row in rows:
+        worse = row["worse_than_input"]
+        numbers = [f"{row[name]:.{digits}f}" for name, digits in NUMBERS.items()]
+        share = "-" if worse is None else f"{100 * worse:.0f} %"
+        lines.append([row["severity"], row["method"], str(row["volumes"]), *numbers, share])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"Convention: {CONVENTION}."])
+
+
+def safety_of(entries: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
+    """For a card: the heads, how many cases the method passed on all of them, and those that it did not."""
+    mine = [entry for entry in entries if entry["method"] == method]
+    failed: dict[str, list[str]] = {}
+    for entry in mine:
+        if not entry["passed"]:
+            asked = f"{entry['check']}, {entry['case']} ({entry['relation']} {entry['limit']:g})"
+            failed.setdefault(asked, []).append("none" if entry["number"] is None else f"{entry['number']:.3g}")
+    total = len({(entry["check"], entry["case"]) for entry in mine})
+    said = [f"{asked}: {', '.join(numbers)}" for asked, numbers in failed.items()]
+    heads = list(dict.fromkeys(entry["head"] for entry in mine))
+    return {"heads": heads, "passed": total - len(failed), "of": total, "failed": said}
+
+
+def write_cards(validation: Path, independent: Path, safety: Path) -> None:
+    """Put each shipped model's rows, beside those of doing nothing, on its card."""
+    severities, others = rows_of(validation, [SEVERITY]), rows_of(independent, ["all", SEVERITY])
+    entries = json.loads((safety / "safety.json").read_text(encoding="utf-8"))["rows"]
+    for path in sorted(shipped_folder().glob("*" + SUFFIX)):
+        card = read_card(path)
+        wanted = (path.stem, NOTHING)
+        card["metrics"] = [row for row in severities if row["method"] in wanted]
+        card["metrics_convention"] = CONVENTION
+        card["independent_metrics"] = [row for row in others if row["method"] in wanted]
+        card["safety"] = safety_of(entries, path.stem)
+        path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Write cards and tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("validation", "independent", "safety"):
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR")
+    args = parser.parse_args()
+    write_cards(args.validation, args.independent, args.safety)
+    folder = shipped_folder()
+    (folder / "validation.md").write_text(
+        "# Validation\n\nSimulated motion on ds000011-11, ds000011-12 and pycortex-S1; made by validation.py and"
+        f" cards.py in Testing/Benchmarks.\n\n{markdown(rows_of(args.validation, [SEVERITY]))}\n",
+        encoding="utf-8",
+    )
+    for source, target in (
+        (args.validation / MARKDOWN, "evaluation.md"), (args.independent / MARKDOWN, INDEPENDENT),
+        (args.safety / REPORT, REPORT),
+    ):  # fmt: skip
+        shutil.copyfile(source, folder / target)
+
+
+if __name__ == "__main__":
+    main()
