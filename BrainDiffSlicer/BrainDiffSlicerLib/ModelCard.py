@@ -34,7 +34,7 @@ class ModelCard:
     def html(self) -> str:
         """The card as rich text; what the card does not hold is left out."""
         title = escape(str(self._card.get("title") or self._card["name"]))
-        lines = [self._trainedOn(), self._domain(), self._limits(), self._evidence()]
+        lines = [self._trainedOn(), self._domain(), self._limits(), self._safety(), self._evidence()]
         text = "".join(f"<p><b>{escape(head)}</b> {escape(body)}</p>" for head, body in lines if body)
         return f"{STYLE}<h4>{title} {escape(str(self._card['version']))}</h4>{text}{self._table()}"
 
@@ -44,13 +44,19 @@ class ModelCard:
         facts = [
             _("{count} subjects").format(count=training["subjects"]) if "subjects" in training else "",
             _("{count} image pairs").format(count=training["pairs"]) if "pairs" in training else "",
-            _("{count} steps").format(count=training["steps"]) if "steps" in training else "",
+            _("{count} steps").format(count=self._steps(training)) if "steps" in training else "",
         ]
         motion = training.get("motion")
         severity = motion.get("severity_mm") if isinstance(motion, dict) else None
         if isinstance(severity, list) and len(severity) == 2:
             facts.append(_("simulated motion of {low} to {high} mm").format(low=severity[0], high=severity[1]))
         return _("Trained on:"), ", ".join(fact for fact in facts if fact)
+
+    @staticmethod
+    def _steps(training: dict[str, Any]) -> int:
+        """The steps of a run and of the runs before it, whose weights it started from."""
+        before = training.get("initial", {}).get("training", {})
+        return int(training.get("steps", 0)) + (ModelCard._steps(before) if before else 0)
 
     def _domain(self) -> tuple[str, str]:
         domain = self._card["input"]
@@ -62,6 +68,15 @@ class ModelCard:
     def _limits(self) -> tuple[str, str]:
         return _("Limits:"), str(self._card.get("limits") or "")
 
+    def _safety(self) -> tuple[str, str]:
+        safety = self._card.get("safety")
+        if not isinstance(safety, dict) or not isinstance(safety.get("failed"), list):
+            return "", ""
+        heads = len(safety["heads"])
+        counts = _("{passed} of {of} on {heads} heads.").format(passed=safety["passed"], of=safety["of"], heads=heads)
+        failed = "; ".join(str(case) for case in safety["failed"])
+        return _("Do-no-harm checks passed:"), f"{counts} {_('Not passed')}: {failed}" if failed else counts
+
     def _evidence(self) -> tuple[str, str]:
         statements = self._card.get("evidence")
         known = [str(statement) for statement in statements] if isinstance(statements, list) else []
@@ -71,6 +86,8 @@ class ModelCard:
         rows = [row for row in self._card["metrics"] if isinstance(row, dict)]
         if not rows:
             return ""
+        others = [row for row in self._card.get("independent_metrics", []) if isinstance(row, dict)]
+        rows += [{**row, "severity": _("{which}, other simulator").format(which=row["severity"])} for row in others]
         titles = [_("Motion (mm)"), _("Method"), *(_(title) for _key, _format, title in NUMBERS)]
         head = "".join(f"<th align='left'>{escape(title)}</th>" for title in titles)
         body = "".join(f"<tr>{self._cells(row)}</tr>" for row in rows)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from panel_parts import MODULE, add_head
 
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, find_checkpoint, read_card
 from Harness.correctors import save_tiny
 
 
@@ -79,9 +79,33 @@ def test_the_research_use_line_is_bold_and_above_the_button(a_panel):
 def test_the_card_says_what_the_model_was_trained_on_and_how_it_compares_with_doing_nothing(a_panel):
     a_panel.logic.getParameterNode().model = "mc-net"
     card = a_panel.ui.modelCardBrowser.toPlainText()
-    for words in ("78 subjects", "T1-weighted", "0.6 to 2.0 mm", "do nothing", "all above 1 mm", "0.783", "research"):
+    rows = read_card(find_checkpoint("mc-net"))["metrics"]
+    nothing = next(row for row in rows if (row["severity"], row["method"]) == ("all above 1 mm", "do nothing"))
+    numbers = f"{nothing['ssim']:.3f}", f"{nothing['mre']:.3f}"
+    for words in ("78 subjects", "T1-weighted", "0.6 to 2.0 mm", "do nothing", "all above 1 mm", *numbers, "research"):
         assert words in card
     assert "not on this model" in card and "PMoC3D" in card
+
+
+def test_the_card_counts_the_steps_of_the_runs_before_too(the_module):
+    from BrainDiffSlicerLib.ModelCard import ModelCard
+
+    before = {"steps": 30, "initial": {"name": "first", "training": {"steps": 200}}}
+    card = {"name": "third", "version": "1", "input": {"spacing_mm": [1, 2]}, "metrics": []}
+    card["training"] = {"steps": 4000, "initial": {"name": "second", "training": before}}
+    assert "4230 steps" in ModelCard(card).html()
+
+
+def test_the_card_says_which_safety_checks_failed_and_what_another_simulator_gave(the_module):
+    from BrainDiffSlicerLib.ModelCard import ModelCard
+
+    row = {"severity": "2-4", "method": "corrector", "volumes": 12, "mre": 0.148}
+    card = {"name": "x", "version": "1", "input": {"spacing_mm": [1, 2]}, "metrics": [row]}
+    assert "Do-no-harm" not in ModelCard(card).html() and "simulator" not in ModelCard(card).html()
+    safety = {"heads": ["a", "b"], "passed": 31, "of": 32, "failed": ["3 mm: 0.7"]}
+    card |= {"independent_metrics": [row], "safety": safety}
+    html = ModelCard(card).html()
+    assert "31 of 32 on 2 heads. Not passed: 3 mm: 0.7" in html and "2-4, other simulator" in html
 
 
 def test_the_default_model_is_the_librarys_at_every_door(the_module):
