@@ -1,4 +1,4 @@
-"""``braindiff models``: which models there are, what they are for, whether they are intact; and foreign ones."""
+"""``braindiff models``: which models there are, what they are for, whether they are intact; foreign ones, and means."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bring = actions.add_parser("import", help="check a model and copy it to your models")
     bring.add_argument("model", metavar="PATH", type=Path, help=".safetensors file, its .json card beside it")
     bring.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
+    mean = actions.add_parser("average", help="write the mean of the weights of models that have one origin")
+    mean.add_argument("models", nargs="+", metavar="MODEL", help="names or .safetensors files, two or more")
+    mean.add_argument("output", metavar="OUT", type=Path, help=".safetensors to write, its card beside it")
+    mean.add_argument("--overwrite", action="store_true", help="replace an OUT that exists")
     _add_convert(actions.add_parser("convert", help="bring an autoencoder or diffusion model of monai-generative"))
 
 
@@ -50,12 +54,23 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "import":
         path = checkpoints.import_checkpoint(args.model, args.overwrite)
         print(f"{path.stem}: imported to {path}")
+    elif args.action == "average":
+        _average(args.models, args.output, args.overwrite)
     elif args.action == "convert":
         card = _converted(args)
         print(f"{args.output}: written (scale of the latents {card['scale']:.4f})")
     else:
         _list()
     return 0
+
+
+def _average(models: list[str], output: Path, overwrite: bool) -> None:
+    from BrainDiffLogic.averaging import average
+
+    files = [checkpoints.find_checkpoint(model) for model in models]
+    check_output(output, files, overwrite, (checkpoints.SUFFIX,))
+    card = average(files, output)
+    print(f"{output}: the mean of {len(card['averaged'])} models, not measured: braindiff evaluate")
 
 
 def _converted(args: argparse.Namespace) -> Card:

@@ -70,7 +70,7 @@ def started_from(initial: str | Path | None) -> dict[str, Any]:
     if initial is None:
         return {}
     before = read_card(find_checkpoint(initial))
-    return {"initial": {name: before[name] for name in ("name", "sha256", "training")}}
+    return {"initial": {name: before[name] for name in ("name", "sha256", "averaged", "training") if name in before}}
 
 
 def how_to_correct(configuration: Configuration) -> dict[str, Any]:
