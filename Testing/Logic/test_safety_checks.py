@@ -14,11 +14,12 @@ from BrainDiffLogic import correct
 from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, gaussian, nothing
 from BrainDiffLogic.evaluation.safety import out_of_domain
-from BrainDiffLogic.evaluation.safety.absent_lesions import check_absent_lesions
+from BrainDiffLogic.evaluation.safety.absent_lesions import check_absent_lesions, new_blobs
 from BrainDiffLogic.evaluation.safety.clean_scan import check_clean_scan
 from BrainDiffLogic.evaluation.safety.equivariance import check_equivariance
 from BrainDiffLogic.evaluation.safety.idempotence import check_idempotence
-from BrainDiffLogic.evaluation.safety.implanted_lesions import check_implanted_lesions
+from BrainDiffLogic.evaluation.safety.implanted_lesions import check_implanted_lesions, find_lesions
+from BrainDiffLogic.evaluation.safety.lesions import DIAMETERS_MM
 from BrainDiffLogic.evaluation.safety.out_of_domain import ITSELF, check_out_of_domain, notes_of
 from BrainDiffLogic.evaluation.safety.outcome import Outcome
 from BrainDiffLogic.evaluation.safety.remembered import Remembered
@@ -77,9 +78,12 @@ def test_a_blur_fails_the_clean_scan_and_the_lesions_and_is_equivariant() -> Non
 
 
 def test_small_lesions_suffer_most_from_a_median_filter() -> None:
-    found = outcomes(check_implanted_lesions, median)
-    deleted = found["still: deleted"]
-    assert deleted.number >= 4 and "2 mm" in deleted.note and "8 mm" not in deleted.note
+    scene = a_brain_scene()
+    found = find_lesions(median, scene, scene.cases[0])
+    kept = [np.mean([each.kept for each in found if each.lesion.diameter == size]) for size in DIAMETERS_MM]
+    assert kept == sorted(kept) and kept[0] < 0.1 and kept[-1] > 0.5
+    deleted = outcomes(check_implanted_lesions, median)["still: deleted"]
+    assert deleted.number == sum(each.kept < 0.5 for each in found) and "2 mm" in deleted.note
 
 
 # Invention
@@ -108,6 +112,14 @@ def test_what_the_moved_scan_shows_already_is_not_new() -> None:
     scene = a_brain_scene()
     half = adding(lambda volume: -0.5 * scene.scaled(volume.array - scene.still.array))
     assert failures(check_absent_lesions, half) == []
+
+
+def test_a_dark_ripple_turned_bright_is_new() -> None:
+    scene = a_brain_scene()
+    place = tuple(int(np.mean(along)) + 9 for along in np.nonzero(scene.inside))
+    dark = ball(scene.still, place, 6, -1.5 * scene.tissue_step)
+    assert len(new_blobs(dark, -dark, scene)) == 1
+    assert new_blobs(dark, dark / 2, scene) == new_blobs(dark, 1.2 * dark, scene) == []
 
 
 def test_taking_the_whole_error_away_invents_nothing_and_keeps_the_volumes() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.safety.absent_lesions import BALL_RESPONSE, DIAMETERS_MM, new_blobs
-from BrainDiffLogic.evaluation.safety.lesions import APART_MM, implanted
+from BrainDiffLogic.evaluation.safety.lesions import APART_MM, implanted, two_balls
 from BrainDiffLogic.evaluation.safety.other_inputs import thick_slices
 from BrainDiffLogic.evaluation.safety.remembered import Remembered
 from BrainDiffLogic.evaluation.safety.scene import build_scene, noise_of
@@ -37,6 +37,18 @@ def test_a_lesion_has_its_volume() -> None:
 
 
 @settings(max_examples=10)
+@given(place=st.tuples(*[st.floats(12, 18)] * 3), along=st.tuples(*[st.floats(-1, 1)] * 3).filter(any))
+def test_two_balls_have_the_volume_of_one_wherever_they_lie(place: tuple[float, ...], along: tuple[float, ...]) -> None:
+    spacing = np.array([1.0, 0.9, 1.1])
+    box, filled = two_balls(np.array(place), 4.0, np.array(along), spacing, (32, 32, 32))
+    assert filled.sum() * spacing.prod() == pytest.approx(4 / 3 * np.pi * 4**3, rel=0.1)
+    assert filled.max() == pytest.approx(1)
+    assert all(filled.take(end, axis).max() == 0 for end in (0, -1) for axis in range(3))
+    centre = [float((filled.sum(axis=tuple({0, 1, 2} - {axis})) @ np.arange(side.start, side.stop)) / filled.sum())
+              for axis, side in enumerate(box)]  # fmt: skip
+    np.testing.assert_allclose(centre, place, atol=0.05)
+
+
 @given(share=st.floats(-2, 2), background=st.floats(-0.1, 0.1))
 def test_the_share_of_a_lesion_is_found_exactly(share: float, background: float) -> None:
     scene = a_brain_scene()

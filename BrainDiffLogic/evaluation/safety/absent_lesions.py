@@ -2,8 +2,9 @@
 
 Blobs are the extrema of the scale-normalised Laplacian of Gaussian of the error (corrected minus still), at the scales
 of 2 to 8 mm, that are round (Lindeberg, IJCV 1998; the test of the Hessian after Lowe, IJCV 2004). Only new ones count:
-those that exceed all that the moved scan's own error has at their place, and by so much that a lesion could be seen in
-the excess. Without that margin, a correction that shifts the ripples of motion by a little has hundreds of them.
+those that exceed all of their sign that the moved scan's own error has at their place, and by so much that a lesion
+could be seen in the excess. Without that margin, a correction that shifts the ripples of motion by a little has
+hundreds of them.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ def new_blobs(before: np.ndarray, after: np.ndarray, scene: Scene) -> list[Blob]
     cut = tuple(slice(max(0, side.start - m), side.stop + m) for side, m in zip(box, margin, strict=True))
     inside, before, after = scene.inside[cut], before[cut], after[cut]
     unit = float(BALL_RESPONSE) * scene.tissue_step
-    known = np.max([np.abs(_response(before, sigma)) for sigma in sigmas], axis=0)
+    responses = [_response(before, sigma) for sigma in sigmas]
+    bright, dark = np.max(responses, axis=0), -np.min(responses, axis=0)
     found: list[Blob] = []
     for diameter, sigma in zip(DIAMETERS_MM, sigmas, strict=True):
         reach = np.maximum(1, np.round(diameter / 2 / scene.still.spacing)).astype(int)
         response = _response(after, sigma)
         size = np.abs(response)
-        excess = np.sign(response) * (size - ndimage.maximum_filter(known, 2 * reach + 1))
+        known = [ndimage.maximum_filter(np.maximum(each, 0), 2 * reach + 1) for each in (bright, dark)]
+        excess = np.sign(response) * (size - np.where(response > 0, *known))
         least = max(LESION_LIMIT * unit, NOISE_LIMIT * scene.noise * _noise_gain(sigma))
         peaks = inside & (excess * np.sign(response) > least) & (size == ndimage.maximum_filter(size, 3))
         curvature = _Curvature(after, sigma)

@@ -1,8 +1,12 @@
-"""Implanted lesions: ellipsoids of 2 to 8 mm with soft edges, bright and dark, in white and grey matter."""
+"""Implanted lesions of 2 to 8 mm with soft edges, bright and dark, in white and grey matter.
+
+Two shapes are ellipsoids, as those that a training may have implanted; the third, two balls that run into one another,
+is of no training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -14,8 +18,10 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.volume import Volume
 
 DIAMETERS_MM = (2.0, 3.0, 4.0, 6.0, 8.0)
-AXES = ((1.0, 1.0, 1.0), (0.8, 1.0, 1.25))
-"""Semi-axes over the mean radius, by turns: a sphere, an ellipsoid of its volume."""
+AXES = ((1.0, 1.0, 1.0), (0.8, 1.0, 1.25), None)
+"""Semi-axes over the radius, by turns: a ball, an ellipsoid of its volume; None: the two balls of ``LOBE``."""
+LOBE, BETWEEN = 0.81, 1.134
+"""Radius of each of two balls and the distance of their middles, over the radius of one ball of the same volume."""
 EDGE_MM = 1.0
 """Width of the soft edge."""
 APART_MM = 20.0
@@ -74,12 +80,33 @@ def place_lesions(
             continue
         taken.append(place)
         size = contrast if sign > 0 else -min(contrast, DARKEST * float(scaled[tuple(place)]))
-        axes = diameter / 2 * rng.permutation(AXES[number % len(AXES)])
-        box, shape = soft_ellipsoid(place, axes, EDGE_MM, volume.spacing, volume.shape)
+        axes, radius = AXES[number % len(AXES)], diameter / 2
+        if axes:
+            box, shape = soft_ellipsoid(place, radius * rng.permutation(axes), EDGE_MM, volume.spacing, volume.shape)
+        else:
+            box, shape = two_balls(place, radius, rng.normal(size=3), volume.spacing, volume.shape)
         found.append(Lesion(diameter, tissue, size, box, shape))
     if not found:
         raise InputError(f"{volume.name}: no room for a lesion inside the head; give a whole head")
     return found
+
+
+def two_balls(
+    place: np.ndarray, radius: float, along: np.ndarray, spacing: np.ndarray, shape: Sequence[int]
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """As ``soft_ellipsoid``, of two balls that run into one another, with the volume of one ball of ``radius`` (mm).
+
+    along  (3,) from one middle to the other; its length does not count
+    """
+    half = BETWEEN * radius / 2 * along / np.linalg.norm(along)
+    ball = np.full(3, LOBE * radius)
+    box, around = soft_ellipsoid(place, ball + BETWEEN * radius / 2 + spacing, EDGE_MM, spacing, shape)
+    filled = np.zeros_like(around)
+    for step in (half, -half):
+        part, one = soft_ellipsoid(place + step / spacing, ball, EDGE_MM, spacing, shape)
+        within = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True))
+        filled[within] = np.maximum(filled[within], one)
+    return box, filled
 
 
 def implanted(volume: Volume, lesions: Iterable[Lesion], unit: float) -> Volume:

@@ -44,7 +44,7 @@ CHECKS: dict[str, Check] = {
     out_of_domain.CHECK: out_of_domain.check_out_of_domain,
 }
 """In the order of the report. Each takes a method and a head's scene and gives numbers with their limits."""
-FORMAT = 2
+FORMAT = 3
 """Of a check's answer: another number where a check, its limit or the scene has changed, so that it is run again."""
 FOLDER = "safety"
 SEED = 5
