@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cards import markdown, rows_of, safety_of
-from validation import cases, files_of, write_pairs
+from validation import cases, files_of, resampled, write_pairs
 
 from BrainDiffLogic import write_volume
 from BrainDiffLogic.evaluation.measures import METRICS
@@ -40,6 +40,19 @@ def test_the_cases_that_are_there_are_listed_for_evaluate(tmp_path: Path) -> Non
     [pair] = read_pairs(write_pairs(tmp_path))
     assert (pair.subject, pair.severity, pair.facts["scanner"]) == ("pycortex-S1", chosen[0].severity, "pycortex")
     assert (pair.facts["pe_axis"], pair.facts["plane"]) == ("LR", "through-plane")
+    assert pair.facts["group"] == "voxels as they are"
+
+
+@pytest.mark.parametrize("voxel", [0.75, 1.5])
+def test_a_scan_on_other_voxels_lies_where_it_lay(voxel: float) -> None:
+    affine = np.array([[0, 0, 1.2, -70], [-1.0, 0, 0, 60], [0, 1.1, 0, -50], [0, 0, 0, 1]])
+    i, j, k = np.mgrid[:60, :52, :44]
+    array = np.exp(-((i - 30) ** 2 + (j - 20) ** 2 + (k - 25) ** 2) / 60).astype(np.float32)
+    other = resampled(Volume(array, affine), voxel)
+    np.testing.assert_allclose(other.spacing, voxel, rtol=0.03)
+    peak = np.unravel_index(other.array.argmax(), other.shape)
+    far = np.linalg.norm(other.affine[:3] @ [*peak, 1] - affine[:3] @ [30, 20, 25, 1])
+    assert far <= voxel * np.sqrt(3) / 2 and other.array.max() == pytest.approx(1, abs=0.05)
 
 
 def test_the_rows_of_a_card_are_those_of_the_evaluation(tmp_path: Path) -> None:

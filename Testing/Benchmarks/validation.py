@@ -14,6 +14,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -25,14 +26,16 @@ from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.training.pairs import fourier_resampled
 from BrainDiffLogic.volume import Volume
 
 SUBJECTS = ("ds000011-11", "ds000011-12", "pycortex-S1")
-CASES = (
+CASES: tuple[tuple[Any, ...], ...] = (
     ("still", 0.0, "AP"), ("tremor", 0.3, "AP"), ("drift", 0.45, "SI"), ("steps", 0.7, "AP"), ("swallow", 0.9, "SI"),
     ("nod", 1.2, "AP"), ("tremor", 1.6, "SI"), ("steps", 2.5, "AP"), ("drift", 3.0, "AP"), ("tremor", 3.5, "AP"),
-    ("steps", 5.0, "SI"), ("steps", 2.0, "LR"),
+    ("steps", 5.0, "SI"), ("steps", 2.0, "LR"), ("steps", 2.2, "AP", 1.5), ("tremor", 1.8, "SI", 0.75),
 )  # fmt: skip
+"""Preset, mean displacement in mm, phase-encode axis; the size of the voxels in mm where it is not the scan's own."""
 SEED = 77
 EVALUATION = "evaluation"
 
@@ -45,11 +48,18 @@ class Case:
     preset: str
     severity: float
     pe_axis: str
+    voxel: float | None = None
 
     @property
     def name(self) -> str:
         """A file name."""
-        return f"{self.subject}_{self.preset}-{self.severity:g}mm-{self.pe_axis}"
+        voxel = f"-voxel{self.voxel:g}mm" if self.voxel else ""
+        return f"{self.subject}_{self.preset}-{self.severity:g}mm-{self.pe_axis}{voxel}"
+
+    @property
+    def group(self) -> str:
+        """The stratum of its resolution."""
+        return f"voxels of {self.voxel:g} mm" if self.voxel else "voxels as they are"
 
     @property
     def plane(self) -> str:
@@ -60,8 +70,8 @@ class Case:
 def cases() -> Iterator[Case]:
     """All cases, those of one subject after those of another."""
     for subject in SUBJECTS:
-        for kind, severity, pe_axis in CASES:
-            yield Case(subject, kind, severity, pe_axis)
+        for case in CASES:
+            yield Case(subject, *case)
 
 
 def simulated(case: Case, data: Path, out: Path) -> tuple[Volume, Volume]:
@@ -82,6 +92,8 @@ def simulate(case: Case, data: Path, out: Path) -> None:
     if not all(file.exists() for file in files):
         files[0].parent.mkdir(parents=True, exist_ok=True)
         still = cropped_to_head(read_volume(data / "t1_head" / f"{case.subject}_T1w.nii.gz"))
+        if case.voxel:
+            still = resampled(still, case.voxel)
         lines = still.shape[phase_encode_axis(still.affine, case.pe_axis)]
         kind = "drift" if case.preset == "still" else case.preset
         seed = SEED + SUBJECTS.index(case.subject)
@@ -100,17 +112,28 @@ def cropped_to_head(volume: Volume, margin: int = 12) -> Volume:
     return Volume(array.astype(np.float32), affine, source=volume.source)
 
 
+def resampled(volume: Volume, voxel: float) -> Volume:
+    """The volume on voxels of about this size in mm: its spectrum cut or filled with zeros, as a scanner would."""
+    old = np.array(volume.shape)
+    new = [round(size * mm / voxel / 2) * 2 for size, mm in zip(old, volume.spacing, strict=True)]
+    affine = volume.affine.copy()
+    affine[:3, :3] *= old / new
+    return Volume(np.maximum(fourier_resampled(volume.array, new), 0), affine, source=volume.source)
+
+
 def write_pairs(out: Path) -> Path:
     """List the cases that are simulated, for ``braindiff evaluate --pairs``; returns the file."""
     file = out / "pairs.csv"
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["moved", "reference", "subject", "severity_mm", "scanner", "pe_axis", "plane", "simulator"])
+        facts = ["severity_mm", "scanner", "pe_axis", "plane", "simulator", "group"]
+        writer.writerow(["moved", "reference", "subject", *facts])
         for case in cases():
             files = files_of(case, out)
             if all(path.exists() for path in files):
                 places, scanner = [path.relative_to(out) for path in files], case.subject.split("-")[0]
-                writer.writerow([*places, case.subject, case.severity, scanner, case.pe_axis, case.plane, "BrainDiff"])
+                known = [case.severity, scanner, case.pe_axis, case.plane, "BrainDiff", case.group]
+                writer.writerow([*places, case.subject, *known])
     return file
 
 
