@@ -41,16 +41,26 @@ class ModelCard:
     def _trainedOn(self) -> tuple[str, str]:
         training = self._card.get("training")
         training = training if isinstance(training, dict) else {}
+        averaged = self._card.get("averaged") if isinstance(self._card.get("averaged"), list) else []
         facts = [
             _("{count} subjects").format(count=training["subjects"]) if "subjects" in training else "",
-            _("{count} image pairs").format(count=training["pairs"]) if "pairs" in training else "",
+            self._pairs(training),
             _("{count} steps").format(count=self._steps(training)) if "steps" in training else "",
+            _("mean of the weights of {count} models").format(count=len(averaged)) if averaged else "",
         ]
         motion = training.get("motion")
         severity = motion.get("severity_mm") if isinstance(motion, dict) else None
         if isinstance(severity, list) and len(severity) == 2:
             facts.append(_("simulated motion of {low} to {high} mm").format(low=severity[0], high=severity[1]))
         return _("Trained on:"), ", ".join(fact for fact in facts if fact)
+
+    @staticmethod
+    def _pairs(training: dict[str, Any]) -> str:
+        """Of the last run alone: how many of them the runs before it had seen, the card does not say."""
+        if "pairs" not in training:
+            return ""
+        pairs = _("{count} image pairs").format(count=training["pairs"])
+        return _("{pairs} in the last of several runs").format(pairs=pairs) if "initial" in training else pairs
 
     @staticmethod
     def _steps(training: dict[str, Any]) -> int:

@@ -61,31 +61,30 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"Convention: {CONVENTION}."])
 
 
-def safety_of(entries: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
-    """For a card: the heads, how many cases the method passed on all of them, and those that it did not."""
-    mine = [entry for entry in entries if entry["method"] == method]
+def safety_of(found: dict[str, Any], method: str) -> dict[str, Any]:
+    """For a card, from safety.json: the heads, how many cases the method passed on all, and those that it did not."""
+    mine = [entry for entry in found["rows"] if entry["method"] == method]
     failed: dict[str, list[str]] = {}
     for entry in mine:
         if not entry["passed"]:
             asked = f"{entry['check']}, {entry['case']} ({entry['relation']} {entry['limit']:g})"
             failed.setdefault(asked, []).append("none" if entry["number"] is None else f"{entry['number']:.3g}")
-    total = len({(entry["check"], entry["case"]) for entry in mine})
     said = [f"{asked}: {', '.join(numbers)}" for asked, numbers in failed.items()]
     heads = list(dict.fromkeys(entry["head"] for entry in mine))
-    return {"heads": heads, "passed": total - len(failed), "of": total, "failed": said}
+    return {"heads": heads, **found["methods"][method], "failed": said}
 
 
 def write_cards(validation: Path, independent: Path, safety: Path) -> None:
     """Put each shipped model's rows, beside those of doing nothing, on its card."""
     severities, others = rows_of(validation, [SEVERITY]), rows_of(independent, ["all", SEVERITY])
-    entries = json.loads((safety / "safety.json").read_text(encoding="utf-8"))["rows"]
+    checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
     for path in sorted(shipped_folder().glob("*" + SUFFIX)):
         card = read_card(path)
         wanted = (path.stem, NOTHING)
         card["metrics"] = [row for row in severities if row["method"] in wanted]
         card["metrics_convention"] = CONVENTION
         card["independent_metrics"] = [row for row in others if row["method"] in wanted]
-        card["safety"] = safety_of(entries, path.stem)
+        card["safety"] = safety_of(checks, path.stem)
         path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 

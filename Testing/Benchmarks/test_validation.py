@@ -74,7 +74,7 @@ def test_the_rows_of_a_card_are_those_of_the_evaluation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("second", "failed"), [(0.8, ["lesions, 3 mm (>= 0.9): 0.7, 0.8"]), (None, None)])
-def test_the_safety_of_a_card_counts_a_case_once_and_says_all(second: float | None, failed: list | None) -> None:
+def test_the_safety_of_a_card_is_that_of_the_report_and_says_all(second: float | None, failed: list | None) -> None:
     asked = {"method": "m", "check": "lesions", "relation": ">=", "limit": 0.9}
     entries = [
         {**asked, "head": "a", "case": "3 mm", "number": 0.7, "passed": False},
@@ -82,6 +82,6 @@ def test_the_safety_of_a_card_counts_a_case_once_and_says_all(second: float | No
         {**asked, "head": "a", "case": "1 mm", "number": 0.95, "passed": True},
         {**asked, "head": "a", "case": "1 mm", "number": 0.1, "passed": False, "method": "another"},
     ]
-    found = safety_of(entries, "m")
+    found = safety_of({"methods": {"m": {"passed": 1, "of": 2}}, "rows": entries}, "m")
     assert (found["heads"], found["passed"], found["of"]) == (["a", "b"], 1, 2)
     assert found["failed"] == (failed or ["lesions, 3 mm (>= 0.9): 0.7, none"])

@@ -85,6 +85,8 @@ def test_a_method_that_refuses_a_scan_of_a_check_has_not_passed_it_and_stops_not
     assert "| picky | 0 of 3 | infinite (2), size (1) |" in report  # of "size" the case that others have
     assert "| do nothing | 1 of 3 | infinite (2) |" in report
     assert "refused FAIL" in report
+    counted_alike = json.loads((tmp_path / "safety.json").read_text())["methods"]
+    assert counted_alike == {"picky": {"passed": 0, "of": 3}, "do nothing": {"passed": 1, "of": 3}}
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str]) -> None:

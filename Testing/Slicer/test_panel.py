@@ -92,8 +92,11 @@ def test_the_card_counts_the_steps_of_the_runs_before_too(the_module):
 
     before = {"steps": 30, "initial": {"name": "first", "training": {"steps": 200}}}
     card = {"name": "third", "version": "1", "input": {"spacing_mm": [1, 2]}, "metrics": []}
-    card["training"] = {"steps": 4000, "initial": {"name": "second", "training": before}}
-    assert "4230 steps" in ModelCard(card).html()
+    card["training"] = {"steps": 4000, "pairs": 7, "initial": {"name": "second", "training": before}}
+    html = ModelCard(card).html()
+    assert "7 image pairs in the last of several runs, 4230 steps" in html and "mean of" not in html
+    card["averaged"] = [{"name": "third"}, {"name": "second"}]
+    assert "4230 steps, mean of the weights of 2 models" in ModelCard(card).html()
 
 
 def test_the_card_says_which_safety_checks_failed_and_what_another_simulator_gave(the_module):

@@ -39,7 +39,9 @@ def write_report(out: Path, rows: Sequence[Row]) -> Path:
     with staged_outputs(files) as (markdown, table, data):
         markdown.write_text(as_markdown(rows), encoding="utf-8")
         table.write_text(_csv(rows), encoding="utf-8")
-        content = {"version": __version__, "convention": CONVENTION, "rows": [_entry(row) for row in rows]}
+        verdicts = {name: {"passed": of - len(failed), "of": of} for name, (of, failed) in verdict(rows).items()}
+        entries = [_entry(row) for row in rows]
+        content = {"version": __version__, "convention": CONVENTION, "methods": verdicts, "rows": entries}
         data.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return files[0]
 
@@ -47,7 +49,7 @@ def write_report(out: Path, rows: Sequence[Row]) -> Path:
 def as_markdown(rows: Sequence[Row]) -> str:
     """A summary, a table for each check, and what the numbers that failed say of themselves."""
     methods, heads = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("method", "head"))
-    lines = ["# Does it do harm?", "", f"Heads: {', '.join(heads)}. {CONVENTION}", "", *_summary(rows, methods), ""]
+    lines = ["# Does it do harm?", "", f"Heads: {', '.join(heads)}. {CONVENTION}", "", *_summary(rows), ""]
     for check in dict.fromkeys(row.outcome.check for row in rows):
         chosen = [row for row in rows if row.outcome.check == check]
         lines += [f"## {check[0].upper()}{check[1:]}", "", *_check_table(chosen, methods), ""]
@@ -73,18 +75,27 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return max(outcomes, key=badness)
 
 
-def _summary(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
-    """How many cases each method passed on every head; of a check that it refused on one, it passed none."""
-    lines = ["| method | passed | failed checks |", "| --- | ---: | --- |"]
+def verdict(rows: Sequence[Row]) -> dict[str, tuple[int, list[str]]]:
+    """By method: how many cases there are, and the check of each that it did not pass on every head.
+
+    Of a check that it refused on one head, it passed no case.
+    """
     known = dict.fromkeys((row.outcome.check, row.outcome.case) for row in rows)
     done = {check for check, case in known if case != ALL_SCANS}
     cases = [(check, case) for check, case in known if case != ALL_SCANS or check not in done]
-    for method in methods:
+    found = {}
+    for method in dict.fromkeys(row.method for row in rows):
         mine = [row.outcome for row in rows if row.method == method]
         bad = {(outcome.check, outcome.case) for outcome in mine if not outcome.passed}
-        failed = [check for check, case in cases if {(check, case), (check, ALL_SCANS)} & bad]
+        found[method] = len(cases), [check for check, case in cases if {(check, case), (check, ALL_SCANS)} & bad]
+    return found
+
+
+def _summary(rows: Sequence[Row]) -> list[str]:
+    lines = ["| method | passed | failed checks |", "| --- | ---: | --- |"]
+    for method, (of, failed) in verdict(rows).items():
         counts = [f"{check} ({failed.count(check)})" for check in dict.fromkeys(failed)]
-        lines.append(f"| {method} | {len(cases) - len(failed)} of {len(cases)} | {', '.join(counts) or '-'} |")
+        lines.append(f"| {method} | {of - len(failed)} of {of} | {', '.join(counts) or '-'} |")
     return lines
 
 
