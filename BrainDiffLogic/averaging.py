@@ -30,9 +30,13 @@ def average(models: Sequence[str | Path], path: str | Path) -> Card:
     files = [find_checkpoint(model) for model in models]
     loaded = [load_checkpoint(file) for file in files]
     (_, first), cards = loaded[0], [card for _, card in loaded]
-    if len({card["sha256"] for card in cards}) < max(2, len(cards)):
-        raise InputError(f"{files[-1]}: a mean needs two or more models, each of other weights; name others")
+    if len(files) < 2:
+        raise InputError(f"{files[0]}: alone it has no mean; name two or more models")
+    seen: dict[str, Path] = {}
     for file, card in zip(files, cards, strict=True):
+        if card["sha256"] in seen:
+            raise InputError(f"{file}: has the weights of {seen[card['sha256']]}; name each once")
+        seen[card["sha256"]] = file
         if (card["family"], card["arguments"]) != (first["family"], first["arguments"]):
             raise InputError(f"{file}: another network than that of {files[0]}; average models of one network")
     states = [network.state_dict() for network, _ in loaded]

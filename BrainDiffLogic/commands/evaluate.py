@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all that are available)")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
     add("--views", action="store_true", help="also each model's mean answer to mirrored and shifted slices")
-    add("--gated", action="store_true", help="also the default model as a user gets it: with the motion gate")
+    add("--gated", action="store_true", help="also the default model (or the first) as a user gets it, gated")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--suite", default="quality", choices=SUITES, help="quality on pairs (default), or that no harm is done")
     register = "lay the reference onto the moved scan first (default: with --bids)"
@@ -76,7 +76,7 @@ def _safety(args: argparse.Namespace, pairs: Sequence[Pair]) -> int:
 
     given = {"--jobs": args.jobs > 1, "--gated": args.gated, "--register": args.register}
     if too_much := ", ".join(option for option, there in given.items() if there):
-        raise InputError(f"{too_much}: no part of --suite safety, which looks at one still scan after the other")
+        raise InputError(f"{too_much}: no part of --suite safety, which takes one still scan at a time; leave it out")
     prepare_folder(args.out)
     references: dict[str, Path] = {}
     for pair in pairs:

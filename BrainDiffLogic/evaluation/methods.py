@@ -138,5 +138,5 @@ def _made_by(method: ModelMethod) -> list[Any]:
     parts = [card[entry] for entry in ("sha256", "views") if entry in card]
     if method.gated:
         gate = shipped_weights()
-        parts += [card.get("least_change", 0.0), checkpoints.read_card(gate)["sha256"] if gate else None]
+        parts += [card.get("least_change", 0.0), checkpoints.sha256(gate.with_suffix(".json")) if gate else None]
     return parts

@@ -196,7 +196,8 @@ def _facts(scan: bids.Scan) -> dict[str, str]:
         content: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
     except (OSError, ValueError) as error:
         raise InputError(f"{sidecar}: not a readable sidecar ({error}); repair or remove it") from None
-    axis = content.get("PhaseEncodingAxis") or _patient_axis(scan.path, content.get("PhaseEncodingDirection"))
+    axis = content.get("PhaseEncodingAxis") or content.get("PhaseEncodingDirection")
+    axis = axis if axis in PLANES else _patient_axis(scan.path, axis)
     scanner = " ".join(str(content[key]) for key in ("Manufacturer", "ManufacturersModelName") if content.get(key))
     facts = {
         "severity_mm": content.get("MotionSeverityMillimetres"), "scanner": scanner,
@@ -207,7 +208,10 @@ def _facts(scan: bids.Scan) -> dict[str, str]:
 
 
 def _patient_axis(image: Path, direction: Any) -> str | None:
-    """The patient axis of BIDS's PhaseEncodingDirection ("j-": the second array axis), None where it is not said."""
+    """The patient axis of BIDS's PhaseEncodingDirection ("j-": the second array axis), None where it is not said.
+
+    dcm2niix writes PhaseEncodingAxis ("j") where it does not know the sign; our own simulated cohorts name the axis.
+    """
     array_axis = str(direction or "")[:1]
     if array_axis not in ("i", "j", "k"):
         return None

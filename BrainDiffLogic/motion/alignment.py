@@ -14,6 +14,7 @@ from scipy import fft, ndimage
 
 from BrainDiffLogic.motion import rigid
 from BrainDiffLogic.motion.kspace import image_of, moved_kspace
+from BrainDiffLogic.motion.sampling import line_weights
 from BrainDiffLogic.motion.trajectory import Trajectory
 
 ROUNDS = 2
@@ -28,14 +29,15 @@ def aligned(
     axis: int,
     centre: np.ndarray,
     rounds: int = ROUNDS,
+    keeps: np.ndarray | None = None,
 ) -> Trajectory:
     """The trajectory followed by the offset pose that lays the moved image onto the still one.
 
-    image (I, J, K) real magnitudes, one pose for each line along ``axis``, centre (3,) RAS mm. Each round
-    simulates at low resolution, estimates the rigid displacement by one Gauss-Newton step, and moves all
-    poses back by it.
+    image (I, J, K) real magnitudes, one pose for each line along ``axis``, centre (3,) RAS mm; keeps (lines,) bool:
+    which of the lines are acquired (default: all). Each round simulates at low resolution, estimates the rigid
+    displacement by one Gauss-Newton step, and moves all poses back by it.
     """
-    offset_of = _offsets(image, affine, axis, centre)
+    offset_of = _offsets(image, affine, axis, centre, keeps)
     for _ in range(rounds):
         trajectory = trajectory.transformed(rigid.inverse(*offset_of(trajectory)))
     return trajectory
@@ -61,16 +63,22 @@ def seen_from_scan(
 
 
 def _offsets(
-    image: np.ndarray, affine: np.ndarray, axis: int, centre: np.ndarray
+    image: np.ndarray, affine: np.ndarray, axis: int, centre: np.ndarray, keeps: np.ndarray | None = None
 ) -> Callable[[Trajectory], tuple[np.ndarray, np.ndarray]]:
     """A function that tells by how many mm and degrees a trajectory displaces the image, from its low frequencies."""
     coarse, coarse_affine, lines = _low_resolution(image, affine, axis)
-    basis = _rigid_basis(coarse, coarse_affine, centre)
+    weights: np.ndarray | None = None
+    still = coarse
+    if keeps is not None and not keeps.all():
+        weights = line_weights(keeps[lines], axis)
+        still = np.abs(image_of(fft.fftn(coarse, workers=-1) * weights))
+    basis = _rigid_basis(still, coarse_affine, centre)
 
     def offset_of(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
         central = Trajectory(trajectory.translations[lines], trajectory.rotations[lines])
-        moved = np.abs(image_of(moved_kspace(coarse, coarse_affine, central, axis, centre, accuracy=1e-3)))
-        offset = _displacement(coarse, moved, basis)
+        kspace = moved_kspace(coarse, coarse_affine, central, axis, centre, accuracy=1e-3)
+        moved = np.abs(image_of(kspace if weights is None else kspace * weights))
+        offset = _displacement(still, moved, basis)
         return offset[:3], offset[3:]
 
     return offset_of

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.motion.kspace import image_of
 
 REDUCTIONS = (1, 2, 3, 4)
 
@@ -19,11 +20,11 @@ class Sampling:
     partial_fourier    share of the lines that is acquired, above 0.5 to 1; the rest, all on one side, stays zero
     late               the lines that stay zero are the last ones along the array axis, not the first ones
     reduction          of parallel imaging: outside the calibration lines every ``reduction``-th line is acquired
-    calibration_lines  central lines that are all acquired
+    calibration_lines  central lines that are all acquired, half of them on each side of the middle one
     fill_error         (I, J, K) complex, smooth: the relative error, over the image, of the lines that were filled in,
                        as when the head moved between them and the calibration (default: none). What is left is a
                        faint image displaced by the field of view / ``reduction``, like the residual aliasing of GRAPPA
-    Raises InputError for a share or a reduction that no scanner uses.
+    Raises InputError for a share or a reduction that no scanner uses, and for a fill_error without a reduction.
     """
 
     partial_fourier: float = 1.0
@@ -37,34 +38,42 @@ class Sampling:
             raise InputError(f"partial Fourier of {self.partial_fourier} is none; give more than 0.5, at most 1")
         if self.reduction not in REDUCTIONS:
             raise InputError(f"reduction {self.reduction} is not simulated; give one of {REDUCTIONS}")
+        if self.calibration_lines < 0:
+            raise InputError(f"{self.calibration_lines} calibration lines cannot be; give 0 or more")
+        if self.fill_error is not None and self.reduction == 1:
+            raise InputError("fill_error: without a reduction no line is filled in; give one of 2 to 4, or no error")
 
     @property
-    def whole(self) -> bool:
-        """Whether every line is acquired."""
+    def full_fourier(self) -> bool:
+        """Whether partial Fourier leaves no line out."""
         return self.partial_fourier == 1
+
+    def keeps(self, lines: int) -> np.ndarray:
+        """(lines,) bool: whether partial Fourier acquires each line, in the order of the array axis of k-space."""
+        place = (np.arange(lines) - lines // 2) / lines
+        kept: np.ndarray = (place if self.late else -place) <= self.partial_fourier - 0.5
+        return kept
 
     def acquired(self, kspace: np.ndarray, axis: int) -> np.ndarray:
         """(I, J, K) k-space in numpy's conventions, zero where partial Fourier along ``axis`` leaves lines out."""
-        if self.whole:
-            return kspace
-        frequency = fft.fftfreq(kspace.shape[axis])
-        kept = (frequency if self.late else -frequency) <= self.partial_fourier - 0.5
-        return kspace * _along(kept, axis)
+        return kspace if self.full_fourier else kspace * line_weights(self.keeps(kspace.shape[axis]), axis)
 
-    def image_of(self, kspace: np.ndarray, axis: int) -> np.ndarray:
+    def reconstructed(self, kspace: np.ndarray, axis: int) -> np.ndarray:
         """(I, J, K) complex image of ``acquired`` k-space, with the errors of the lines that were filled in."""
-        image: np.ndarray = fft.ifftn(kspace, workers=-1)
-        if self.fill_error is None or self.reduction == 1:
+        image = image_of(kspace)
+        if self.fill_error is None:
             return image
-        lines = np.round(kspace.shape[axis] * fft.fftfreq(kspace.shape[axis])).astype(int)
-        filled = (lines % self.reduction != 0) & (np.abs(lines + 0.5) > self.calibration_lines / 2)
-        wrong = self.fill_error * fft.ifftn(kspace * _along(filled, axis), workers=-1)
+        if self.fill_error.shape != image.shape:
+            raise InputError(f"fill_error: of shape {self.fill_error.shape}; give one value a voxel, {image.shape}")
+        lines = np.arange(image.shape[axis]) - image.shape[axis] // 2
+        filled = (lines % self.reduction != 0) & (np.abs(lines) > self.calibration_lines // 2)
+        wrong = self.fill_error * image_of(kspace * line_weights(filled, axis))
         return image + wrong.astype(image.dtype)
 
 
 EVERY_LINE = Sampling()
 
 
-def _along(lines: np.ndarray, axis: int) -> np.ndarray:
-    """A value for each line, shaped to multiply (I, J, K)."""
-    return lines.astype(np.float32).reshape([-1 if d == axis else 1 for d in range(3)])
+def line_weights(lines: np.ndarray, axis: int) -> np.ndarray:
+    """A value for each line, in the order of the array axis, shaped to multiply (I, J, K) in numpy's order."""
+    return fft.ifftshift(lines.astype(np.float32)).reshape([-1 if d == axis else 1 for d in range(3)])

@@ -58,7 +58,8 @@ def simulate_motion(
     noise       standard deviation of complex Gaussian noise in image units, added before the magnitude is taken
     phase       (I, J, K) radians: the phase of the object, which moves with it (default: none)
     align       remove the global displacement that anchoring leaves, by an offset pose
-    sampling    partial Fourier, of the reference too, and parallel imaging along ``pe_axis``
+    sampling    partial Fourier, of the reference too, and parallel imaging along ``pe_axis``; lines that are not
+                acquired count neither for the severity nor for the displacement
     The magnitude is taken last. Magnitudes below 0 cannot exist in the input, so an input with negative
     voxels is shifted up before and down after. One coil: a simplification, see the README.
     """
@@ -71,15 +72,16 @@ def simulate_motion(
         still -= np.float32(floor)
     centre = head_centre(still, volume.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
     poses = anchored(resampled(trajectory, volume.shape[axis]))
-    severity = float(poses.displacement.mean())
+    keeps = sampling.keeps(volume.shape[axis])
+    severity = float(poses.displacement[keeps].mean())
     if align and severity > NO_MOTION:
-        poses = aligned(still, volume.affine, poses, axis, centre)
+        poses = aligned(still, volume.affine, poses, axis, centre, keeps=keeps)
     poses = Trajectory(poses.translations, poses.rotations, centre)
 
     acquired = still if phase is None else still * np.exp(1j * phase).astype(np.complex64)
     kspace = moved_kspace(acquired, volume.affine, poses, axis, centre, accuracy)
-    moved = sampling.image_of(sampling.acquired(kspace, axis), axis)
-    if not sampling.whole:
+    moved = sampling.reconstructed(sampling.acquired(kspace, axis), axis)
+    if not sampling.full_fourier:
         acquired = fft.ifftn(sampling.acquired(fft.fftn(acquired, workers=-1), axis), workers=-1)
     if noise > 0:
         grain = _complex_noise(volume.shape, noise, seed)

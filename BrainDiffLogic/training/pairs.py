@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,13 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     kind = "still" if rng.random() < recipe.still_share else _choose(recipe.presets, rng)
     severity = 0.0 if kind == "still" else float(np.exp(rng.uniform(*np.log(recipe.severity_mm))))
     lines = still.shape[phase_encode_axis(still.affine, pe_axis)]
-    trajectory, severity = _trajectory(kind, lines, severity, rng)
+    trajectory = _trajectory(kind, lines, severity, rng)
     phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
     noise = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * rng.random() ** 2
     noise_seed = int(rng.integers(2**31))
     simulation = simulate_motion(
         still, trajectory, pe_axis, noise=noise, seed=noise_seed, phase=phase, accuracy=FFT_ACCURACY,
-        sampling=_sampling(recipe, still.shape, severity, rng),
+        sampling=_sampling(recipe, still.shape, trajectory, rng),
     )  # fmt: skip
     scale = robust_scale(simulation.moved.array)
     stacks = np.stack([scale.forward(simulation.moved.array), scale.forward(simulation.reference.array)])
@@ -96,14 +96,14 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
     stacks = stacks[:, max(0, occupied[0] - 2) : occupied[-1] + 3]
     facts = {
         "subject": source.subject, "kind": source.kind, "preset": kind, "pe_axis": pe_axis,
-        "severity": severity, "trajectory": trajectory_name(seed, index),
+        "severity": simulation.severity, "trajectory": trajectory_name(seed, index),
         "error": float(np.abs(stacks[0] - stacks[1]).mean()),
     }  # fmt: skip
     return np.clip(stacks, -60000, 60000).astype(np.float16), facts
 
 
-def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator) -> tuple[Trajectory, float]:
-    """A motion of this kind and its severity in mm: drawn again, ever milder, while the head turns too far.
+def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator) -> Trajectory:
+    """A motion of this kind and of this severity in mm: drawn again, ever milder, while the head turns too far.
 
     A few short nods need 30 degrees and more to reach a mean displacement of 2 mm; no head does so in a coil.
     """
@@ -111,24 +111,23 @@ def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator
         with suppress(InputError):
             trajectory = with_severity(preset(kind, lines, rng), severity)
             if np.abs(trajectory.rotations).max() <= LARGEST_TURN:
-                return trajectory, severity
+                return trajectory
         severity *= 0.9
-    return with_severity(preset("drift", lines, rng), 0.0), 0.0
+    return with_severity(preset("drift", lines, rng), 0.0)
 
 
-def _sampling(recipe: Recipe, shape: tuple[int, ...], severity: float, rng: np.random.Generator) -> Sampling:
-    """How a scan is sampled whose head moves by this mean displacement in mm."""
-    partial, error, reduction = 1.0, None, 1
+def _sampling(recipe: Recipe, shape: tuple[int, ...], trajectory: Trajectory, rng: np.random.Generator) -> Sampling:
+    """How a scan is sampled whose head moves along an anchored trajectory, which has a pose for each of its lines."""
+    sampling = EVERY_LINE
     if rng.random() < recipe.partial_fourier_share:
-        partial = rng.uniform(*recipe.partial_fourier)
-    if rng.random() < recipe.aliasing_share:
-        reduction = int(rng.integers(2, 4))
-        strength = rng.uniform(*recipe.aliasing) * min(1.0, severity / FULL_ALIASING_MM)
-        error = strength * (smooth_field(shape, rng, 2) + 1j * smooth_field(shape, rng, 2)).astype(np.complex64)
-    if partial == 1 and error is None:
-        return EVERY_LINE
-    calibration = int(rng.integers(16, 41))
-    return Sampling(partial, bool(rng.random() < 0.5), reduction, calibration, error)
+        sampling = Sampling(rng.uniform(*recipe.partial_fourier), late=bool(rng.random() < 0.5))
+    if rng.random() >= recipe.aliasing_share:
+        return sampling
+    severity = trajectory.displacement[sampling.keeps(len(trajectory))].mean()
+    strength = rng.uniform(*recipe.aliasing) * min(1.0, severity / FULL_ALIASING_MM)
+    error = strength * (smooth_field(shape, rng, 2) + 1j * smooth_field(shape, rng, 2)).astype(np.complex64)
+    calibration = 2 * int(rng.integers(8, 21))
+    return replace(sampling, reduction=int(rng.integers(2, 4)), calibration_lines=calibration, fill_error=error)
 
 
 def trajectory_name(seed: int, index: int) -> str:

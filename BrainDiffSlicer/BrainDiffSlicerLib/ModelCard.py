@@ -65,8 +65,9 @@ class ModelCard:
     @staticmethod
     def _steps(training: dict[str, Any]) -> int:
         """The steps of a run and of the runs before it, whose weights it started from."""
-        before = training.get("initial", {}).get("training", {})
-        return int(training.get("steps", 0)) + (ModelCard._steps(before) if before else 0)
+        initial = training.get("initial")
+        before = initial.get("training") if isinstance(initial, dict) else None
+        return int(training.get("steps", 0)) + (ModelCard._steps(before) if isinstance(before, dict) else 0)
 
     def _domain(self) -> tuple[str, str]:
         domain = self._card["input"]
@@ -80,7 +81,7 @@ class ModelCard:
 
     def _safety(self) -> tuple[str, str]:
         safety = self._card.get("safety")
-        if not isinstance(safety, dict) or not isinstance(safety.get("failed"), list):
+        if not isinstance(safety, dict) or not {"heads", "passed", "of", "failed"} <= safety.keys():
             return "", ""
         heads = len(safety["heads"])
         counts = _("{passed} of {of} on {heads} heads.").format(passed=safety["passed"], of=safety["of"], heads=heads)

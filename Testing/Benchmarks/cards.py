@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic.checkpoints import SUFFIX, read_card, shipped_folder
+from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.measures import CONVENTION
-from BrainDiffLogic.evaluation.methods import NOTHING
+from BrainDiffLogic.evaluation.methods import NOTHING, ModelMethod, made_by
 from BrainDiffLogic.evaluation.report import MARKDOWN, TABLES
+from BrainDiffLogic.evaluation.run import CASES
 from BrainDiffLogic.evaluation.safety.report import REPORT
+from BrainDiffLogic.evaluation.safety.suite import FOLDER as SUITE
 from BrainDiffLogic.evaluation.strata import SEVERITY, SEVERITY_GROUPS
 
 NAMES = {"below 1": "all below 1 mm", "1-4": "all of 1 to 4 mm", "above 1": "all above 1 mm"}
@@ -68,17 +71,42 @@ def safety_of(found: dict[str, Any], method: str) -> dict[str, Any]:
     for entry in mine:
         if not entry["passed"]:
             asked = f"{entry['check']}, {entry['case']} ({entry['relation']} {entry['limit']:g})"
-            failed.setdefault(asked, []).append("none" if entry["number"] is None else f"{entry['number']:.3g}")
+            number = "none" if entry["number"] is None else f"{entry['number']:.3g}"
+            failed.setdefault(asked, []).append(f"{number} on {entry['head'].partition('_')[0]}")
     said = [f"{asked}: {', '.join(numbers)}" for asked, numbers in failed.items()]
     heads = list(dict.fromkeys(entry["head"] for entry in mine))
     return {"heads": heads, **found["methods"][method], "failed": said}
 
 
+def measured_with(folder: Path) -> dict[str, list[Any]]:
+    """By method what each number of an evaluation or a suite was made with, see ``methods.made_by``."""
+    found: dict[str, list[Any]] = {}
+    for file in (folder / CASES).glob("*.json"):
+        for method, entry in json.loads(file.read_text(encoding="utf-8"))["methods"].items():
+            found.setdefault(method, []).append(entry["made_by"])
+    for file in (folder / SUITE).glob("*.json"):
+        key = json.loads(file.read_text(encoding="utf-8"))["key"]
+        found.setdefault(key["method"], []).append(key["weights"])
+    return found
+
+
+def check_weights(folders: Sequence[Path], models: Sequence[Path]) -> None:
+    """Raises InputError unless every number of the models was measured with the weights that are there now."""
+    for folder in folders:
+        found = measured_with(folder)
+        for path in models:
+            now = made_by({path.stem: ModelMethod(path)})[path.stem]
+            if path.stem not in found or any(parts != now for parts in found[path.stem]):
+                raise InputError(f"{folder}: {path.stem} was not measured with the weights of {path}; measure again")
+
+
 def write_cards(validation: Path, independent: Path, safety: Path) -> None:
-    """Put each shipped model's rows, beside those of doing nothing, on its card."""
+    """Put each shipped model's rows, beside those of doing nothing, on its card. Raises as ``check_weights``."""
+    models = sorted(shipped_folder().glob("*" + SUFFIX))
+    check_weights([validation, independent, safety], models)
     severities, others = rows_of(validation, [SEVERITY]), rows_of(independent, ["all", SEVERITY])
     checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
-    for path in sorted(shipped_folder().glob("*" + SUFFIX)):
+    for path in models:
         card = read_card(path)
         wanted = (path.stem, NOTHING)
         card["metrics"] = [row for row in severities if row["method"] in wanted]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cards import markdown, rows_of, safety_of
+from cards import check_weights, markdown, rows_of, safety_of
 from validation import cases, files_of, resampled, write_pairs
 
 from BrainDiffLogic import write_volume
+from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.measures import METRICS
+from BrainDiffLogic.evaluation.methods import ModelMethod, made_by
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import MEASURED, PICTURES
 from BrainDiffLogic.evaluation.strata import in_severity_group
 from BrainDiffLogic.volume import Volume
+from Harness.correctors import save_tiny
 
 
 def a_row(name: str, method: str, severity: float, mre: float) -> dict[str, object]:
@@ -73,15 +77,39 @@ def test_the_rows_of_a_card_are_those_of_the_evaluation(tmp_path: Path) -> None:
     assert table[2][-2].strip() == "50 %"
 
 
-@pytest.mark.parametrize(("second", "failed"), [(0.8, ["lesions, 3 mm (>= 0.9): 0.7, 0.8"]), (None, None)])
+@pytest.mark.parametrize(("second", "failed"), [(0.8, ["lesions, 3 mm (>= 0.9): 0.7 on a, 0.8 on b"]), (None, None)])
 def test_the_safety_of_a_card_is_that_of_the_report_and_says_all(second: float | None, failed: list | None) -> None:
     asked = {"method": "m", "check": "lesions", "relation": ">=", "limit": 0.9}
     entries = [
         {**asked, "head": "a", "case": "3 mm", "number": 0.7, "passed": False},
-        {**asked, "head": "b", "case": "3 mm", "number": second, "passed": False},
+        {**asked, "head": "b_still", "case": "3 mm", "number": second, "passed": False},
         {**asked, "head": "a", "case": "1 mm", "number": 0.95, "passed": True},
         {**asked, "head": "a", "case": "1 mm", "number": 0.1, "passed": False, "method": "another"},
     ]
     found = safety_of({"methods": {"m": {"passed": 1, "of": 2}}, "rows": entries}, "m")
-    assert (found["heads"], found["passed"], found["of"]) == (["a", "b"], 1, 2)
-    assert found["failed"] == (failed or ["lesions, 3 mm (>= 0.9): 0.7, none"])
+    assert (found["heads"], found["passed"], found["of"]) == (["a", "b_still"], 1, 2)
+    assert found["failed"] == (failed or ["lesions, 3 mm (>= 0.9): 0.7 on a, none on b"])
+
+
+def test_numbers_of_other_weights_do_not_get_onto_a_card(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m.safetensors", views=[{"mirrored": True}])
+    now = made_by({"m": ModelMethod(model)})["m"]
+    case, head = tmp_path / "evaluation" / "cases" / "a.json", tmp_path / "suite" / "safety" / "a_m.json"
+
+    def measured(of_case: list, of_head: list) -> None:
+        for file, content in (
+            (case, {"methods": {"m": {"made_by": of_case}, "do nothing": {"made_by": []}}}),
+            (head, {"key": {"method": "m", "weights": of_head}}),
+        ):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(content))
+
+    folders = [tmp_path / "evaluation", tmp_path / "suite"]
+    measured(now, now)
+    check_weights(folders, [model])
+    for other in ((now[:1], now), (now, ["0" * 64, *now[1:]])):
+        measured(*other)
+        with pytest.raises(InputError, match="m was not measured with the weights"):
+            check_weights(folders, [model])
+    with pytest.raises(InputError, match="n was not measured"):
+        check_weights(folders, [save_tiny(tmp_path / "n.safetensors")])

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from BrainDiffLogic.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.evaluation.pairs import PLANES, read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import Setting, evaluate
@@ -142,13 +143,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=None, help="names or files (default: all that are available)")
+    parser.add_argument("--models", nargs="*", default=None, help="names or files (default: the shipped ones)")
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     for case in cases():
         simulate(case, args.data, args.out)
     pairs = read_pairs(write_pairs(args.out), aligned=True)
-    setting = Setting(None if args.models is None else tuple(args.models), "cpu", gated=True)
+    models = args.models or [str(path) for path in sorted(shipped_folder().glob("*" + SUFFIX))]
+    setting = Setting(tuple(models), "cpu", gated=True)
     rows = evaluate(pairs, args.out / EVALUATION, setting, args.jobs, lambda share, stage: print(f"{share:.0%}", stage))
     print(write_report(args.out / EVALUATION, rows))
 

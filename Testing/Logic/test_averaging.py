@@ -60,7 +60,12 @@ def test_models_that_have_no_mean_are_refused(tmp_path: Path) -> None:
     a, out = save_tiny(tmp_path / "a.safetensors"), tmp_path / "mean.safetensors"
     twin = save_tiny(tmp_path / "twin.safetensors", training={"steps": 3})
     other = save_shifted(tmp_path / "other.safetensors", 0.1, arguments={**ARGUMENTS, "zero_init": False, "gain": 0.5})
-    for models, word in (([a], "two or more"), ([a, twin], "two or more"), ([a, other], "one network")):
+    third = save_shifted(tmp_path / "third.safetensors", 0.2)
+    for models, word in (
+        ([a], "two or more"),
+        ([a, twin, third], "twin.*weights of .*a.safe"),
+        ([a, third, other], "other.*one network"),
+    ):
         with pytest.raises(InputError, match=word):
             average(models, out)
         assert not out.exists() and not out.with_suffix(".json").exists()

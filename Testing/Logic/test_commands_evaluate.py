@@ -334,7 +334,7 @@ def a_safety_suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
     seen: dict = {}
 
     def run_safety(methods: dict, heads: list[Volume], out: Path, progress: object) -> Path:
-        seen.update(methods=list(methods), heads=len(heads))
+        seen.update(methods=list(methods), heads=[Path(head.source).name for head in heads])
         (out / "safety.md").write_text("all checks")
         return out / "safety.md"
 
@@ -346,10 +346,14 @@ def a_safety_suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
 
 
 def test_the_safety_suite_gets_a_still_scan_of_each_subject(a_table: Path, a_safety_suite: dict, capsys) -> None:
-    out = a_table.parent / "safety"
+    folder = a_table.parent
+    for other in ("again", "another"):
+        shutil.copy(folder / "still.nii.gz", folder / f"{other}.nii.gz")
+    rows = ("one.nii.gz,still.nii.gz,s1", "none.nii.gz,again.nii.gz,s1", "two.nii.gz,another.nii.gz,s2")
+    a_table.write_text("\n".join(["moved,reference,subject", *rows]))
     options = ["--suite", "safety", "--device", "cpu"]
-    assert braindiff("evaluate", "--pairs", a_table, "--out", out, *options) == 0
-    assert a_safety_suite == {"methods": [*ROWS, MODEL], "heads": 1}
+    assert braindiff("evaluate", "--pairs", a_table, "--out", folder / "safety", *options) == 0
+    assert a_safety_suite == {"methods": [*ROWS, MODEL], "heads": ["still.nii.gz", "another.nii.gz"]}
     assert "all checks" in capsys.readouterr().out
 
 

@@ -116,11 +116,12 @@ def test_a_bids_folder_gives_its_pairs_with_the_facts_of_the_sidecars(tmp_path: 
     ("direction", "axis", "plane"),
     [("i", "SI", "in-plane"), ("j-", "LR", "through-plane"), ("k", "AP", "in-plane"), ("x", None, None)],
 )
+@pytest.mark.parametrize("entry", ["PhaseEncodingDirection", "PhaseEncodingAxis"])  # the second where no sign is known
 def test_the_phase_encode_axis_of_bids_is_brought_to_the_patient(
-    tmp_path: Path, direction: str, axis: str | None, plane: str | None
+    tmp_path: Path, entry: str, direction: str, axis: str | None, plane: str | None
 ) -> None:
     a_scan_in(tmp_path, "01", "standard")
-    a_scan_in(tmp_path, "01", "headmotion1", PhaseEncodingDirection=direction)
+    a_scan_in(tmp_path, "01", "headmotion1", **{entry: direction})
     affine = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])  # array axes along I, R and A
     for level in ("standard", "headmotion1"):
         path = tmp_path / "sub-01" / "anat" / f"sub-01_acq-{level}_T1w.nii.gz"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from folded_head import folded_head
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import fft
+from skimage.registration import phase_cross_correlation
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion import Trajectory, simulate_motion
+from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.volume import Volume
 
@@ -21,7 +23,7 @@ axes = st.integers(0, 2)
 
 @given(axes)
 def test_every_line_is_the_plain_image(axis: int) -> None:
-    np.testing.assert_allclose(EVERY_LINE.image_of(EVERY_LINE.acquired(KSPACE, axis), axis), IMAGE, atol=1e-5)
+    np.testing.assert_allclose(EVERY_LINE.reconstructed(EVERY_LINE.acquired(KSPACE, axis), axis), IMAGE, atol=1e-5)
 
 
 @given(axes, st.floats(0.55, 1.0), st.booleans())
@@ -44,7 +46,7 @@ def test_the_two_sides_of_a_real_image_are_conjugate(axis: int, share: float) ->
     nyquist[SHAPE[axis] // 2] = 0
     whole = np.moveaxis(nyquist, 0, axis)
     images = [
-        sampling.image_of(sampling.acquired(whole, axis), axis)
+        sampling.reconstructed(sampling.acquired(whole, axis), axis)
         for sampling in (Sampling(share, late=True), Sampling(share, late=False))
     ]
     np.testing.assert_allclose(np.abs(images[0]), np.abs(images[1]), atol=1e-5)
@@ -59,13 +61,13 @@ def test_a_constant_error_of_what_is_filled_in_is_a_faint_copy(axis: int, reduct
     size = SHAPE[axis]
     copies = sum(np.roll(IMAGE, n * size // reduction, axis) for n in range(reduction)) / reduction
     expected = IMAGE + error * (IMAGE - copies)
-    np.testing.assert_allclose(sampling.image_of(KSPACE, axis), expected, atol=1e-5)
+    np.testing.assert_allclose(sampling.reconstructed(KSPACE, axis), expected, atol=1e-5)
 
 
 def test_calibration_lines_are_never_wrong() -> None:
     smooth = np.ones(SHAPE) * np.cos(2 * np.pi * np.arange(SHAPE[1]) / SHAPE[1])[:, None] + 2  # three lines only
     sampling = Sampling(reduction=2, calibration_lines=6, fill_error=np.ones(SHAPE, np.complex64))
-    np.testing.assert_allclose(sampling.image_of(fft.fftn(smooth), 1), smooth, atol=1e-6)
+    np.testing.assert_allclose(sampling.reconstructed(fft.fftn(smooth), 1), smooth, atol=1e-6)
 
 
 def test_without_motion_the_scan_is_its_reference_however_it_is_sampled() -> None:
@@ -76,7 +78,46 @@ def test_without_motion_the_scan_is_its_reference_however_it_is_sampled() -> Non
     assert np.abs(got.reference.array - simulate_motion(volume, still, "AP").reference.array).max() > 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"partial_fourier": 0.5}, {"partial_fourier": 1.1}, {"reduction": 0}])
+@pytest.mark.parametrize("late", [True, False])
+def test_motion_while_nothing_is_acquired_is_none(late: bool) -> None:
+    """It counts for no severity, displaces nothing, and is no reason to move the scan onto the still head."""
+    volume = folded_head(whole=True)
+    lines = volume.shape[1]
+    translations = np.zeros((lines, 3))
+    translations[round(0.65 * lines) :] = [3.0, 5.0, 1.0]
+    poses = Trajectory(translations if late else translations[::-1].copy(), np.zeros((lines, 3)))
+    got = simulate_motion(volume, poses, "AP", sampling=Sampling(0.6, late=late))
+    assert got.severity == 0
+    np.testing.assert_allclose(got.moved.array, got.reference.array, atol=1e-3 * volume.array.max())
+    assert simulate_motion(volume, poses, "AP", sampling=Sampling(0.6, late=not late)).severity > 1
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_scan_with_partial_fourier_lies_on_its_reference(late: bool) -> None:
+    volume = folded_head(whole=True)
+    poses = with_severity(preset("steps", volume.shape[1], 5), 3.0)
+    apart = []
+    for align in (False, True):
+        got = simulate_motion(volume, poses, "AP", sampling=Sampling(0.65, late=late), align=align)
+        pair = got.reference.array, got.moved.array
+        shift = phase_cross_correlation(*pair, upsample_factor=50, normalization=None)[0]
+        apart.append(float(np.linalg.norm(shift * volume.spacing)))
+    assert apart[0] > 1 and apart[1] < 0.2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"partial_fourier": 0.5}, {"partial_fourier": 1.1}, {"reduction": 0}, {"calibration_lines": -1},
+        {"fill_error": np.zeros(SHAPE)},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_what_no_scanner_does_is_refused(wrong: dict) -> None:
     with pytest.raises(InputError, match="give"):
         Sampling(**wrong)
+
+
+def test_an_error_of_another_shape_is_refused() -> None:
+    with pytest.raises(InputError, match="one value a voxel"):
+        Sampling(reduction=2, fill_error=np.zeros((2, 2, 2))).reconstructed(KSPACE, 0)

@@ -36,7 +36,6 @@ def test_a_lesion_has_its_volume() -> None:
             assert lesion.shape.sum() * voxel == pytest.approx(truth, rel=0.15)
 
 
-@settings(max_examples=10)
 @given(place=st.tuples(*[st.floats(12, 18)] * 3), along=st.tuples(*[st.floats(-1, 1)] * 3).filter(any))
 def test_two_balls_have_the_volume_of_one_wherever_they_lie(place: tuple[float, ...], along: tuple[float, ...]) -> None:
     spacing = np.array([1.0, 0.9, 1.1])
@@ -49,6 +48,7 @@ def test_two_balls_have_the_volume_of_one_wherever_they_lie(place: tuple[float, 
     np.testing.assert_allclose(centre, place, atol=0.05)
 
 
+@settings(max_examples=10)
 @given(share=st.floats(-2, 2), background=st.floats(-0.1, 0.1))
 def test_the_share_of_a_lesion_is_found_exactly(share: float, background: float) -> None:
     scene = a_brain_scene()

@@ -105,6 +105,8 @@ def test_the_card_says_which_safety_checks_failed_and_what_another_simulator_gav
     row = {"severity": "2-4", "method": "corrector", "volumes": 12, "mre": 0.148}
     card = {"name": "x", "version": "1", "input": {"spacing_mm": [1, 2]}, "metrics": [row]}
     assert "Do-no-harm" not in ModelCard(card).html() and "simulator" not in ModelCard(card).html()
+    foreign = {**card, "training": {"steps": 5, "initial": "scratch"}, "safety": {"passed": 3}}
+    assert "5 steps" in ModelCard(foreign).html() and "Do-no-harm" not in ModelCard(foreign).html()
     safety = {"heads": ["a", "b"], "passed": 31, "of": 32, "failed": ["3 mm: 0.7"]}
     card |= {"independent_metrics": [row], "safety": safety}
     html = ModelCard(card).html()

@@ -27,9 +27,9 @@ EDGE_MM = 1.0
 APART_MM = 20.0
 """Between centres: what one lesion does to the images must not reach the next."""
 INSIDE_MM = 2.0
-"""From a lesion's edge to the end of the inner head."""
+"""From a ball's edge to the end of the inner head; two balls reach further, by 0.4 radii on both sides."""
 DARKEST = 0.8
-"""A dark lesion takes at most this share of the signal at its place away: magnitudes below 0 cannot exist."""
+"""A dark lesion takes at most this share of the signal at its middle away: magnitudes below 0 cannot exist."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Lesion:
     """One implanted lesion.
 
     diameter  mm; tissue: "white" or "grey"
-    contrast  what it adds at its middle, on the scene's scale; negative: dark
+    contrast  what it adds to a voxel that it fills, on the scene's scale; negative: dark
     box       where in the volume it lies; shape: what it fills of each voxel of the box, 0 to 1
     """
 

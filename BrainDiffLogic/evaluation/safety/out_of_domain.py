@@ -25,7 +25,7 @@ def check_out_of_domain(method: Method, scene: Scene) -> list[Outcome]:
 
     What a model says is what ``correction.correct`` would report: it raises Refused, and ``domain.judge`` gives
     its notes. A stripped brain is within the domain of a model whose card names brains. Last the head itself, which is
-    within: what is said of it, too, is no flag for the others.
+    within: a sentence that is said of it, too, is no flag for the others.
     """
     usual = notes_of(method, scene.still)
     others = [_outcome(method, name, volume, usual) for name, volume in other_inputs(scene).items()]

@@ -114,11 +114,11 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
     if not outcomes:
         return "-"
     shown = worst(outcomes)
-    verdict = PASSED if all(outcome.passed for outcome in outcomes) else FAILED
+    word = PASSED if all(outcome.passed for outcome in outcomes) else FAILED
     how = shown.note.partition(":")[0] if shown.note.startswith(("refused", "flagged")) else ""
     if how:
-        return how if verdict == PASSED else f"{how} {verdict}"
-    return f"{shown.number:.4g} {verdict}"
+        return how if word == PASSED else f"{how} {word}"
+    return f"{shown.number:.4g} {word}"
 
 
 def _remark(row: Row) -> str:
