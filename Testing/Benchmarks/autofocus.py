@@ -3,11 +3,12 @@
     python Testing/Benchmarks/autofocus.py --pairs F.csv [--iterations 40]
 
 F.csv as for ``braindiff evaluate``, with pe_axis. Each line of the scan's k-space is put back where a pose says that it
-was taken (the adjoint of the model, not its solution), which can invent nothing; the poses are those that minimise the entropy of the image's gradients (Atkinson et
-al., IEEE TMI 1997; with gradients as GradMC, Loktyushin et al., MRM 2013). They had the phase of the image; here it is
-taken from a magnitude, so half of what they knew is missing. Voxels of 2.5 mm, poses at knots along the phase-encode
-axis. Prints the MRE before and after, after with the image shifted onto the still scan, as the poses may displace the
-head as a whole, and at the most favourable iteration; of the last two nobody knows without the still scan.
+was taken (the adjoint of the model, not its solution), which can invent nothing; the poses are those that minimise the
+entropy of the image's gradients (Atkinson et al., IEEE TMI 1997; with gradients as in GradMC, Loktyushin, MRM 2013).
+They had the phase of the image; here it is taken from a magnitude, so half of what they knew is missing. Voxels of
+2.5 mm, poses at knots along the phase-encode axis. Prints the MRE before and after, after with the image shifted onto
+the still scan, as the poses may displace the head as a whole, and at the most favourable iteration; of the last two
+nobody knows without the still scan.
 """
 
 from __future__ import annotations
