@@ -50,10 +50,12 @@ def average(models: Sequence[str | Path], path: str | Path) -> Card:
     return save_checkpoint(state, {**kept, **changes}, path)
 
 
-def _ancestors(training: dict[str, Any]) -> set[str]:
-    """The checksums of the weights that a run went on from, and that those went on from."""
-    initial = training.get("initial")
-    return {initial["sha256"], *_ancestors(initial["training"])} if initial else set()
+def _ancestors(training: Any) -> set[str]:
+    """The checksums of the weights that a run went on from, and that those went on from, as far as a card tells."""
+    initial = training.get("initial") if isinstance(training, dict) else None
+    if not isinstance(initial, dict):
+        return set()
+    return {initial.get("sha256", ""), *_ancestors(initial.get("training"))}
 
 
 def _entry(card: Card, told: set[str]) -> dict[str, Any]:

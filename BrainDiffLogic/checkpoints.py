@@ -29,7 +29,7 @@ OWN_FOLDER = "BRAINDIFF_MODELS"
 REQUIRED = ("format", "name", "version", "family", "arguments", "input", "training", "metrics", "sha256")
 KINDS: dict[str, type] = {
     **dict.fromkeys(("name", "version", "family", "sha256"), str),
-    **{"arguments": dict, "input": dict, "training": dict, "metrics": list},
+    **{"arguments": dict, "input": dict, "metrics": list},
 }  # fmt: skip
 """What these entries of a card must be."""
 

@@ -56,6 +56,14 @@ def test_the_card_tells_the_origin_and_holds_no_numbers_of_another(tmp_path: Pat
     assert started_from(tmp_path / "mean.safetensors")["initial"]["averaged"] == card["averaged"]
 
 
+@pytest.mark.parametrize("training", [7, {"initial": "scratch"}, {"initial": {"training": None}}], ids=str)
+def test_a_card_that_tells_its_training_otherwise_has_a_mean_too(tmp_path: Path, training: object) -> None:
+    odd = save_tiny(tmp_path / "odd.safetensors", training=training)
+    other = save_shifted(tmp_path / "other.safetensors", 0.5)
+    card = average([odd, other], tmp_path / "mean.safetensors")
+    assert card["training"] == training and [each["name"] for each in card["averaged"]] == ["odd", "other"]
+
+
 def test_models_that_have_no_mean_are_refused(tmp_path: Path) -> None:
     a, out = save_tiny(tmp_path / "a.safetensors"), tmp_path / "mean.safetensors"
     twin = save_tiny(tmp_path / "twin.safetensors", training={"steps": 3})
