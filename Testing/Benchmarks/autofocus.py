@@ -30,6 +30,7 @@ from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion.kspace import PE_AXES
+from BrainDiffLogic.quality import compare
 from BrainDiffLogic.training.pairs import fourier_resampled
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
@@ -138,11 +139,6 @@ def coarse(volume: Volume, scale: float) -> np.ndarray:
     return fourier_resampled(stack, shape)
 
 
-def mean_relative_error(image: np.ndarray, truth: np.ndarray, head: np.ndarray) -> float:
-    """Sum of the errors over the sum of the reference, in the head."""
-    return float(np.abs(image - truth)[head].sum() / truth[head].sum())
-
-
 def main() -> None:
     """A line for each pair, and the means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -159,9 +155,9 @@ def main() -> None:
         head = head_mask(truth)
         axis = PE_AXES[pair.facts["pe_axis"]]
         found = list(sharpened(Scan(image, axis), image.shape[axis], args.knots, args.iterations + 1))
-        errors = [mean_relative_error(each, truth, head) for each in found]
+        errors = [compare(each, truth, head).mre for each in found]
         shift = phase_cross_correlation(truth, found[-1], upsample_factor=20)[0]
-        moved_back = mean_relative_error(ndimage.shift(found[-1], shift, order=3), truth, head)
+        moved_back = compare(ndimage.shift(found[-1], shift, order=3), truth, head).mre
         results.append((errors[0], errors[-1], moved_back, min(errors)))
         print(f"| {pair.name} | {' | '.join(f'{error:.3f}' for error in results[-1])} |", flush=True)
     print(f"| mean of {len(results)} | {' | '.join(f'{error:.3f}' for error in np.mean(results, axis=0))} |")

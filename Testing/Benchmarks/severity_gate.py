@@ -126,7 +126,7 @@ def main() -> None:
         found[source] = summary([r for r in rows if r.source == source], model.threshold_mm)
         print(source, json.dumps(found[source], indent=1))
     if args.write_card:
-        card = {**model.card, "validation": found}
+        card = {**model.card, "validation": {**model.card.get("validation", {}), **found}}
         weights.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
 
 
