@@ -9,6 +9,7 @@ cost that does not depend on the number of poses.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from scipy import fft
@@ -67,19 +68,19 @@ class Acquisition:
             self.points = sample_points(shape, affine, trajectory.rotations, axis)
             # finufft counts the phase from the voxel N // 2, numpy from the first one
             self.shifts = self.shifts + np.array(shape) // 2
+        self._plans: dict[int, Any] = {}
+        self._cut: tuple[np.ndarray, ...] | None = None
 
     def kspace(self, image: np.ndarray) -> np.ndarray:
         """(I, J, K) complex64 k-space of ``image`` (I, J, K), real or complex, that moves while it is acquired."""
         if self.points is None:
             values = np.moveaxis(fft.fftn(image.astype(np.complex64), workers=-1), self.axis, 0)
         else:
-            import finufft
-
-            voxels, flat = np.ascontiguousarray(image, dtype=np.complex64), self.points.reshape(3, -1)
-            values = finufft.nufft3d2(*flat, voxels, isign=-1, eps=self.accuracy).reshape(self.points.shape[1:])
+            voxels = np.ascontiguousarray(image, dtype=np.complex64)
+            values = self._plan(2).execute(voxels).reshape(self.points.shape[1:])
         _shift_lines(values, self.shape, self.affine, self.axis, self.shifts)
         if self.points is not None:
-            _cut_corners(values, self.points, self.shape)
+            values[self._outside()] = 0
         return np.moveaxis(values, 0, self.axis)
 
     def adjoint(self, kspace: np.ndarray) -> np.ndarray:
@@ -88,11 +89,24 @@ class Acquisition:
         _shift_lines(values, self.shape, self.affine, self.axis, -self.shifts)
         if self.points is None:
             return fft.ifftn(np.moveaxis(values, 0, self.axis), norm="forward", workers=-1)
+        values[self._outside()] = 0
+        return self._plan(1).execute(values.reshape(-1))
+
+    def _plan(self, kind: int) -> Any:
+        """A finufft plan of type 1 or 2 that has sorted the points: sorting costs more than one transform does."""
         import finufft
 
-        _cut_corners(values, self.points, self.shape)
-        flat = self.points.reshape(3, -1)
-        return finufft.nufft3d1(*flat, values.reshape(-1), self.shape, isign=1, eps=self.accuracy)
+        if kind not in self._plans:
+            plan = finufft.Plan(kind, self.shape, eps=self.accuracy, isign=1 if kind == 1 else -1, dtype=np.complex64)
+            plan.setpts(*self.points.reshape(3, -1))  # type: ignore[union-attr]
+            self._plans[kind] = plan
+        return self._plans[kind]
+
+    def _outside(self) -> tuple[np.ndarray, ...]:
+        """Where the rotated samples (lines, A, B) lie outside the band, found once."""
+        if self._cut is None:
+            self._cut = _outside_band(self.points, self.shape)  # type: ignore[arg-type]
+        return self._cut
 
 
 def moved_kspace(
@@ -153,13 +167,18 @@ def _shift_lines(
         values[line] *= along_second.astype(np.complex64)
 
 
-def _cut_corners(values: np.ndarray, points: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Zero, in place, what lies more than half a sample outside the band."""
+def _outside_band(points: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The indices (lines, A, B) of what lies more than half a sample outside the band."""
     limits = [np.float32(np.pi * (1 + 1 / size)) for size in shape]
-    for line in range(len(values)):
+    found = []
+    for line in range(points.shape[1]):
+        outside = np.zeros(points.shape[2:], dtype=bool)
         for along, limit in zip(points[:, line], limits, strict=True):
             if along.max() > limit or along.min() < -limit:
-                values[line][np.abs(along) > limit] = 0
+                outside |= np.abs(along) > limit
+        first, second = np.nonzero(outside)
+        found.append((np.full(len(first), line), first, second))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def _frequencies(shape: tuple[int, ...]) -> list[np.ndarray]:
