@@ -13,7 +13,8 @@ from typing import Any
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml
-from BrainDiffLogic.training.pairs import Recipe, Source
+from BrainDiffLogic.training.pairs import RECORDED, Recipe, Source
+from BrainDiffLogic.training.recorded import RecordedTraces
 from BrainDiffLogic.views import read_views
 
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
@@ -39,7 +40,7 @@ STAGE_NUMBERS: Limits = {
 RECIPE_NUMBERS: Limits = {
     "still_share": (float, 0, 1), "bias_field": (float, 0, math.inf), "phase_share": (float, 0, 1),
     "blur_share": (float, 0, 1), "partial_fourier_share": (float, 0, 1), "aliasing_share": (float, 0, 1),
-    "max_voxels": (float, 1, math.inf),
+    "max_voxels": (float, 1, math.inf), "masked_share": (float, 0, 1), "middle_share": (float, 0, 1),
 }  # fmt: skip
 RECIPE_RANGES = ("severity_mm", "zoom", "gamma", "noise", "blur", "partial_fourier", "aliasing")
 
@@ -67,6 +68,7 @@ class Configuration:
     sources      volumes to train on: a list of {glob, kind, weight}; the subject is the file name up
                  to "_T1w" or its extension
     validation   subjects held out, by name
+    traces       pattern of files of recorded motion below the data folder, for the motion "recorded" of the recipe
     network      "compact", "paper", or a mapping of arguments of the family
     stages       one after the other, see ``Stage``
     pairs        how many training pairs are simulated; 0: each on the fly, never stored
@@ -91,6 +93,7 @@ class Configuration:
     data: str = "volumes"
     sources: list[dict[str, Any]] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
+    traces: str = ""
     network: str | dict[str, Any] = "compact"
     recipe: Recipe = field(default_factory=Recipe)
     pairs: int = 400
@@ -223,7 +226,9 @@ def _check_volumes(configuration: Configuration, path: str | Path) -> None:
 
 def _check_recipe(recipe: Recipe, path: str | Path) -> None:
     check_numbers(recipe, path, RECIPE_NUMBERS)
-    _check_weights("presets", recipe.presets, tuple(PRESETS), path)
+    _check_weights("presets", recipe.presets, (*PRESETS, RECORDED), path)
+    if not isinstance(recipe.quiet, bool):
+        raise InputError(f"{path}: quiet must be true or false, got {recipe.quiet!r}")
     _check_weights("pe_axes", recipe.pe_axes, PE_AXES, path)
     for name in RECIPE_RANGES:
         limits = getattr(recipe, name)
@@ -272,6 +277,16 @@ def find_sources(configuration: Configuration, data: str | Path) -> tuple[list[S
         raise InputError(f"{data}: validation subject {sorted(missing)[0]!r} is not among the sources")
     assert_disjoint(training, validation)
     return training, validation
+
+
+def find_traces(
+    configuration: Configuration, data: str | Path
+) -> tuple[RecordedTraces, RecordedTraces] | tuple[None, None]:
+    """(training, validation) recorded motion below the folder ``data``, split by person; none where none is named."""
+    if not configuration.traces:
+        return None, None
+    files = sorted(Path(data).glob(configuration.traces))
+    return RecordedTraces(files), RecordedTraces(files, held_out=True)
 
 
 def subject_of(name: str) -> str:

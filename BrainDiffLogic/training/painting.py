@@ -22,8 +22,11 @@ OTHER_RANGE = (0.05, 1.1)
 T1_SHARE = 0.75
 
 
-def paint(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An image (I, J, K) float32, white matter near 1, from an integer label map; air is 0."""
+def paint(labels: np.ndarray, rng: np.random.Generator, grainy: bool = True) -> np.ndarray:
+    """An image (I, J, K) float32, white matter near 1, from an integer label map; air is 0.
+
+    grainy  the texture has a scale of single voxels, which looks like noise
+    """
     t1_like = rng.random() < T1_SHARE
     values = np.unique(labels)
     level = np.zeros(int(values.max()) + 1, dtype=np.float32)
@@ -36,14 +39,14 @@ def paint(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
                 level[label] = rng.uniform(*OTHER_RANGE) if other else shared * rng.uniform(0.95, 1.05)
                 grain[label] = rng.uniform(0.01, 0.15 if other else 0.06)
     index = labels.astype(np.int32)
-    texture = _texture(labels.shape, rng)
+    texture = _texture(labels.shape, rng, grainy)
     image = level[index] + grain[index] * texture
     return np.maximum(ndimage.gaussian_filter(image, rng.uniform(0.4, 0.8)), 0)
 
 
-def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Noise of unit standard deviation on two scales: voxels and structures of a few voxels."""
-    fine = rng.standard_normal(shape, dtype=np.float32)
+def _texture(shape: tuple[int, ...], rng: np.random.Generator, grainy: bool) -> np.ndarray:
+    """Noise of unit standard deviation on two scales: voxels, unless not ``grainy``, and structures of a few voxels."""
+    fine = rng.standard_normal(shape, dtype=np.float32) if grainy else np.float32(0)
     coarse = ndimage.zoom(rng.standard_normal([-(-n // 4) for n in shape], dtype=np.float32), 4, order=1)
     coarse = coarse[tuple(slice(n) for n in shape)]
     share = np.float32(rng.uniform(0.2, 0.8))

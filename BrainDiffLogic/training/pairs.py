@@ -23,13 +23,20 @@ from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
+from BrainDiffLogic.training.masking import drawn_mask
 from BrainDiffLogic.training.painting import paint
+from BrainDiffLogic.training.quiet import quiet_base
+from BrainDiffLogic.training.recorded import RecordedTraces
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 MARGIN_MM = 12.0
 FFT_ACCURACY = 1e-3
 LARGEST_TURN = 25.0
 """Degrees: more than a head can turn in a head coil."""
+RECORDED = "recorded"
+"""The kind of motion that is drawn from recorded traces, beside the presets."""
+QUIET = "quiet"
+"""Folder of the quiet bases, which all pairs of a cache share."""
 FULL_ALIASING_MM = 2.0
 """Mean displacement from which the lines that parallel imaging fills in are as wrong as the recipe says."""
 
@@ -52,6 +59,10 @@ class Recipe:
     deviation in voxels of the Gaussian that smooths a share of the scans, as averages and interpolation do.
     partial_fourier is the share of the lines that is acquired; aliasing how wrong the lines are that parallel imaging
     filled in while the head moved by 2 mm and more (less motion, less aliasing), see ``motion.sampling``.
+
+    quiet         bases lose their noise first (``quiet``), painted heads have no grain: noise comes after motion alone
+    masked_share  of the pairs that are masked after the motion, alike, as skull-stripping and defacing do
+    middle_share  of the pairs whose severity lies in the middle half of its octaves
     """
 
     presets: dict[str, float] = field(
@@ -72,17 +83,27 @@ class Recipe:
     aliasing: tuple[float, float] = (0.05, 0.5)
     aliasing_share: float = 0.0
     max_voxels: float = 7.5e6
+    quiet: bool = False
+    masked_share: float = 0.0
+    middle_share: float = 0.0
 
 
-def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tuple[np.ndarray, dict]:
-    """((2, slices, rows, columns) float16, facts): moved and still sagittal stacks in network units."""
+def simulate_pair(
+    source: Source, recipe: Recipe, seed: int, index: int, *,
+    quiet: str | Path | None = None, traces: RecordedTraces | None = None,
+) -> tuple[np.ndarray, dict]:  # fmt: skip
+    """((2, slices, rows, columns) float16, facts): moved and still sagittal stacks in network units.
+
+    quiet   folder in which quiet bases are kept, needed for a recipe of them
+    traces  needed for a recipe with the motion "recorded"
+    """
     rng = np.random.default_rng([seed, index])
-    still = vary(load(source, rng), recipe, rng)
+    still = vary(_base(source, recipe, rng, quiet), recipe, rng)
     pe_axis = _choose(recipe.pe_axes, rng)
     kind = "still" if rng.random() < recipe.still_share else _choose(recipe.presets, rng)
-    severity = 0.0 if kind == "still" else float(np.exp(rng.uniform(*np.log(recipe.severity_mm))))
+    severity = 0.0 if kind == "still" else _severity(recipe, rng)
     lines = still.shape[phase_encode_axis(still.affine, pe_axis)]
-    trajectory = _trajectory(kind, lines, severity, rng)
+    trajectory = _trajectory(kind, lines, severity, rng, traces)
     phase = smooth_field(still.shape, rng, 2) * rng.uniform(0.2, np.pi) if rng.random() < recipe.phase_share else None
     noise = recipe.noise[0] + (recipe.noise[1] - recipe.noise[0]) * rng.random() ** 2
     noise_seed = int(rng.integers(2**31))
@@ -90,26 +111,44 @@ def simulate_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tupl
         still, trajectory, pe_axis, noise=noise, seed=noise_seed, phase=phase, accuracy=FFT_ACCURACY,
         sampling=_sampling(recipe, still.shape, trajectory, rng),
     )  # fmt: skip
-    scale = robust_scale(simulation.moved.array)
-    stacks = np.stack([scale.forward(simulation.moved.array), scale.forward(simulation.reference.array)])
-    occupied = np.flatnonzero(head_mask(simulation.reference.array).any(axis=(1, 2)))
+    moved, reference = simulation.moved.array, simulation.reference.array
+    masked = bool(recipe.masked_share) and bool(rng.random() < recipe.masked_share)
+    if masked:
+        mask = drawn_mask(still, source.kind == "brain", rng)
+        moved, reference = moved * mask, reference * mask
+    scale = robust_scale(moved)
+    stacks = np.stack([scale.forward(moved), scale.forward(reference)])
+    occupied = np.flatnonzero(head_mask(reference).any(axis=(1, 2)))
     stacks = stacks[:, max(0, occupied[0] - 2) : occupied[-1] + 3]
     facts = {
         "subject": source.subject, "kind": source.kind, "preset": kind, "pe_axis": pe_axis,
         "severity": simulation.severity, "trajectory": trajectory_name(seed, index),
-        "error": float(np.abs(stacks[0] - stacks[1]).mean()),
+        "error": float(np.abs(stacks[0] - stacks[1]).mean()), "noise": noise, "masked": masked,
     }  # fmt: skip
     return np.clip(stacks, -60000, 60000).astype(np.float16), facts
 
 
-def _trajectory(kind: str, lines: int, severity: float, rng: np.random.Generator) -> Trajectory:
+def _severity(recipe: Recipe, rng: np.random.Generator) -> float:
+    """Log-uniform, in the middle half of the octaves as often as the recipe says."""
+    low, high = np.log(recipe.severity_mm)
+    if recipe.middle_share and rng.random() < recipe.middle_share:
+        low, high = low + (high - low) / 4, high - (high - low) / 4
+    return float(np.exp(rng.uniform(low, high)))
+
+
+def _trajectory(
+    kind: str, lines: int, severity: float, rng: np.random.Generator, traces: RecordedTraces | None
+) -> Trajectory:
     """A motion of this kind and of this severity in mm: drawn again, ever milder, while the head turns too far.
 
     A few short nods need 30 degrees and more to reach a mean displacement of 2 mm; no head does so in a coil.
     """
     while severity > 0:
         with suppress(InputError):
-            trajectory = with_severity(preset(kind, lines, rng), severity)
+            if kind == RECORDED and traces:
+                trajectory = traces.draw(lines, severity, rng)
+            else:
+                trajectory = with_severity(preset(kind, lines, rng), severity)
             if np.abs(trajectory.rotations).max() <= LARGEST_TURN:
                 return trajectory
         severity *= 0.9
@@ -135,9 +174,23 @@ def trajectory_name(seed: int, index: int) -> str:
     return f"{seed}-{index}"
 
 
-def load(source: Source, rng: np.random.Generator) -> Volume:
-    """The source as a RAS+ volume in network units, cropped to the head and a margin of air."""
-    image = paint_file(source.path, rng) if source.kind == "labels" else read_volume(source.path)
+def _base(source: Source, recipe: Recipe, rng: np.random.Generator, folder: str | Path | None) -> Volume:
+    """The source as ``load`` gives it, without its noise where the recipe wants quiet bases."""
+    if not recipe.quiet or source.kind == "labels":
+        return load(source, rng, grainy=not recipe.quiet)
+    if folder is None:
+        raise InputError("quiet bases need a folder to be kept in; simulate these pairs with a PairCache")
+    facts = _file_facts(source.path)
+    name = f"{facts['path']}-{facts['bytes']}-{source.kind}.npz"
+    return quiet_base(Path(folder) / name, lambda: load(source, rng))
+
+
+def load(source: Source, rng: np.random.Generator, grainy: bool = True) -> Volume:
+    """The source as a RAS+ volume in network units, cropped to the head and a margin of air.
+
+    grainy  painted heads have a texture of single voxels, too
+    """
+    image = paint_file(source.path, rng, grainy) if source.kind == "labels" else read_volume(source.path)
     stack, affine = to_sagittal(image), sagittal_affine(image)
     stack = robust_scale(np.ascontiguousarray(stack)).forward(stack)
     if source.kind != "head":  # air around a cropped brain, so that what turns out of the box does not wrap around
@@ -145,7 +198,7 @@ def load(source: Source, rng: np.random.Generator) -> Volume:
     return _cropped(Volume(stack, affine, source=source.path))
 
 
-def paint_file(path: str, rng: np.random.Generator) -> Volume:
+def paint_file(path: str, rng: np.random.Generator, grainy: bool = True) -> Volume:
     """A head painted from a label map in a file."""
     labels = read_volume(path)
     box = tuple(
@@ -153,7 +206,7 @@ def paint_file(path: str, rng: np.random.Generator) -> Volume:
     )
     affine = labels.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng), affine, source=path)
+    return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng, grainy), affine, source=path)
 
 
 def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
@@ -218,14 +271,20 @@ class PairCache:
     The folder is named after what the pairs depend on, so that a changed recipe never reads old pairs.
     """
 
-    def __init__(self, folder: str | Path, sources: list[Source], recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self, folder: str | Path, sources: list[Source], recipe: Recipe, seed: int, traces: RecordedTraces | None = None
+    ) -> None:
         if not sources:
             raise InputError("there are no volumes to train on; check the sources of the configuration")
+        if RECORDED in recipe.presets and traces is None:
+            raise InputError(f"the recipe has the motion {RECORDED!r}; give traces, a pattern of .npz files")
         named = [asdict(source) | _file_facts(source.path) for source in sources]
-        key = json.dumps([named, asdict(recipe), seed], sort_keys=True)
+        runs = [[*_file_facts(str(file)).values(), name] for file, name, _ in traces.runs] if traces else []
+        key = json.dumps([named, asdict(recipe), seed, runs], sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.sources, self.recipe, self.seed = sources, recipe, seed
+        self.sources, self.recipe, self.seed, self.traces = sources, recipe, seed, traces
+        self.quiet = Path(folder) / QUIET
 
     def source_of(self, index: int) -> Source:
         """The volume that pair ``index`` is made from."""
@@ -233,12 +292,17 @@ class PairCache:
         rng = np.random.default_rng([self.seed, index, 1])
         return self.sources[rng.choice(len(weights), p=weights / weights.sum())]
 
+    def simulate(self, index: int) -> tuple[np.ndarray, dict]:
+        """Pair ``index`` and its facts, see ``simulate_pair``."""
+        source = self.source_of(index)
+        return simulate_pair(source, self.recipe, self.seed, index, quiet=self.quiet, traces=self.traces)
+
     def make(self, index: int) -> None:
         """Simulate pair ``index`` unless it is there; facts are written last: a pair is whole or absent."""
         data, facts_file = self._files(index)
         if facts_file.exists():
             return
-        stacks, facts = simulate_pair(self.source_of(index), self.recipe, self.seed, index)
+        stacks, facts = self.simulate(index)
         partial = data.with_suffix(f".{os.getpid()}.part")
         with open(partial, "wb") as file:
             np.save(file, stacks)

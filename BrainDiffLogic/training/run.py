@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.tasks import run_all
-from BrainDiffLogic.training.configuration import Configuration, find_sources
+from BrainDiffLogic.training.configuration import Configuration, find_sources, find_traces
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
 from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares
@@ -42,8 +42,10 @@ def caches(configuration: Configuration, data: str | Path, folder: str | Path) -
     """The training and the validation pairs of a configuration: other subjects, other trajectories."""
     training, validation = find_sources(configuration, data)
     seeds = configuration.seed, configuration.seed + VALIDATION_SEEDS
-    trained = PairCache(folder, training, configuration.recipe, seeds[0])
-    held_out = PairCache(folder, validation, replace(configuration.recipe, still_share=VALIDATION_STILL), seeds[1])
+    traces = find_traces(configuration, data)
+    trained = PairCache(folder, training, configuration.recipe, seeds[0], traces[0])
+    recipe = replace(configuration.recipe, still_share=VALIDATION_STILL)
+    held_out = PairCache(folder, validation, recipe, seeds[1], traces[1])
     if both := trained.trajectories(configuration.pairs) & held_out.trajectories(configuration.validation_pairs):
         raise AssertionError(f"trajectory {min(both)} is both in training and in validation")
     return trained, held_out

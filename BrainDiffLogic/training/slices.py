@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from BrainDiffLogic.training.implants import implant
-from BrainDiffLogic.training.pairs import PairCache, simulate_pair
+from BrainDiffLogic.training.pairs import PairCache
 
 Sample = dict[str, Tensor]
 GAIN = (0.9, 1.1)
@@ -85,7 +85,7 @@ class SimulatedSlices(IterableDataset[Sample]):
         for pair in range(worker, pairs, workers):
             index = self.epoch * pairs + pair
             rng = np.random.default_rng([self.seed, self.epoch, pair])
-            stacks, _ = simulate_pair(self.cache.source_of(index), self.cache.recipe, self.cache.seed, index)
+            stacks, _ = self.cache.simulate(index)
             for _ in range(min(SLICES_PER_PAIR, self.samples - pair * SLICES_PER_PAIR)):
                 centre = int(rng.integers(stacks.shape[1]))
                 yield take_slice(stacks, centre, self.context, self.crop, rng, self.lesions)

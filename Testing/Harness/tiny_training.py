@@ -16,7 +16,8 @@ from BrainDiffLogic.volume import Volume
 
 OTHER_PHASES = ("vae", "ldm", "severity")
 SHIPPED = sorted(path for path in shipped_folder().glob("*.yaml") if path.stem.split("-")[0] not in OTHER_PHASES)
-COMPACT = [path for path in SHIPPED if not path.stem.endswith(("-paper", "-sampling")) and path.stem != "braindiff"]
+OTHER_PAIRS = ("-paper", "-sampling", "-quiet")
+COMPACT = [path for path in SHIPPED if not path.stem.endswith(OTHER_PAIRS) and path.stem != "braindiff"]
 OUTER = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True}
 TINY = {
     "attention-unet": {**OUTER, "design": "residual", "channels": [4, 8], "blocks": 1, "bottleneck_blocks": 1},

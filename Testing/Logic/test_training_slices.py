@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.training import slices as slices_module
 from BrainDiffLogic.training.pairs import PairCache, Recipe, Source
 from BrainDiffLogic.training.slices import GAIN, CachedSlices, SimulatedSlices, ValidationSlices, take_slice
 
@@ -82,7 +81,7 @@ def test_cached_slices_use_only_the_pairs_that_are_there(a_cache: PairCache) -> 
     assert len(dataset) == 7
 
 
-def fake_pair(source: Source, recipe: Recipe, seed: int, index: int) -> tuple[np.ndarray, dict]:
+def fake_pair(cache: PairCache, index: int) -> tuple[np.ndarray, dict]:
     """Every voxel holds the number of the pair, a power of 2 apart so that no gain hides it."""
     return np.full((2, 4, 8, 8), 2.0**index, dtype=np.float32), {}
 
@@ -97,7 +96,7 @@ def drawn(cache: PairCache, epoch: int, workers: int, samples: int = 100) -> lis
 def test_simulated_slices_are_the_same_set_whatever_the_workers(
     a_cache: PairCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices_module, "simulate_pair", fake_pair)
+    monkeypatch.setattr(PairCache, "simulate", fake_pair)
     alone = drawn(a_cache, 0, 0)
     assert len(alone) == 100
     assert sorted(drawn(a_cache, 0, 2)) == sorted(alone)
@@ -105,7 +104,7 @@ def test_simulated_slices_are_the_same_set_whatever_the_workers(
 
 
 def test_no_epoch_repeats_a_simulated_pair_of_another(a_cache: PairCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices_module, "simulate_pair", fake_pair)
+    monkeypatch.setattr(PairCache, "simulate", fake_pair)
     pairs = [{round(np.log2(value)) for value in drawn(a_cache, epoch, 0)} for epoch in range(3)]
     assert pairs == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}]
 
