@@ -1,8 +1,11 @@
 """The physics of head motion in MRI: poses, trajectories and the k-space forward model."""
 
+from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.inversion import Inversion, invert_motion
+from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.presets import PRESETS, preset
 from BrainDiffLogic.motion.simulation import Simulation, simulate_motion
+from BrainDiffLogic.motion.trace_sets import TraceSet, draw_trace
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, Trajectory, stratum, with_severity
 
 __all__ = [
@@ -10,10 +13,14 @@ __all__ = [
     "STRATUM_NAMES",
     "Inversion",
     "Simulation",
+    "TraceSet",
     "Trajectory",
+    "draw_trace",
     "invert_motion",
     "preset",
     "simulate_motion",
+    "smooth_coils",
+    "smooth_phase",
     "stratum",
     "with_severity",
 ]

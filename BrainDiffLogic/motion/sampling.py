@@ -19,11 +19,13 @@ class Sampling:
 
     partial_fourier    share of the lines that is acquired, above 0.5 to 1; the rest, all on one side, stays zero
     late               the lines that stay zero are the last ones along the array axis, not the first ones
-    reduction          of parallel imaging: outside the calibration lines every ``reduction``-th line is acquired
+    reduction          of parallel imaging: outside the calibration lines every ``reduction``-th line is acquired. With
+                       several coils the others are filled in from these (``motion.grappa``)
     calibration_lines  central lines that are all acquired, half of them on each side of the middle one
-    fill_error         (I, J, K) complex, smooth: the relative error, over the image, of the lines that were filled in,
-                       as when the head moved between them and the calibration (default: none). What is left is a
-                       faint image displaced by the field of view / ``reduction``, like the residual aliasing of GRAPPA
+    fill_error         for one coil, in place of that. (I, J, K) complex, smooth: the relative error, over the image, of
+                       the lines that were filled in, as when the head moved between them and the calibration
+                       (default: none). What is left is a faint image displaced by the field of view / ``reduction``,
+                       like the residual aliasing of GRAPPA
     Raises InputError for a share or a reduction that no scanner uses, and for a fill_error without a reduction.
     """
 
@@ -54,6 +56,16 @@ class Sampling:
         kept: np.ndarray = (place if self.late else -place) <= self.partial_fourier - 0.5
         return kept
 
+    def calibrates(self, lines: int) -> np.ndarray:
+        """(lines,) bool: whether each line is one of the calibration lines, in the order of the array axis."""
+        central: np.ndarray = np.abs(np.arange(lines) - lines // 2) <= self.calibration_lines // 2
+        return central
+
+    def skipped(self, lines: int) -> np.ndarray:
+        """(lines,) bool: whether parallel imaging leaves out each line, in the order of the array axis of k-space."""
+        between: np.ndarray = (np.arange(lines) - lines // 2) % self.reduction != 0
+        return between & ~self.calibrates(lines)
+
     def acquired(self, kspace: np.ndarray, axis: int) -> np.ndarray:
         """(I, J, K) k-space in numpy's conventions, zero where partial Fourier along ``axis`` leaves lines out."""
         return kspace if self.full_fourier else kspace * line_weights(self.keeps(kspace.shape[axis]), axis)
@@ -65,9 +77,7 @@ class Sampling:
             return image
         if self.fill_error.shape != image.shape:
             raise InputError(f"fill_error: of shape {self.fill_error.shape}; give one value a voxel, {image.shape}")
-        lines = np.arange(image.shape[axis]) - image.shape[axis] // 2
-        filled = (lines % self.reduction != 0) & (np.abs(lines) > self.calibration_lines // 2)
-        wrong = self.fill_error * image_of(kspace * line_weights(filled, axis))
+        wrong = self.fill_error * image_of(kspace * line_weights(self.skipped(image.shape[axis]), axis))
         return image + wrong.astype(image.dtype)
 
 

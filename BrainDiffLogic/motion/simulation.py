@@ -10,9 +10,12 @@ from scipy import fft
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.alignment import aligned
-from BrainDiffLogic.motion.kspace import ACCURACY, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.coils import CoilMaps
+from BrainDiffLogic.motion.kspace import ACCURACY, _rows, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.multicoil import Receiver, complex_noise
+from BrainDiffLogic.motion.orders import in_kspace_order
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
-from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled
+from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled, with_severity
 from BrainDiffLogic.volume import Volume
 
 NO_MOTION = 1e-6
@@ -27,8 +30,9 @@ class Simulation:
     """A scan with motion.
 
     moved       the moved volume, on the grid of the still one
-    reference   the still volume with the same noise and sampling: what a perfect corrector would give
-    trajectory  the pose of each phase-encode line as simulated (anchored, aligned), with its rotation centre
+    reference   the still volume with the same coils, noise and sampling: what a perfect corrector would give
+    trajectory  the pose of each phase-encode line in the order of k-space, whatever the order in time, as simulated
+                (anchored, aligned), with its rotation centre
     severity    mean RMS displacement in mm from the pose at the centre of k-space
     """
 
@@ -43,51 +47,102 @@ def simulate_motion(
     trajectory: Trajectory,
     pe_axis: str = "AP",
     *,
+    severity: float | None = None,
     noise: float = 0.0,
     seed: int = 0,
     phase: np.ndarray | None = None,
     align: bool = True,
     accuracy: float = ACCURACY,
     sampling: Sampling = EVERY_LINE,
+    order: str = "linear",
+    coils: np.ndarray | None = None,
+    combine: str = "rss",
 ) -> Simulation:
     """Simulate the acquisition of a 3D Cartesian scan while the head follows a trajectory.
 
-    trajectory  resampled to the number of lines along ``pe_axis`` ("AP", "SI" or "LR", the array axis nearest
-                to it) and anchored at the centre of k-space. All lines along the other two axes share the
-                line's pose, as in an MPRAGE where one inversion reads a whole partition loop.
-    noise       standard deviation of complex Gaussian noise in image units, added before the magnitude is taken
+    trajectory  poses in the order of time, resampled to the number of lines along ``pe_axis`` ("AP", "SI" or "LR", the
+                array axis nearest to it) and anchored at the pose in which the centre of k-space is acquired. All
+                lines along the other two axes share the line's pose, as in an MPRAGE where one inversion reads a whole
+                partition loop.
+    severity    scale the motion to this mean RMS displacement in mm over the lines (default: as it is)
+    noise       standard deviation of complex Gaussian noise in image units, of each coil, added after the motion and
+                before the magnitude is taken
     phase       (I, J, K) radians: the phase of the object, which moves with it (default: none)
     align       remove the global displacement that anchoring leaves, by an offset pose
-    sampling    partial Fourier, of the reference too, and parallel imaging along ``pe_axis``; lines that are not
-                acquired count neither for the severity nor for the displacement
+    sampling    partial Fourier and parallel imaging along ``pe_axis``, with coils of the reference too; lines that are
+                not acquired count neither for the severity nor for the displacement. What partial Fourier leaves out
+                keeps its time in the trajectory, what parallel imaging leaves out takes none
+    order       in which the lines are acquired: "linear", "interleaved" or "centric" (``motion.orders``)
+    coils       (C, I, J, K) complex sensitivities on the grid of the volume, fixed while the head moves inside them,
+                such as ``smooth_coils`` makes (default: one coil that receives all alike). Only their smooth part is
+                simulated: polynomials, see ``motion.coils``
+    combine     of the coils: "rss" (root of the sum of squares) or "adaptive" (matched filter with the maps)
     The magnitude is taken last. Magnitudes below 0 cannot exist in the input, so an input with negative
-    voxels is shifted up before and down after. One coil: a simplification, see the README.
+    voxels is shifted up before and down after.
     """
     axis = phase_encode_axis(volume.affine, pe_axis)
     if volume.shape[axis] < 2:
         raise InputError(f"{volume.name} has one voxel along {pe_axis}: phase encoding needs at least 2")
+    receiver = None if coils is None else _receiver(coils, volume, axis, combine, sampling, noise, seed)
     floor = min(0.0, float(volume.array.min()))
     still = volume.array.astype(np.float32)
     if floor < 0:
         still -= np.float32(floor)
     centre = head_centre(still, volume.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
-    poses = anchored(resampled(trajectory, volume.shape[axis]))
-    keeps = sampling.keeps(volume.shape[axis])
-    severity = float(poses.displacement[keeps].mean())
+    lines, skipped = volume.shape[axis], None if receiver is None else sampling.skipped(volume.shape[axis])
+    poses = in_kspace_order(trajectory, lines, order, skipped)
+    if severity is not None:
+        poses = with_severity(poses, severity)
+    poses = anchored(resampled(poses, lines))
+    keeps = sampling.keeps(lines)
+    severity = _severity(poses, keeps if skipped is None else keeps & ~skipped, volume, axis)
     if align and severity > NO_MOTION:
         poses = aligned(still, volume.affine, poses, axis, centre, keeps=keeps)
     poses = Trajectory(poses.translations, poses.rotations, centre)
 
     acquired = still if phase is None else still * np.exp(1j * phase).astype(np.complex64)
-    kspace = moved_kspace(acquired, volume.affine, poses, axis, centre, accuracy)
+    if receiver is None:
+        moved, reference = _one_coil(acquired, volume.affine, poses, axis, sampling, noise, seed, accuracy)
+    else:
+        moved = reference = receiver.still(acquired)
+        if severity > NO_MOTION:
+            moved = receiver.moved(acquired, volume.affine, poses, centre, accuracy)
+    return Simulation(_above(floor, moved, volume), _above(floor, reference, volume), poses, severity)
+
+
+def _receiver(
+    coils: np.ndarray, volume: Volume, axis: int, combine: str, sampling: Sampling, noise: float, seed: int
+) -> Receiver:
+    if np.shape(coils)[1:] != volume.shape:
+        raise InputError(f"coil maps of shape {np.shape(coils)} do not fit the volume: give (coils, *{volume.shape})")
+    return Receiver(CoilMaps.fitted(coils, volume.affine), axis, combine, sampling, noise, seed)
+
+
+def _one_coil(
+    acquired: np.ndarray,
+    affine: np.ndarray,
+    poses: Trajectory,
+    axis: int,
+    sampling: Sampling,
+    noise: float,
+    seed: int,
+    accuracy: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(moved, reference) magnitudes (I, J, K) of one coil that receives all alike."""
+    kspace = moved_kspace(acquired, affine, poses, axis, np.asarray(poses.centre), accuracy)
     moved = sampling.reconstructed(sampling.acquired(kspace, axis), axis)
     if not sampling.full_fourier:
         acquired = fft.ifftn(sampling.acquired(fft.fftn(acquired, workers=-1), axis), workers=-1)
     if noise > 0:
-        grain = _complex_noise(volume.shape, noise, seed)
+        grain = complex_noise(acquired.shape, noise, np.random.default_rng(seed))
         moved, acquired = moved + grain, acquired + grain
-    moved, reference = np.abs(moved), np.abs(acquired).astype(np.float32)
-    return Simulation(_above(floor, moved, volume), _above(floor, reference, volume), poses, severity)
+    return np.abs(moved), np.abs(acquired).astype(np.float32)
+
+
+def _severity(poses: Trajectory, measured: np.ndarray, volume: Volume, axis: int) -> float:
+    """Mean displacement in mm over the lines that are ``measured``, (lines,) in the order of the array axis."""
+    rows = _rows(volume.shape, volume.affine, axis)  # in FFT order, along the patient's axis
+    return float(poses.displacement[np.sort(rows[fft.ifftshift(measured)])].mean())
 
 
 def head_centre(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -105,14 +160,6 @@ def head_centre(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
         else:
             ends.append((array.shape[axis] - 1) / 2)
     return affine[:3, :3] @ np.array(ends) + affine[:3, 3]
-
-
-def _complex_noise(shape: tuple[int, ...], sigma: float, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    noise = np.empty(shape, dtype=np.complex64)
-    noise.real = rng.standard_normal(shape, dtype=np.float32)
-    noise.imag = rng.standard_normal(shape, dtype=np.float32)
-    return noise * np.float32(sigma)
 
 
 def _above(floor: float, magnitude: np.ndarray, volume: Volume) -> Volume:
