@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
+from BrainDiffLogic.motion.multicoil import COMBINATIONS
+from BrainDiffLogic.motion.orders import ORDERS
 from BrainDiffLogic.motion.presets import PRESETS, preset
-from BrainDiffLogic.motion.trajectory import Trajectory, stratum, with_severity
+from BrainDiffLogic.motion.sampling import REDUCTIONS, Sampling
+from BrainDiffLogic.motion.trajectory import Trajectory, stratum
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_PRESET = "nod"
+MOST_COILS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,42 +29,87 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     motion.add_argument(
         "--trajectory", metavar="F", type=Path, help="recorded: .csv, FSL .par, SPM rp_*.txt or AFNI .1D"
     )
+    motion.add_argument(
+        "--trace-set", metavar="FOLDER|F.npz", type=Path, help="draw one of many recorded runs, by --seed"
+    )
     parser.add_argument(
         "--severity", type=float, metavar="MM", help="scale to this mean displacement (default: as it is)"
     )
     parser.add_argument("--pe-axis", default="AP", choices=sorted(PE_AXES), help="phase encoding (AP)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the motion (default: 0)")
     parser.add_argument(
-        "--noise", type=float, default=0.0, metavar="SD", help="complex noise, image units (default: 0)"
+        "--order", default="linear", choices=ORDERS, help="in which the lines are acquired (default: linear)"
     )
     parser.add_argument(
-        "--save-trajectory", metavar="F.csv", type=Path, help="also write the pose of each phase-encode line"
+        "--seed", type=int, default=0, metavar="N", help="seed of motion, noise, coils and phase (default: 0)"
     )
+    parser.add_argument(
+        "--noise", type=float, default=0.0, metavar="SD",
+        help="complex noise of each coil, entering after the motion, in image units (default: 0)",
+    )  # fmt: skip
+    parser.add_argument("--phase", action="store_true", help="give the object a smooth random phase that moves with it")
+    parser.add_argument(
+        "--partial-fourier", type=float, default=1.0, metavar="SHARE",
+        help="share of the lines that is acquired, above 0.5 (default: 1); the others stay zero",
+    )  # fmt: skip
+    _add_coil_arguments(parser)
+    parser.add_argument(
+        "--reference", metavar="F", type=Path, help="also write the still scan with the same noise, coils and sampling"
+    )
+    parser.add_argument(
+        "--save-trajectory", metavar="F.csv", type=Path,
+        help="also write the pose of each phase-encode line, in the order of k-space",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+
+
+def _add_coil_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--coils", type=int, default=1, metavar="N",
+        help="receive coils around the head, which do not move with it (default: 1, which receives all alike)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--combine", choices=COMBINATIONS,
+        help="of the coils: root of the sum of squares, or matched filter with their maps (default: rss)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reduction", type=int, default=1, choices=REDUCTIONS,
+        help="acquire every n-th line beside 24 calibration lines; the others are filled in from all coils (GRAPPA)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, simulate, write all outputs or none."""
     from BrainDiffLogic.delivery import check_outputs, staged_outputs
     from BrainDiffLogic.images import WRITABLE, read_volume, write_volume
+    from BrainDiffLogic.motion.coils import smooth_coils
+    from BrainDiffLogic.motion.object_phase import smooth_phase
     from BrainDiffLogic.motion.simulation import simulate_motion
     from BrainDiffLogic.motion.traces import write_trajectory
 
     _check_numbers(args)
-    named = [(args.output, WRITABLE), (args.save_trajectory, (".csv",))]
-    inputs = [args.input, *([args.trajectory] if args.trajectory else [])]
-    check_outputs([(path, suffixes) for path, suffixes in named if path], inputs, args.overwrite)
+    named = [(args.output, WRITABLE), (args.reference, WRITABLE), (args.save_trajectory, (".csv",))]
+    named = [(path, suffixes) for path, suffixes in named if path]
+    inputs = [args.input, *(path for path in (args.trajectory, args.trace_set) if path)]
+    check_outputs(named, inputs, args.overwrite)
     volume = read_volume(args.input)
-    trajectory = _trajectory(args, volume)
-    simulation = simulate_motion(volume, trajectory, args.pe_axis, noise=args.noise, seed=args.seed)
-    with staged_outputs(path for path, _ in named if path) as staged:
-        write_volume(simulation.moved, staged[0])
+    trajectory, kind = _trajectory(args, volume)
+    simulation = simulate_motion(
+        volume, trajectory, args.pe_axis, severity=args.severity, noise=args.noise, seed=args.seed,
+        phase=smooth_phase(volume.shape, args.seed) if args.phase else None,
+        sampling=Sampling(args.partial_fourier, reduction=args.reduction), order=args.order,
+        coils=smooth_coils(volume.shape, volume.affine, args.coils, args.seed) if args.coils > 1 else None,
+        combine=args.combine or COMBINATIONS[0],
+    )  # fmt: skip
+    with staged_outputs(path for path, _ in named) as staged:
+        places = iter(staged)
+        write_volume(simulation.moved, next(places))
+        if args.reference:
+            write_volume(simulation.reference, next(places))
         if args.save_trajectory:
-            write_trajectory(simulation.trajectory, staged[1])
-    kind = str(args.trajectory) if args.trajectory else f"preset {args.preset or DEFAULT_PRESET}"
+            write_trajectory(simulation.trajectory, next(places))
     size = f"severity {simulation.severity:.2f} mm (stratum {stratum(simulation.severity)} mm)"
-    files = ", ".join(str(path) for path, _ in named if path)
-    print(f"{kind}, seed {args.seed}, phase encoding {args.pe_axis}, {size}; written: {files}")
+    files = ", ".join(str(path) for path, _ in named)
+    print(f"{kind}, seed {args.seed}, phase encoding {args.pe_axis}{_scan(args)}, {size}; written: {files}")
     return 0
 
 
@@ -68,16 +119,41 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InputError(f"{name} {value:g}: give a finite number, 0 or more")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: give a whole number, 0 or more")
+    if not 0.5 < args.partial_fourier <= 1:
+        raise InputError(f"--partial-fourier {args.partial_fourier:g}: give a share above 0.5, at most 1")
+    if not 1 <= args.coils <= MOST_COILS:
+        raise InputError(f"--coils {args.coils}: give a number from 1 to {MOST_COILS}")
+    if args.coils == 1 and args.reduction > 1:
+        raise InputError(f"--reduction {args.reduction}: one coil cannot fill in lines; give --coils 4 or more")
+    if args.coils == 1 and args.combine:
+        raise InputError(f"--combine {args.combine}: one coil has nothing to combine; give --coils 2 or more")
 
 
-def _trajectory(args: argparse.Namespace, volume: Volume) -> Trajectory:
+def _trajectory(args: argparse.Namespace, volume: Volume) -> tuple[Trajectory, str]:
+    """(The motion in the order of time, where it comes from.)"""
     if args.trajectory:
         from BrainDiffLogic.motion.traces import read_trajectory
 
-        trajectory = read_trajectory(args.trajectory)
-    else:
-        lines = volume.shape[phase_encode_axis(volume.affine, args.pe_axis)]
-        if lines < 2:
-            raise InputError(f"{volume.name}: one voxel along {args.pe_axis}; choose another --pe-axis")
-        trajectory = preset(args.preset or DEFAULT_PRESET, lines, args.seed)
-    return trajectory if args.severity is None else with_severity(trajectory, args.severity)
+        return read_trajectory(args.trajectory), str(args.trajectory)
+    lines = volume.shape[phase_encode_axis(volume.affine, args.pe_axis)]
+    if lines < 2:
+        raise InputError(f"{volume.name}: one voxel along {args.pe_axis}; choose another --pe-axis")
+    if args.trace_set:
+        from BrainDiffLogic.motion.trace_sets import draw_trace
+
+        trajectory, name = draw_trace(args.trace_set, np.random.default_rng(args.seed), lines)
+        return trajectory, f"recorded run {name}"
+    kind = args.preset or DEFAULT_PRESET
+    return preset(kind, lines, args.seed), f"preset {kind}"
+
+
+def _scan(args: argparse.Namespace) -> str:
+    """What of the scan is not as it is by default, in words that follow a comma."""
+    words = [
+        (args.order != "linear", f"{args.order} order"),
+        (args.coils > 1, f"{args.coils} coils ({args.combine or COMBINATIONS[0]})"),
+        (args.reduction > 1, f"reduction {args.reduction}"),
+        (args.partial_fourier < 1, f"partial Fourier {args.partial_fourier:g}"),
+        (args.phase, "object phase"),
+    ]
+    return "".join(f", {word}" for wanted, word in words if wanted)

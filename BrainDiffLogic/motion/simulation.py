@@ -90,10 +90,8 @@ def simulate_motion(
         still -= np.float32(floor)
     centre = head_centre(still, volume.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
     lines, skipped = volume.shape[axis], None if receiver is None else sampling.skipped(volume.shape[axis])
-    poses = in_kspace_order(trajectory, lines, order, skipped)
-    if severity is not None:
-        poses = with_severity(poses, severity)
-    poses = anchored(resampled(poses, lines))
+    poses = resampled(in_kspace_order(trajectory, lines, order, skipped), lines)
+    poses = anchored(poses if severity is None else with_severity(poses, severity))
     keeps = sampling.keeps(lines)
     severity = _severity(poses, keeps if skipped is None else keeps & ~skipped, volume, axis)
     if align and severity > NO_MOTION:

@@ -10,8 +10,10 @@ from hypothesis.extra.numpy import arrays
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.rigid import rotation_matrices
+from BrainDiffLogic.motion.trace_sets import TraceSet, draw_trace, people_of
 from BrainDiffLogic.motion.traces import read_trajectory, write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory
+from Harness.trace_sets import save_traces
 
 FINITE = st.floats(-1e3, 1e3, allow_subnormal=False)
 ROWS = st.integers(2, 12).flatmap(lambda n: arrays(float, (n, 6), elements=FINITE))
@@ -199,3 +201,107 @@ def test_missing_folders_and_binary_files_get_one_line(tmp_path):
         write_trajectory(trajectory, tmp_path / "nowhere" / "trace.csv")
     with pytest.raises(InputError, match="ends in .csv"):
         write_trajectory(trajectory, tmp_path / "trace.par")
+
+
+# Sets of recorded runs
+
+
+def test_a_drawn_trace_is_what_mcflirt_recorded(tmp_path):
+    """The same numbers as a .par of the same run, at the times of its frames."""
+    rows = np.random.default_rng(0).integers(-2000, 2000, (101, 6)).astype(np.int16)
+    np.savez(tmp_path / "lab.npz", **{"sub-1_run-1": rows})
+    a_file(tmp_path, "lab_index.tsv", "key\tframes\ttr_s\nsub-1_run-1\t101\t2.0\n")
+    trajectory, name = draw_trace(tmp_path, np.random.default_rng(1), 101, seconds=200)
+    text = "\n".join(" ".join(f"{value:.9g}" for value in (*row[3:] * 1e-5, *row[:3] * 1e-3)) for row in rows * 1.0)
+    expected = read_trajectory(a_file(tmp_path, "same.par", text))
+    assert name == "lab/sub-1_run-1"
+    np.testing.assert_allclose(trajectory.translations, expected.translations, atol=1e-9)
+    np.testing.assert_allclose(trajectory.rotations, expected.rotations, atol=1e-6)
+    assert trajectory.centre is None
+
+
+def a_ramp(folder, frames: int, tr: float):
+    """A head that slides 10 micrometres a frame to the right."""
+    rows = np.zeros((frames, 6), np.int16)
+    rows[:, 0] = 10 * np.arange(frames)
+    np.savez(folder / "ramp.npz", **{"sub-1_x": rows})
+    a_file(folder, "ramp_index.tsv", f"key\tframes\ttr_s\nsub-1_x\t{frames}\t{tr}\n")
+    return folder / "ramp.npz"
+
+
+def test_a_longer_recording_is_cut_to_the_scan_and_a_shorter_one_stretched(tmp_path):
+    longer = a_ramp(tmp_path, 601, 1.0)
+    starts = set()
+    for seed in range(5):
+        slide = draw_trace(longer, np.random.default_rng(seed), 50, seconds=300)[0].translations[:, 0]
+        assert np.ptp(slide) == pytest.approx(3.0)  # 300 frames of 10 micrometres
+        starts.add(round(float(slide[0]), 3))
+    assert len(starts) > 1
+    shorter = a_ramp(tmp_path, 101, 1.0)
+    slide = draw_trace(shorter, np.random.default_rng(0), 50, seconds=300)[0].translations[:, 0]
+    assert np.ptp(slide) == pytest.approx(1.0) and len(slide) == 50
+
+
+def test_traces_are_drawn_from_the_people_who_are_asked_for(tmp_path):
+    save_traces(tmp_path / "one.npz", runs=6)
+    save_traces(tmp_path / "two.npz", runs=4)
+    assert people_of(tmp_path) == ["one/sub-01", "one/sub-02", "one/sub-03", "two/sub-01", "two/sub-02"]
+    rng = np.random.default_rng(0)
+    names = {draw_trace(tmp_path, rng, 20, people=["one/sub-02", "two/sub-02"])[1] for _ in range(40)}
+    assert names == {f"{person}_run-{run}" for person in ("one/sub-02", "two/sub-02") for run in (1, 2)}
+    everybody = TraceSet(tmp_path)
+    assert {everybody.draw(rng, 20)[1] for _ in range(150)} == set(everybody.runs)
+    same = [draw_trace(tmp_path / "one.npz", np.random.default_rng(3), 20) for _ in range(2)]
+    assert same[0][1] == same[1][1] and np.array_equal(same[0][0].translations, same[1][0].translations)
+
+
+INDEX = "key\tframes\ttr_s\n"
+BAD_SETS = {
+    "no index": ({}, "lab_index.tsv: cannot be read.*lab.npz needs its index"),
+    "no column": ({"lab_index.tsv": "key\tframes\nsub-01_run-1\t9\n"}, "needs a key and tr_s, a number"),
+    "word for a time": ({"lab_index.tsv": INDEX + "sub-01_run-1\t9\tslow\n"}, "needs a key and tr_s, a number"),
+    "no time": ({"lab_index.tsv": INDEX + "sub-01_run-1\t9\t0\n"}, "tr_s above 0"),
+    "nothing in it": ({"lab_index.tsv": INDEX}, "there must be one"),
+    "another run": ({"lab_index.tsv": INDEX + "sub-99\t9\t2\n"}, "no run sub-99, which its index names"),
+    "not an npz": ({"lab_index.tsv": INDEX + "a\t9\t2\n", "lab.npz": "words"}, "cannot be read as .npz"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETS)
+def test_a_bad_set_of_traces_gets_one_line_that_names_the_file(tmp_path, case):
+    texts, message = BAD_SETS[case]
+    save_traces(tmp_path / "lab.npz", runs=2)
+    (tmp_path / "lab_index.tsv").unlink()
+    for name, text in texts.items():
+        a_file(tmp_path, name, text)
+    with pytest.raises(InputError, match=message) as error:
+        draw_trace(tmp_path, np.random.default_rng(0), 20)
+    assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
+
+
+def test_folders_without_sets_rows_that_are_none_and_strangers_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for path in (tmp_path, tmp_path / "none", tmp_path / "none.npz"):
+        with pytest.raises(InputError, match="give a .npz, or a folder that holds some"):
+            draw_trace(path, rng, 20)
+    save_traces(tmp_path / "lab.npz")
+    for people, words in ((["lab/sub-77"], "no traces of lab/sub-77"), ([], "no traces of nobody")):
+        with pytest.raises(InputError, match=words):
+            draw_trace(tmp_path, rng, 20, people=people)
+    np.savez(tmp_path / "lab.npz", **{f"sub-0{n}_run-{m}": np.zeros((9, 5), np.int16) for n in (1, 2) for m in (1, 2)})
+    with pytest.raises(InputError, match="expected integers \\(frames >= 2, 6\\)"):
+        draw_trace(tmp_path, rng, 20)
+
+
+@pytest.mark.shared
+def test_the_shared_traces_have_the_ranges_that_their_index_says(shared_data):
+    traces = TraceSet(shared_data / "traces")
+    assert len(traces.runs) == 1642 and len(traces.people) == 381
+    for line in (shared_data / "traces" / "haxby2001_pymvpa_index.tsv").read_text().splitlines()[1:]:
+        key, frames, tr, *_, range_mm, range_deg, _ = line.split("\t")
+        file, name, seconds = traces.runs[f"haxby2001_pymvpa/{key}"]
+        rows = np.load(file)[name]
+        assert (len(rows), seconds) == (int(frames), float(tr))
+        spread = np.ptp(rows.astype(float), axis=0)
+        assert spread[:3].max() * 1e-3 == pytest.approx(float(range_mm), abs=0.01)
+        assert np.rad2deg(spread[3:].max() * 1e-5) == pytest.approx(float(range_deg), abs=0.02)
