@@ -31,8 +31,7 @@ def fill_lines(kspaces: np.ndarray, axis: int, sampling: Sampling) -> None:
     if sampling.reduction == 1:
         return
     lines = kspaces.shape[1 + axis]
-    skipped, kept = sampling.skipped(lines), sampling.keeps(lines)
-    calibration = _calibration(sampling, lines)
+    missing, calibration = sampling.skipped(lines) & sampling.keeps(lines), _calibration(sampling, lines)
     first = 1 if axis == 0 else 0
     hybrid = fft.ifft(kspaces, axis=1 + first, workers=-1)
     # (positions, lines in the order of the array axis, coils, samples), a view
@@ -42,8 +41,7 @@ def fill_lines(kspaces: np.ndarray, axis: int, sampling: Sampling) -> None:
 
     def fill(position: int) -> None:
         plane = planes[position][place]
-        plane[skipped | ~kept] = 0
-        _fill_plane(plane, sampling.reduction, calibration, skipped & kept)
+        _fill_plane(plane, sampling.reduction, calibration, missing)
         planes[position] = plane[order]
 
     with ThreadPoolExecutor() as threads:  # numpy lets go of the interpreter in the products
@@ -64,7 +62,7 @@ def _calibration(sampling: Sampling, lines: int) -> np.ndarray:
 
 
 def _fill_plane(plane: np.ndarray, reduction: int, calibration: np.ndarray, missing: np.ndarray) -> None:
-    """One position: plane (lines, C, samples), skipped lines 0; in place."""
+    """One position: plane (lines, C, samples), in place. A kernel reaches acquired lines only, none that is missing."""
     lines, coils, samples = plane.shape
     half = WIDTH // 2
     shifted = np.stack([np.roll(plane, shift, axis=2) for shift in range(-half, half + 1)], axis=1)

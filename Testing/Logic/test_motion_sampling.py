@@ -218,6 +218,16 @@ def test_partial_fourier_leaves_lines_out_in_every_coil(a_head: Volume) -> None:
     assert share_of(both, part) < 0.03
 
 
+@pytest.mark.parametrize("late", [True, False])
+def test_what_partial_fourier_leaves_out_is_not_filled_in(a_head: Volume, late: bool) -> None:
+    maps = smooth_coils(a_head.shape, a_head.affine, 4, seed=1)
+    sampling = Sampling(0.7, late=late, reduction=2, calibration_lines=12)
+    kspaces = np.stack([sampling.acquired(fft.fftn(coil * a_head.array), 1) for coil in maps]).astype(np.complex64)
+    fill_lines(kspaces, 1, sampling)
+    filled = np.abs(kspaces).max(axis=(0, 1, 3)) > 1e-3 * np.abs(kspaces).max() * 1e-2
+    np.testing.assert_array_equal(filled, np.fft.ifftshift(sampling.keeps(56)))
+
+
 def test_too_few_calibration_lines_are_refused(a_head: Volume) -> None:
     maps = smooth_coils(a_head.shape, a_head.affine, 4)
     for calibration, reduction in ((4, 2), (8, 3)):
