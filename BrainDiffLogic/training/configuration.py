@@ -68,7 +68,7 @@ class Configuration:
     sources      volumes to train on: a list of {glob, kind, weight}; the subject is the file name up
                  to "_T1w" or its extension
     validation   subjects held out, by name
-    traces       pattern of files of recorded motion below the data folder, for the motion "recorded" of the recipe
+    traces       set of recorded motion below the data folder (a folder or .npz): the motion "recorded" of the recipe
     network      "compact", "paper", or a mapping of arguments of the family
     stages       one after the other, see ``Stage``
     pairs        how many training pairs are simulated; 0: each on the fly, never stored
@@ -285,8 +285,8 @@ def find_traces(
     """(training, validation) recorded motion below the folder ``data``, split by person; none where none is named."""
     if not configuration.traces:
         return None, None
-    files = sorted(Path(data).glob(configuration.traces))
-    return RecordedTraces(files), RecordedTraces(files, held_out=True)
+    path = Path(data) / configuration.traces
+    return RecordedTraces(path), RecordedTraces(path, held_out=True)
 
 
 def subject_of(name: str) -> str:

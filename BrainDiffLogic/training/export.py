@@ -103,7 +103,7 @@ def _training(configuration: Configuration, data: str | Path, steps: int) -> dic
         "data": dict(Counter(source.subject.rsplit("-", 1)[0].rsplit("_", 1)[0] for source in training)),
         "subjects": len({source.subject for source in training}),
         "held_out_subjects": sorted({source.subject for source in validation}),
-        "motion": recipe,
+        "motion": recipe, **({"traces": configuration.traces} if configuration.traces else {}),
         "stages": [asdict(stage) for stage in configuration.stages],
         "batch": configuration.batch, "crop": configuration.crop, "optimiser": OPTIMISERS[configuration.optimiser],
         "precision": configuration.precision, "steps": steps, "pairs": configuration.pairs,

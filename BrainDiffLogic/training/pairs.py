@@ -277,9 +277,9 @@ class PairCache:
         if not sources:
             raise InputError("there are no volumes to train on; check the sources of the configuration")
         if RECORDED in recipe.presets and traces is None:
-            raise InputError(f"the recipe has the motion {RECORDED!r}; give traces, a pattern of .npz files")
+            raise InputError(f"the recipe has the motion {RECORDED!r}; give the configuration traces")
         named = [asdict(source) | _file_facts(source.path) for source in sources]
-        runs = [[*_file_facts(str(file)).values(), name] for file, name, _ in traces.runs] if traces else []
+        runs = [[*_file_facts(str(file)).values(), key] for file, key in traces.runs] if traces else []
         key = json.dumps([named, asdict(recipe), seed, runs], sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)

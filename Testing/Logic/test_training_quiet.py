@@ -169,7 +169,7 @@ def test_a_painted_head_without_grain_is_smooth_within_a_tissue() -> None:
 
 
 def test_recorded_motion_has_the_severity_asked_for_and_follows_the_generator(tmp_path: Path) -> None:
-    traces = RecordedTraces([write_traces(tmp_path)])
+    traces = RecordedTraces(write_traces(tmp_path))
     one, same, other = (traces.draw(64, 1.5, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert len(one) == 64
     assert one.severity == pytest.approx(1.5, rel=1e-3)
@@ -182,7 +182,7 @@ def test_a_calm_trace_is_passed_over_for_one_that_moves(tmp_path: Path) -> None:
     with np.load(file) as runs:
         calm = {key: runs[key] if n % 8 == 0 else np.sign(runs[key]) for n, key in enumerate(runs)}
     np.savez(file, **calm)
-    traces = RecordedTraces([file])
+    traces = RecordedTraces(file)
     moving = {key for n, key in enumerate(calm) if n % 8 == 0}
     for seed in range(5):
         drawn = traces.draw(64, 1.0, np.random.default_rng(seed))
@@ -192,23 +192,16 @@ def test_a_calm_trace_is_passed_over_for_one_that_moves(tmp_path: Path) -> None:
 
 def test_no_person_is_on_both_sides_of_the_split_of_traces(tmp_path: Path) -> None:
     file = write_traces(tmp_path)
-    people = [{key for _, key, _ in RecordedTraces([file], held_out=side).runs} for side in (False, True)]
+    people = [{key for _, key in RecordedTraces(file, held_out=side).runs} for side in (False, True)]
     assert all(people)
     assert not people[0] & people[1]
     assert len(people[0] | people[1]) == 40
-
-
-def test_traces_without_a_table_of_runs_are_refused(tmp_path: Path) -> None:
-    file = write_traces(tmp_path)
-    file.with_name("rest_index.tsv").unlink()
-    with pytest.raises(InputError, match="rest_index.tsv"):
-        RecordedTraces([file])
 
 
 def test_a_recipe_of_recorded_motion_needs_traces(a_noisy_source: Source, tmp_path: Path) -> None:
     recipe = replace(QUIET, presets={"recorded": 1.0})
     with pytest.raises(InputError, match="traces"):
         PairCache(tmp_path, [a_noisy_source], recipe, 1)
-    cache = PairCache(tmp_path, [a_noisy_source], recipe, 1, RecordedTraces([write_traces(tmp_path)]))
+    cache = PairCache(tmp_path, [a_noisy_source], recipe, 1, RecordedTraces(write_traces(tmp_path)))
     cache.make(0)
     assert cache.facts(0)["preset"] == "recorded"
