@@ -26,6 +26,7 @@ from scipy import ndimage
 from scipy.optimize import minimize
 
 from BrainDiffLogic.errors import Cancelled
+from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.volume import ras_axes
 
 WINDOW = 78.0
@@ -45,8 +46,9 @@ FLOOR = 0.15
 TAIL = 2.0
 """Power is S times exponential times a random scale with this many degrees of freedom: density
 (1 + p / (TAIL S))^-(TAIL + 1), a Lomax distribution; infinite for a plain periodogram."""
-RADIAL_POWERS = {0: (0.0, 1.0, 2.0), 2: (0.0, 1.0), 4: (0.0,)}
-"""For each spherical harmonic degree the powers of |k| in log S, beside log |k| itself."""
+RADIAL_POWERS = {0: (0.0, 1.0, 2.0), 2: (0.0, 2.0)}
+"""For each spherical harmonic degree the powers of |k| in log S, beside log |k| itself. Degree 4 as well would take a
+fifth to four fifths of the rings' gain away (drifts of 2 mm along SI: 43 to 9 per thousand)."""
 REACH = 7.0
 """Largest local shift in mm that the coarse search looks at."""
 SAMPLES = 50_000
@@ -55,9 +57,15 @@ STARTS = 60
 """Best of those whose likelihood is computed, and
 ``REFINED`` the number of the best of these that are refined."""
 REFINED = 4
+MODULATION = 0.9
+"""Of log power by the rings, about zero, as the coarse search takes it: half of the logarithm's range."""
+SWITCH = 20.0
+"""Nats that a change of pose must gain."""
 LIMIT = 5.0
 """Gain per thousand samples above which a proposal is more than what still heads show; provisional."""
 
+TURN = np.float32(4 * np.pi)
+"""cos^2(2 pi a) turns with 4 pi a."""
 UNCHANGED = np.ones((), dtype=np.float32)
 """The transfer of no motion."""
 
@@ -101,7 +109,7 @@ class ContrastTransfer:
         length = np.linalg.norm(k, axis=1)
         seen = (length > lowest) & (length < limit)
         power, corner_power, places = _powers(image, self.size, corners, self.cycles)
-        noise_power = float(corner_power.min()) if noise is None else noise**2
+        self.noise_power = np.float32(corner_power.min() if noise is None else noise**2)
         self.power = power[:, seen].astype(np.float32)
         self.cycles, self.k, self.limit = self.cycles[seen], k[seen].astype(np.float32), limit
         self.places = (places @ affine[:3, :3].T + affine[:3, 3] - centre).astype(np.float64)
@@ -109,16 +117,29 @@ class ContrastTransfer:
         self.row = signs[list(axes).index(axis)] * self.cycles[:, axis] * self.lines + self.lines // 2
         smooth = _smooth_basis(self.k.astype(np.float64) / limit, RADIAL_POWERS if radial is None else radial)
         self.smooth = np.linalg.qr(smooth)[0].astype(np.float32)
-        still = self._fitted(np.log(self.power + 1e-12) @ self.smooth, UNCHANGED, 15)
-        share = np.clip(1 - noise_power / np.exp(still @ self.smooth.T), 0, 1)
-        self.half_depth = (0.5 * (1 - floor) * 2 * share / (1 + share)).astype(np.float32)
-        self.still = self._fitted(still, UNCHANGED, 5)
+        self.depth = np.float32((1 - floor) / 2)
+        self.covariance = np.eye(self.smooth.shape[1], dtype=np.float32) * (tail + 2) / tail
+        above = np.maximum(self.power - self.noise_power, 0.03 * self.power) + 1e-12
+        self.still = self._fitted(np.log(above) @ self.smooth, UNCHANGED, 15)
+        self.covariance = self._covariance()
+        self.still = self._fitted(self.still, UNCHANGED, 8)
         self.still_value = self._value(self.still, UNCHANGED)
 
     @property
     def samples(self) -> int:
         """Number of spectral samples, all windows together."""
         return int(self.power.size)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(windows, Q) the signal's share of the power where nothing moves."""
+        signal = np.exp(self.still @ self.smooth.T)
+        return signal / (signal + self.noise_power)
+
+    @property
+    def still_score(self) -> np.ndarray:
+        """(windows, Q) derivative of the log likelihood of no motion with respect to the log of the signal."""
+        return self._score(self.still, UNCHANGED)
 
     def courses(self, basis: np.ndarray) -> np.ndarray:
         """(B, Q): the basis (N, B) at the phase-encode frequency of each spectral sample of a window."""
@@ -135,18 +156,40 @@ class ContrastTransfer:
         The smooth spectrum is refitted by ``fits`` Fisher steps; as it is (nearly) at its best, its change adds
         nothing to the gradient.
         """
-        turn = np.float32(4 * np.pi)
-        angle = turn * self._phase(courses, coefficients)
-        transfer = 1 - self.half_depth + self.half_depth * np.cos(angle)
+        phase = self._phase(courses, coefficients)
+        transfer = self._transfer(phase)
         smooth = self._fitted(self.still, transfer, fits)
         value = self._value(smooth, transfer) - self.still_value
-        slope = self._score(smooth, transfer) / transfer * (-turn * self.half_depth * np.sin(angle))
+        slope = self._score(smooth, transfer) / transfer * (-TURN * self.depth * np.sin(TURN * phase))
         gradient = np.empty((len(courses), 6))
         for b, course in enumerate(courses):
             shift = (slope * course) @ self.k
             gradient[b, :3] = shift.sum(axis=0)
             gradient[b, 3:] = np.deg2rad(np.cross(self.places, shift).sum(axis=0))
         return value, gradient
+
+    def line_values(self, candidates: np.ndarray, basis: np.ndarray, poses: np.ndarray) -> np.ndarray:
+        """(L, P) log likelihood of the windows' lines, by their distance from the middle, in the candidates (P, 6).
+
+        The smooth spectrum is the one fitted to the odd trajectory basis (N, B) @ poses (B, 6); none given: to each
+        candidate on its own.
+        """
+        line = np.round(np.abs(self.cycles[:, self.axis]) * self.size[self.axis]).astype(int)
+        here = self._transfer(self._phase(self.courses(basis), poses)) if len(poses) else None
+        values = []
+        for candidate in candidates:
+            transfer = self._transfer(self._phase(np.ones((1, len(line)), dtype=np.float32), candidate))
+            smooth = self._fitted(self.still, transfer if here is None else here, 3)
+            values.append(np.bincount(line, self._values(smooth, transfer).sum(axis=0)))
+        return np.stack(values, axis=1)
+
+    def proposal(self, trajectory: np.ndarray, value: float, shape: str) -> Proposal:
+        """A proposal whose gain is the log likelihood ``value`` per thousand samples."""
+        return Proposal(trajectory, 1000 * value / self.samples, shape)
+
+    def _transfer(self, phase: np.ndarray) -> np.ndarray:
+        """cos^2 and its floor."""
+        return 1 - self.depth + self.depth * np.cos(TURN * phase)
 
     def _phase(self, courses: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """(windows, Q) cycles: k . t."""
@@ -158,31 +201,48 @@ class ContrastTransfer:
 
     def _fitted(self, smooth: np.ndarray, transfer: np.ndarray, steps: int) -> np.ndarray:
         """(windows, S) coefficients of log S after Fisher steps."""
-        information = self.tail / (self.tail + 2)
         for _ in range(steps):
-            smooth = smooth + np.clip(self._score(smooth, transfer) @ self.smooth / information, -20, 20)
+            step = self._score(smooth, transfer) @ self.smooth
+            smooth = smooth + np.clip((step[:, None] @ self.covariance)[:, 0], -20, 20)
         return smooth
 
+    def _covariance(self) -> np.ndarray:
+        """(windows, S, S) inverse Fisher information of log S where nothing moves."""
+        information = np.einsum("wq,qs,qt->wst", self.shares**2, self.smooth, self.smooth, optimize=True)
+        information += 0.03 * np.eye(self.smooth.shape[1], dtype=np.float32)
+        return np.linalg.inv(information * self.tail / (self.tail + 2)).astype(np.float32)
+
     def _score(self, smooth: np.ndarray, transfer: np.ndarray) -> np.ndarray:
-        """(windows, Q) derivative of the log likelihood with respect to log power."""
-        excess = self.power / (np.exp(smooth @ self.smooth.T) * transfer)
-        score: np.ndarray = (self.tail + 1) * excess / (self.tail + excess) - 1
+        """(windows, Q) derivative of the log likelihood with respect to the logarithm of the signal's power."""
+        signal = np.exp(smooth @ self.smooth.T) * transfer
+        mean = signal + self.noise_power
+        excess = self.power / mean
+        score: np.ndarray = ((self.tail + 1) * excess / (self.tail + excess) - 1) * (signal / mean)
         return score
 
     def _value(self, smooth: np.ndarray, transfer: np.ndarray) -> float:
-        log_mean = smooth @ self.smooth.T + np.log(transfer)
-        excess = self.power * np.exp(-log_mean)
-        return -float((log_mean + (self.tail + 1) * np.log1p(excess / self.tail)).sum(dtype=np.float64))
+        return float(self._values(smooth, transfer).sum(dtype=np.float64))
+
+    def _values(self, smooth: np.ndarray, transfer: np.ndarray) -> np.ndarray:
+        """(windows, Q) log likelihoods, but for a constant."""
+        mean = np.exp(smooth @ self.smooth.T) * transfer + self.noise_power
+        values: np.ndarray = -np.log(mean) - (self.tail + 1) * np.log1p(self.power / (self.tail * mean))
+        return values
 
 
 def odd_shapes(lines: int) -> dict[str, np.ndarray]:
     """(N, 1) courses over the lines, odd about row N // 2: a ramp, and steps at some distance from the middle."""
-    k = (np.arange(lines) - lines // 2) / (lines / 2)
+    k = _positions(lines)
     shapes = {"ramp": k}
-    for start in (0.0, 0.2, 0.4):
+    for start in (0.0, 0.25, 0.5):
         shapes[f"step {start:g}"] = np.sign(k) * (np.abs(k) >= start)
-    shapes["middle 0.3"] = np.sign(k) * (np.abs(k) < 0.3)
+    shapes["step back 0.4"] = np.sign(k) * (np.abs(k) < 0.4)
     return {name: course[:, None] for name, course in shapes.items()}
+
+
+def _positions(lines: int) -> np.ndarray:
+    """(N,) the lines' place from -1 to 1, 0 at row N // 2."""
+    return (np.arange(lines) - lines // 2) / (lines / 2)
 
 
 def propose(
@@ -195,29 +255,96 @@ def propose(
     cancelled  asked now and then; where it answers True, Cancelled is raised
     """
     model = ContrastTransfer(image, affine, axis, centre, noise)
-    found = []
-    for name, basis in (odd_shapes(model.lines) if shapes is None else shapes).items():
-        pose, value = best_pose(model, basis, seed, cancelled)
-        found.append(Proposal(basis @ pose, 1000 * value / model.samples, name))
-    return sorted(found, key=lambda proposal: -proposal.gain)
+    shapes = odd_shapes(model.lines) if shapes is None else shapes
+    found = {name: best_poses(model, basis, seed, cancelled) for name, basis in shapes.items()}
+    proposals = [model.proposal(shapes[name] @ best[0][0], best[0][1], name) for name, best in found.items()]
+    if "ramp" in found:
+        proposals.append(curve(model, found["ramp"][0][0]))
+    steps = [pose[0] for name, best in found.items() if "step" in name for pose, _ in best]
+    if steps:
+        _check(cancelled)
+        proposals.append(segments(model, np.array(steps)))
+    return sorted(proposals, key=lambda proposal: -proposal.gain)
 
 
-def best_pose(
-    model: ContrastTransfer, basis: np.ndarray, seed: int, cancelled: Callable[[], bool] | None
-) -> tuple[np.ndarray, float]:
-    """The most likely pose (1, 6) for a basis (N, 1), and its gain."""
+def best_poses(
+    model: ContrastTransfer, basis: np.ndarray, seed: int, cancelled: Callable[[], bool] | None = None
+) -> list[tuple[np.ndarray, float]]:
+    """The likeliest poses (1, 6) found for a basis (N, 1) and their gains, best first."""
     courses = model.courses(basis)
     starts = coarse_poses(model, basis[:, 0], seed)
     values = []
     for start in starts:
         _check(cancelled)
         values.append(model.gain(courses, start, fits=1)[0])
-    best = (np.zeros((1, 6)), 0.0)
+    found = []
     for start in starts[np.argsort(values)[::-1][:REFINED]]:
         _check(cancelled)
-        found = refined(model, courses, start[None])
-        best = max(best, found, key=lambda one: one[1])
-    return best
+        found.append(refined(model, courses, start[None]))
+    return sorted(found, key=lambda one: -one[1])
+
+
+def curve(model: ContrastTransfer, ramp: np.ndarray) -> Proposal:
+    """The best ramp (1, 6) bent: odd polynomials of the line instead."""
+    k = _positions(model.lines)
+    basis = np.stack([k, (5 * k**3 - 3 * k) / 2, (63 * k**5 - 70 * k**3 + 15 * k) / 8], axis=1)
+    poses, value = refined(model, model.courses(basis), np.vstack([ramp, np.zeros((2, 6))]))
+    return model.proposal(basis @ poses, value, "curve")
+
+
+def segments(model: ContrastTransfer, poses: np.ndarray) -> Proposal:
+    """Poses that stay for a while: the distances |k| from the middle cut into segments of one pose each.
+
+    poses  (P, 6) candidates. Dynamic programming gives each line a candidate or none, SWITCH nats a change; the poses
+    are refined together, and both once more with the refined ones among the candidates. Each segment has a sign of
+    its own that the spectrum does not tell; the one that changes least from segment to segment is taken.
+    """
+    basis, found, value = np.zeros((model.lines, 0)), np.zeros((0, 6)), 0.0
+    for _ in range(2):
+        candidates = np.vstack([np.zeros(6), poses, found])
+        choice = _cheapest_path(model.line_values(candidates, basis, found), SWITCH)
+        new_basis, start = _segment_basis(model.lines, choice, candidates)
+        if not len(start):
+            break
+        new, new_value = refined(model, model.courses(new_basis), start)
+        if new_value <= value:
+            break
+        basis, found, value = new_basis, _signs_aligned(new), new_value
+    return model.proposal(basis @ found, value, "segments")
+
+
+def _cheapest_path(values: np.ndarray, switch: float) -> np.ndarray:
+    """(L,) the candidate of each line: the largest sum of values (L, P) less ``switch`` a change (Viterbi)."""
+    total, back = values[0], []
+    for line in values[1:]:
+        stay = total >= total.max() - switch
+        back.append(np.where(stay, np.arange(len(total)), total.argmax()))
+        total = np.maximum(total, total.max() - switch) + line
+    path = [int(total.argmax())]
+    for before in reversed(back):
+        path.append(int(before[path[-1]]))
+    return np.array(path[::-1])
+
+
+def _segment_basis(lines: int, choice: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, B) odd courses, one a segment in which a candidate other than the first is chosen, and their poses (B, 6)."""
+    k = _positions(lines)
+    ends = np.flatnonzero(np.diff(choice)) + 1
+    limits = (np.concatenate([[0], ends, [len(choice)]]) - 0.5) / (len(choice) - 0.5)
+    limits[0], limits[-1] = 0, np.inf
+    chosen = choice[np.concatenate([[0], ends])]
+    moved = np.flatnonzero(chosen)
+    basis = [np.sign(k) * ((np.abs(k) >= limits[b]) & (np.abs(k) < limits[b + 1])) for b in moved]
+    return np.stack(basis, axis=1) if basis else np.zeros((lines, 0)), candidates[chosen[moved]]
+
+
+def _signs_aligned(poses: np.ndarray) -> np.ndarray:
+    """The poses (B, 6) with signs such that each points as the one before does."""
+    aligned = poses.copy()
+    for before, pose in zip(aligned[:-1], aligned[1:], strict=True):
+        if before @ pose < 0:
+            pose *= -1
+    return aligned
 
 
 def refined(
@@ -256,20 +383,22 @@ def coarse_poses(model: ContrastTransfer, course: np.ndarray, seed: int) -> np.n
 
 def coarse_maps(model: ContrastTransfer, course: np.ndarray) -> tuple[np.ndarray, float]:
     """(windows, A, B, C) approximate gains over local shifts of -REACH to REACH along I, J, K; their step in voxels."""
-    depth = 0.7
     information = model.tail / (model.tail + 2)
     spacing = float(np.linalg.norm(model.affine[:3, :3], axis=0).max())
     step = 0.08 / model.limit / spacing
     count = 2 * int(np.ceil(REACH / spacing / step)) + 1
     to_maps = _ShiftTransform(model, course, step, count)
-    weights = 2 * depth * model.half_depth / (1 - model.half_depth)
-    weights = weights.mean(axis=0)
-    energy = 0.5 * ((weights**2).sum() + to_maps(weights**2, harmonic=2))
-    for column in model.smooth.T:
-        energy -= to_maps(weights * column) ** 2
-    score = model._score(model.still, UNCHANGED)
-    maps = np.stack([to_maps(weights * one) - 0.5 * information * energy for one in score])
-    return maps, step
+    shares = model.shares**2
+    typical = shares.mean(axis=0)
+    energy = 0.5 * (typical.sum() + to_maps(typical, harmonic=2))
+    for column in np.linalg.qr(np.sqrt(typical)[:, None] * model.smooth)[0].T:
+        energy -= to_maps(np.sqrt(typical) * column) ** 2
+    energy *= 0.5 * information * MODULATION**2 / typical.sum()
+    maps = [
+        MODULATION * to_maps(score) - share.sum() * energy
+        for score, share in zip(model.still_score, shares, strict=True)
+    ]
+    return np.stack(maps), step
 
 
 class _ShiftTransform:
@@ -308,7 +437,7 @@ def _check(cancelled: Callable[[], bool] | None) -> None:
 
 def _windows(image: np.ndarray, size: np.ndarray, count: int) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     """Size (3,) of the windows in voxels, and their first voxels: ``count`` along each axis over the head."""
-    inside = image > HEAD
+    inside = head_mask(image)
     starts = []
     size = size.copy()
     for axis in range(3):
