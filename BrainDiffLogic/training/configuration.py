@@ -30,7 +30,7 @@ CONFIGURATION_NUMBERS: Limits = {
     "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
     "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "draw": (int, 0, math.inf),
     "epoch_steps": (int, 0, math.inf), "lesions": (float, 0, 1),
-    "least_change": (float, 0, 1),
+    "least_change": (float, 0, 1), "revive": (float, 0, 1),
     "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9), "accumulate": (int, 1, math.inf),
 }  # fmt: skip
 STAGE_NUMBERS: Limits = {
@@ -79,6 +79,7 @@ class Configuration:
                  {mirrored, shift}, see ``views.View``; its answer is the mean
     least_change a correction that changes the head by less than this on average (network units: 1 is the 99th
                  percentile of the head) is not applied: on still scans a network finds a little, too
+    revive       slope of the gradient below zero of feature maps that sleep (``revival``); 0: none
     draw         another number: other first weights and other slices, of the same simulated pairs
     epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
     patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does
@@ -107,6 +108,7 @@ class Configuration:
     lesions: float = 0.0
     views: list[dict[str, Any]] = field(default_factory=list)
     least_change: float = 0.0
+    revive: float = 0.0
     draw: int = 0
     epoch_steps: int = 200
     precision: str = "bf16-mixed"

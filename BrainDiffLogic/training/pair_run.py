@@ -30,6 +30,7 @@ from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
 from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares, evenly
 from BrainDiffLogic.training.progress import quiet
+from BrainDiffLogic.training.revival import revive
 from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments
 from BrainDiffLogic.training.run_folder import LAST, last_checkpoint, prepare, steps_done, trained_state
 from BrainDiffLogic.training.slice_pairs import SlicePairs
@@ -115,6 +116,8 @@ def train_on_pairs(
     _check(configuration, start, corrector)
     if initial:
         load_initial(corrector, initial)
+    if configuration.revive:
+        revive(corrector, configuration.revive)
     training, validation = split_pairs(start.pairs, configuration.validation_share)
     contrastive, vae = _contrastive(configuration, start)
     identity = {

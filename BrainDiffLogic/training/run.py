@@ -26,6 +26,7 @@ from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.progress import progress_callback, quiet
+from BrainDiffLogic.training.revival import revive
 from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, last_checkpoint, prepare
 from BrainDiffLogic.training.slices import CachedSlices, Sample, SimulatedSlices, ValidationSlices
 from BrainDiffLogic.training.supervised import SupervisedCorrection
@@ -96,6 +97,8 @@ def train(
         raise InputError(f"crop {configuration.crop} is not a multiple of {corrector.multiple}, as the network needs")
     if initial:
         load_initial(corrector, initial)
+    if configuration.revive:
+        revive(corrector, configuration.revive)
     if hardware.processes > 1 and not configuration.pairs:
         raise InputError("pairs simulated on the fly cannot be shared by several processes; give --pairs, a number")
     training, validation = caches(configuration, data, cache or run / "pairs")
