@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from BrainDiffLogic import read_volume
 from BrainDiffLogic.errors import Cancelled
+from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.motion import Trajectory, simulate_motion
-from BrainDiffLogic.motion.contrast_transfer import LIMIT, ContrastTransfer, best_poses, odd_shapes, propose
+from BrainDiffLogic.motion.contrast_transfer import ContrastTransfer, best_poses, odd_shapes, propose
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.motion.simulation import head_centre
 from BrainDiffLogic.volume import Volume
 
 CENTRE = np.array([3.0, -4.0, 5.0])
@@ -76,8 +80,7 @@ def test_a_drift_is_found(pe_axis: str, noise: float) -> None:
     proposals = propose(scan, head.affine, phase_encode_axis(head.affine, pe_axis), CENTRE)
     best = next(one for one in proposals if one.shape == "ramp")
     found = best.trajectory[-1] / odd_shapes(len(best.trajectory))["ramp"][-1]
-    assert {proposals[0].shape, proposals[1].shape} == {"ramp", "curve"}
-    assert best.gain > LIMIT
+    assert best.score > 1
     assert min(np.abs(found - POSE).max(), np.abs(found + POSE).max()) < 0.35
 
 
@@ -85,7 +88,7 @@ def test_a_drift_is_found(pe_axis: str, noise: float) -> None:
 def test_a_still_head_shows_no_motion(noise: float) -> None:
     head = textured_head()
     scan = moved(head, 0 * POSE, "AP", noise)
-    assert all(one.gain < LIMIT for one in propose(scan, head.affine, 1, CENTRE))
+    assert all(one.score < 1 for one in propose(scan, head.affine, 1, CENTRE))
 
 
 def test_a_search_can_be_cancelled() -> None:
@@ -93,3 +96,44 @@ def test_a_search_can_be_cancelled() -> None:
     model = ContrastTransfer(head.array, head.affine, 1, CENTRE)
     with pytest.raises(Cancelled):
         best_poses(model, odd_shapes(model.lines)["ramp"], 0, lambda: True)
+
+
+def test_segments_follow_a_step() -> None:
+    """A step halfway through the upper lines: nothing odd before it, half of it beyond."""
+    head = textured_head()
+    rows = np.zeros((65, 6))
+    rows[32 + 10 :] = 2 * POSE
+    scan = simulate_motion(head, Trajectory(rows[:, :3], rows[:, 3:], CENTRE), "AP", align=False).moved
+    found = {one.shape: one for one in propose(scan.array, head.affine, 1, CENTRE)}["segments"]
+    outer = found.trajectory[32 + 20]
+    assert found.score > 1
+    assert min(np.abs(outer - POSE).max(), np.abs(outer + POSE).max()) < 0.6
+    assert not found.trajectory[32 - 5 : 32 + 6].any()
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.timeout(1200)
+def test_still_heads_stay_below_the_limits(shared_data: Path) -> None:
+    """The calibration of LIMITS: at most one still scan in twenty passes."""
+    scores = {}
+    for n, file in enumerate(sorted((shared_data / "t1_head").glob("*.nii.gz"))):
+        head = scaled_to_three_mm(read_volume(file))
+        grain = 0.01 * (n % 4) * np.random.default_rng(n).standard_normal((2, *head.shape))
+        scan = np.hypot(head.array + grain[0], grain[1]).astype(np.float32)
+        for pe_axis in ("AP", "SI"):
+            axis, centre = phase_encode_axis(head.affine, pe_axis), head_centre(scan, head.affine)
+            scores[file.name, pe_axis] = propose(scan, head.affine, axis, centre)[0].score
+    passed = [scan for scan, score in scores.items() if score > 1]
+    assert len(passed) <= len(scores) / 20, f"{passed} of {scores}"
+
+
+def scaled_to_three_mm(volume: Volume) -> Volume:
+    """The head on voxels of about 3 mm, its 99th percentile at 1."""
+    factors = 3 / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    smooth = ndimage.gaussian_filter(volume.array.astype(np.float32), 0.4 * factors)
+    array = ndimage.zoom(smooth, 1 / factors, order=1, grid_mode=True, mode="nearest")
+    steps, affine = np.array(volume.shape) / array.shape, volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ ((steps - 1) / 2)
+    affine[:3, :3] *= steps
+    return Volume(np.maximum(robust_scale(array).forward(array), 0), affine)
