@@ -18,6 +18,7 @@ scatters), so that a few strong lines of structured anatomy do not decide.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,8 @@ MODULATION = 0.9
 """Of log power by the rings, about zero, as the coarse search takes it: half of the logarithm's range."""
 SWITCH = 20.0
 """Nats that a change of pose must gain."""
+FLIPPED = 3
+"""Segments whose sign against the largest one's is tried both ways."""
 LIMITS = {"ramp": 1.0, "step": 1.5, "curve": 2.2, "segments": 1.6}
 """Gain per thousand samples that still heads do not reach: 54 of 56 scans of 28 still heads (whole and stripped,
 noise of 0 to 3 %, AP and SI, 3 mm) stay below all four, and the one far above, openms-07, was resampled and smoothed.
@@ -79,7 +82,7 @@ class Proposal:
     trajectory  (N, 6) mm along and degrees about R, A, S, in the order of the phase-encode lines (row N // 2 is the
                 zero frequency), odd about the middle; its negative is as likely
     gain        log likelihood over that of no motion, per thousand spectral samples
-    shape       the course over the lines, "ramp", "step 0.25", "curve" or "segments"
+    shape       the course over the lines, "ramp", "step 0.25", "curve" or "segments ++-" (a sign each)
     """
 
     trajectory: np.ndarray
@@ -268,7 +271,7 @@ def propose(
     steps = [pose[0] for name, best in found.items() if "step" in name for pose, _ in best]
     if steps:
         _check(cancelled)
-        proposals.append(segments(model, np.array(steps)))
+        proposals += segments(model, np.array(steps))
     return sorted(proposals, key=lambda proposal: -proposal.score)
 
 
@@ -297,12 +300,13 @@ def curve(model: ContrastTransfer, ramp: np.ndarray) -> Proposal:
     return model.proposal(basis @ poses, value, "curve")
 
 
-def segments(model: ContrastTransfer, poses: np.ndarray) -> Proposal:
+def segments(model: ContrastTransfer, poses: np.ndarray) -> list[Proposal]:
     """Poses that stay for a while: the distances |k| from the middle cut into segments of one pose each.
 
     poses  (P, 6) candidates. Dynamic programming gives each line a candidate or none, SWITCH nats a change; the poses
     are refined together, and both once more with the refined ones among the candidates. Each segment has a sign of
-    its own that the spectrum does not tell; the one that changes least from segment to segment is taken.
+    its own that the spectrum does not tell: one proposal for each choice, the one that changes least from segment to
+    segment first, the signs of the largest FLIPPED segments being tried.
     """
     basis, found, value = np.zeros((model.lines, 0)), np.zeros((0, 6)), 0.0
     for _ in range(2):
@@ -315,7 +319,24 @@ def segments(model: ContrastTransfer, poses: np.ndarray) -> Proposal:
         if new_value <= value:
             break
         basis, found, value = new_basis, _signs_aligned(new), new_value
-    return model.proposal(basis @ found, value, "segments")
+    return [
+        model.proposal(
+            basis @ (found * signs[:, None]), value, "segments " + "".join("-" if one < 0 else "+" for one in signs)
+        )
+        for signs in _sign_choices(basis, found)
+    ]
+
+
+def _sign_choices(basis: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """(V, B) of 1 and -1: flips of the largest segments but one, none first; their common sign does not matter."""
+    count = len(poses)
+    if count == 0:
+        return np.ones((1, 0))
+    size = np.abs(basis).sum(axis=0) * np.linalg.norm(poses, axis=1)
+    flipped = np.argsort(size)[::-1][1 : FLIPPED + 1]
+    signs = np.ones((2 ** len(flipped), count))
+    signs[:, flipped] = list(itertools.product((1, -1), repeat=len(flipped)))
+    return signs
 
 
 def _cheapest_path(values: np.ndarray, switch: float) -> np.ndarray:

