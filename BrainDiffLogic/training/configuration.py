@@ -29,7 +29,7 @@ CONFIGURATION_NUMBERS: Limits = {
     "pairs": (int, 0, math.inf), "validation_pairs": (int, 1, math.inf), "batch": (int, 1, math.inf),
     "crop": (int, 1, math.inf), "weight_decay": (float, 0, math.inf), "ema": (float, 0, 1),
     "clip": (float, 0, math.inf), "seed": (int, 0, math.inf), "draw": (int, 0, math.inf),
-    "epoch_steps": (int, 0, math.inf), "lesions": (float, 0, 1),
+    "epoch_steps": (int, 0, math.inf), "lesions": (float, 0, 1), "masked": (float, 0, 1),
     "least_change": (float, 0, 1), "revive": (float, 0, 1),
     "patience": (int, 0, math.inf), "validation_share": (float, 0, 0.9), "accumulate": (int, 1, math.inf),
 }  # fmt: skip
@@ -75,6 +75,8 @@ class Configuration:
     optimiser    "adamw", or "muon" (``optimisers.KernelMuon``), which learns faster; PyTorch 2.9
     lesions      share of the training slices that get lesions, moved and still alike, so that the network leaves what
                  is focal (``implants``); of volumes only
+    masked       share of the training slices whose air is masked, moved and still alike, beside pairs that are masked
+                 (``Recipe.masked_share``); of volumes only
     views        beside the slices as they are, what the trained network is asked about when it corrects: a list of
                  {mirrored, shift}, see ``views.View``; its answer is the mean
     least_change a correction that changes the head by less than this on average (network units: 1 is the 99th
@@ -106,6 +108,7 @@ class Configuration:
     clip: float = 1.0
     seed: int = 1
     lesions: float = 0.0
+    masked: float = 0.0
     views: list[dict[str, Any]] = field(default_factory=list)
     least_change: float = 0.0
     revive: float = 0.0
@@ -195,8 +198,9 @@ def check_optimiser_name(name: str, path: str | Path) -> None:
 def _check_pairs(configuration: Configuration, path: str | Path) -> None:
     if configuration.sources or configuration.validation:
         raise InputError(f"{path}: sources and validation belong to data: volumes; leave them out for pairs")
-    if configuration.lesions:
-        raise InputError(f"{path}: lesions belong to data: volumes; leave them out for pairs")
+    for name in ("lesions", "masked"):
+        if getattr(configuration, name):
+            raise InputError(f"{path}: {name} belongs to data: volumes; leave it out for pairs")
     if configuration.patience and not configuration.validation_share:
         raise InputError(f"{path}: patience watches the validation error; give validation_share too")
 

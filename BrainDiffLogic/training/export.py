@@ -107,5 +107,6 @@ def _training(configuration: Configuration, data: str | Path, steps: int) -> dic
         "stages": [asdict(stage) for stage in configuration.stages],
         "batch": configuration.batch, "crop": configuration.crop, "optimiser": OPTIMISERS[configuration.optimiser],
         "precision": configuration.precision, "steps": steps, "pairs": configuration.pairs,
-        "lesions": configuration.lesions, "seed": configuration.seed, "weights": f"EMA {configuration.ema}",
+        "lesions": configuration.lesions, "masked": configuration.masked, "seed": configuration.seed,
+        "weights": f"EMA {configuration.ema}",
     }  # fmt: skip

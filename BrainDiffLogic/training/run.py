@@ -170,7 +170,7 @@ class _Slices(L.LightningDataModule):
         c = self.configuration
         steps = min(c.epoch_steps, c.steps - self.trainer.global_step) if self.trainer else c.epoch_steps
         samples = c.batch * steps
-        what = samples, self.context, c.crop, c.seed + c.draw, c.lesions
+        what = samples, self.context, c.crop, c.seed + c.draw, c.lesions, c.masked
         dataset: CachedSlices | SimulatedSlices
         dataset = CachedSlices(self.pairs, c.pairs, *what) if c.pairs else SimulatedSlices(self.pairs, *what)
         dataset.epoch = self.trainer.current_epoch if self.trainer else 0

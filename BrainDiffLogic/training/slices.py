@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from BrainDiffLogic.training.implants import implant
+from BrainDiffLogic.training.masking import mask_slice
 from BrainDiffLogic.training.pairs import PairCache
 
 Sample = dict[str, Tensor]
@@ -18,8 +19,9 @@ SLICES_PER_PAIR = 40
 
 
 def take_slice(
-    stacks: np.ndarray, index: int, context: int, crop: int, rng: np.random.Generator, lesions: float = 0.0
-) -> Sample:
+    stacks: np.ndarray, index: int, context: int, crop: int, rng: np.random.Generator, lesions: float = 0.0,
+    masked: float = 0.0,
+) -> Sample:  # fmt: skip
     """One training sample out of (2, slices, rows, columns): moved, still.
 
     "moved" (context, crop, crop) and "clean" (1, crop, crop) float32: a random window (zeros outside the
@@ -27,6 +29,7 @@ def take_slice(
     repeat the last one.
 
     lesions  how likely lesions are put into both, see ``implants``
+    masked   how likely the air of both is masked, see ``masking.mask_slice``
     """
     slices, rows, columns = stacks.shape[1:]
     order = np.arange(context) - context // 2
@@ -43,6 +46,8 @@ def take_slice(
     clean[:, place[0], place[1]] = stacks[1][index : index + 1, window[0], window[1]] * gain
     if lesions and rng.random() < lesions:
         implant(moved, clean, rng)
+    if masked and rng.random() < masked:
+        mask_slice(moved, clean, rng)
     return {"moved": torch.from_numpy(moved), "clean": torch.from_numpy(clean)}
 
 
@@ -50,9 +55,10 @@ class CachedSlices(Dataset[Sample]):
     """Random slices of cached pairs; what sample i of an epoch is depends on (seed, epoch, i) alone."""
 
     def __init__(
-        self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0
-    ) -> None:
-        self.cache, self.pairs, self.lesions = cache, cache.ready(pairs), lesions
+        self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0,
+        masked: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.cache, self.pairs, self.lesions, self.masked = cache, cache.ready(pairs), lesions, masked
         self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, 0
 
     def __len__(self) -> int:
@@ -62,7 +68,7 @@ class CachedSlices(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, self.epoch, item])
         stacks = self.cache.stacks(self.pairs[rng.integers(len(self.pairs))])
         index = int(rng.integers(stacks.shape[1]))
-        return take_slice(stacks, index, self.context, self.crop, rng, self.lesions)
+        return take_slice(stacks, index, self.context, self.crop, rng, self.lesions, self.masked)
 
 
 class SimulatedSlices(IterableDataset[Sample]):
@@ -73,10 +79,11 @@ class SimulatedSlices(IterableDataset[Sample]):
     """
 
     def __init__(
-        self, cache: PairCache, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0
-    ) -> None:
+        self, cache: PairCache, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0,
+        masked: float = 0.0,
+    ) -> None:  # fmt: skip
         self.cache, self.samples, self.context, self.crop = cache, samples, context, crop
-        self.seed, self.epoch, self.lesions = seed, 0, lesions
+        self.seed, self.epoch, self.lesions, self.masked = seed, 0, lesions, masked
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
@@ -88,7 +95,7 @@ class SimulatedSlices(IterableDataset[Sample]):
             stacks, _ = self.cache.simulate(index)
             for _ in range(min(SLICES_PER_PAIR, self.samples - pair * SLICES_PER_PAIR)):
                 centre = int(rng.integers(stacks.shape[1]))
-                yield take_slice(stacks, centre, self.context, self.crop, rng, self.lesions)
+                yield take_slice(stacks, centre, self.context, self.crop, rng, self.lesions, self.masked)
 
 
 class ValidationSlices(Dataset[Sample]):

@@ -11,7 +11,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.training import pairs as pairs_module
-from BrainDiffLogic.training.masking import drawn_mask
+from BrainDiffLogic.training.masking import drawn_mask, mask_slice
 from BrainDiffLogic.training.painting import paint
 from BrainDiffLogic.training.pairs import PairCache, Recipe, Source, simulate_pair
 from BrainDiffLogic.training.quiet import noise_deviation, quiet_base, quieted
@@ -152,6 +152,17 @@ def test_masks_end_a_little_outside_or_inside_of_the_still_head(a_quiet_head: np
         assert not mask[ndimage.distance_transform_edt(~head) > 6].any()
         sizes.append(mask.sum() / head.sum())
     assert min(sizes) < 1.1 < 1.3 < max(sizes)
+
+
+def test_a_slice_loses_its_air_in_both_images_and_nothing_of_the_head(
+    a_noisy_head: np.ndarray, a_quiet_head: np.ndarray
+) -> None:
+    clean = a_noisy_head[20:21].copy()
+    moved = np.stack([clean[0] + np.float32(0.05)] * 3)
+    mask_slice(moved, clean, np.random.default_rng(1))
+    assert (moved[:, clean[0] == 0] == 0).all()
+    assert (clean[0] == 0).mean() > 0.2
+    assert (clean[0] > 0)[a_quiet_head[20] > 0.25].all()
 
 
 def test_half_of_the_severities_more_lie_in_the_middle_of_the_octaves() -> None:
