@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
 
-from BrainDiffLogic.errors import Cancelled
+from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.volume import ras_axes
 
@@ -65,7 +65,7 @@ SWITCH = 20.0
 """Nats that a change of pose must gain."""
 FLIPPED = 3
 """Segments whose sign against the largest one's is tried both ways."""
-LIMITS = {"ramp": 1.0, "step": 1.5, "curve": 2.2, "segments": 1.6}
+LIMITS = {"ramp": 1.0, "step": 1.5, "curve": 2.2, "segments": 1.7}
 """Gain per thousand samples that still heads do not reach: 54 of 56 scans of 28 still heads (whole and stripped,
 noise of 0 to 3 %, AP and SI, 3 mm) stay below all four, and the one far above, openms-07, was resampled and smoothed.
 pytest Testing/Logic/test_motion_contrast_transfer.py -m slow -k still_heads"""
@@ -103,6 +103,7 @@ class ContrastTransfer:
     axis    array axis of phase encoding
     centre  (3,) rotation centre, RAS mm
     noise   its standard deviation in image units, None: not above what the corners of k-space hold
+    Raises InputError where no window holds enough of a head.
     """
 
     def __init__(
@@ -319,12 +320,11 @@ def segments(model: ContrastTransfer, poses: np.ndarray) -> list[Proposal]:
         if new_value <= value:
             break
         basis, found, value = new_basis, _signs_aligned(new), new_value
-    return [
-        model.proposal(
-            basis @ (found * signs[:, None]), value, "segments " + "".join("-" if one < 0 else "+" for one in signs)
-        )
-        for signs in _sign_choices(basis, found)
-    ]
+    proposals = []
+    for signs in _sign_choices(basis, found):
+        name = "segments " + "".join("-" if sign < 0 else "+" for sign in signs)
+        proposals.append(model.proposal(basis @ (found * signs[:, None]), value, name))
+    return proposals
 
 
 def _sign_choices(basis: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -521,6 +521,8 @@ def _powers(
         block = (block - (block * taper).sum() / total) * taper
         powers.append((np.abs(np.fft.fftn(block)) ** 2)[at] / energy)
         places.append(np.array(start) + ndimage.center_of_mass(block**2))
+    if not powers:
+        raise InputError("no window of the image holds enough of a head: pass a head whose 99th percentile is 1")
     power = np.array(powers)
     return power, power[:, edge].mean(axis=1), np.array(places)
 
