@@ -19,6 +19,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.volume import Volume, ras_axes
 
 if TYPE_CHECKING:
+    from BrainDiffLogic.motion.estimate import Limits
     from BrainDiffLogic.networks import Corrector
 
 FORMAT = 1
@@ -33,6 +34,8 @@ KINDS: dict[str, type] = {
 }  # fmt: skip
 """What these entries of a card must be."""
 
+PHYSICS = "motion"
+"""The family that finds the motion and undoes it: no network, its numbers are the limits that still heads set."""
 PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
 FAR = 2.0
 """Pixels beyond the card's range are noted; beyond it by this factor they are refused."""
@@ -58,6 +61,11 @@ def available() -> dict[str, Path]:
     for folder in (shipped_folder(), imported_folder()):
         found.update({path.stem: path for path in sorted(folder.glob("*" + SUFFIX))})
     return found
+
+
+def networks() -> dict[str, Path]:
+    """The weights of networks by model name: ``available`` without physics."""
+    return {name: path for name, path in available().items() if path.stem != PHYSICS}
 
 
 def find_checkpoint(model: str | os.PathLike[str]) -> Path:
@@ -118,8 +126,10 @@ def verify(checkpoint: str | os.PathLike[str]) -> Card:
     return card
 
 
-def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
+def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Any, Card]:
     """The corrector of a model, ready to correct, and its card. ``model`` is a name or a .safetensors file.
+
+    A ``networks.Corrector``; of the family ``PHYSICS`` the ``motion.estimate.Limits`` of its search.
 
     Where the card has "views", the corrector answers with the mean over the slices as they are and over these.
     Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the
@@ -128,10 +138,12 @@ def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from BrainDiffLogic.networks import build
-
     path = find_checkpoint(model)
     card = verify(path)
+    if card["family"] == PHYSICS:
+        return _limits(path), card
+    from BrainDiffLogic.networks import build
+
     try:
         corrector = build(card["family"], card["arguments"])
     except InputError as error:
@@ -143,6 +155,18 @@ def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Corrector, Card]:
             f"{path}: the weights do not fit the network of their card; get the model again"
         ) from None
     return _with_views(corrector, card, path).eval(), card
+
+
+def _limits(path: Path) -> Limits:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from BrainDiffLogic.motion.estimate import Limits
+
+    try:
+        return Limits(**{name: float(value) for name, value in load_file(path).items()})
+    except (SafetensorError, TypeError):
+        raise InputError(f"{path}: these are not the limits of a search; get the model again") from None
 
 
 def _with_views(corrector: Corrector, card: Card, path: Path) -> Corrector:

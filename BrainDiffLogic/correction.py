@@ -7,21 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.blending import blend, check_strength
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
 from BrainDiffLogic.disagreement import Panel, measure, nowhere
 from BrainDiffLogic.domain import judge
-from BrainDiffLogic.errors import Refused
+from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.volume import Volume, from_sagittal, pad_to_multiple, to_sagittal
 
 if TYPE_CHECKING:
+    from BrainDiffLogic.motion.estimate import Limits
     from BrainDiffLogic.networks import Corrector
+    from BrainDiffLogic.severity.gate import Decision
+
+NO_DISAGREEMENT = 'the model "motion" has no disagreement map; leave it out, or choose a network'
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and the name of the stage."""
@@ -91,13 +95,14 @@ class Correction:
 
 def correct(
     volume: Volume | str | Path,
-    model: str | Path | tuple[Corrector, Card] = DEFAULT_MODEL,
+    model: str | Path | tuple[Corrector | Limits, Card] = DEFAULT_MODEL,
     *,
     strength: float = 1.0,
     device: str = "auto",
     force: bool = False,
     gate: bool = True,
     disagreement: bool = False,
+    pe_axis: str | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Correction:
@@ -115,15 +120,16 @@ def correct(
                a model: neither
     disagreement  also ask the model about mirrored and shifted slices, and the shipped models of the other families,
                and say how far their answers lie apart; takes some three times as long
+    pe_axis    for the model "motion": "AP", "SI" or "LR", the axis of slow phase encoding; None: tried
     progress   called with (share done, stage) after every batch of slices
     cancelled  asked before every batch; when it says True, ``Cancelled`` is raised
 
-    The volume is cut into sagittal slices without resampling, brought to one robust scale, and the model's
-    residual is taken off in the input's own units (BrainDiff eq. 2): where the model predicts zero, the input
-    comes back bit for bit. Raises InputError for bad input, an unknown model, or a volume far outside the model's
-    domain.
+    By a network: the volume is cut into sagittal slices without resampling, brought to one robust scale, and the
+    model's residual is taken off in the input's own units (BrainDiff eq. 2): where the model predicts zero, the input
+    comes back bit for bit. By physics (the model "motion"): the poses of the head are found from the image alone, and
+    what they added to it is taken off (``motion.estimate``). Raises InputError for bad input, an unknown model, or a
+    volume far outside the model's domain.
     """
-    from BrainDiffLogic.inference import predict_residual
     from BrainDiffLogic.severity.gate import decide
 
     check_strength(strength)
@@ -134,14 +140,81 @@ def correct(
         volume = read_volume(volume)
     corrector, card = model if isinstance(model, tuple) else load_checkpoint(model)
     head = head_mask(volume.array)
+    if disagreement and card["family"] == PHYSICS:
+        raise InputError(NO_DISAGREEMENT)
     judgement = judge(volume, card, head)
     if judgement.refused and not force:
         raise Refused(f"{volume.name}: {judgement.refused}; correct it all the same with --force")
 
+    motion = decide(volume, head, gate=gate, force=force)
+    judged = motion, gate and not force
+    if card["family"] == PHYSICS:
+        limits = cast("Limits", corrector)
+        found = _by_physics(volume, head, limits, judged, pe_axis, progress, cancelled)
+    else:
+        network = cast("Corrector", corrector), card
+        found = _by_network(volume, head, network, judged, device, disagreement, progress, cancelled)
+    facts = {
+        "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
+        "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
+        "outside_domain": judgement.notes, "forced": bool(judgement.refused),
+        "device": found.device, "notes": [*found.decision.notes, *found.notes], **found.decision.facts, **found.facts,
+        "seconds": round(time.perf_counter() - started, 2),
+    }  # fmt: skip
+    exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
+    change = found.change.astype(exact, copy=False)
+    return Finding(volume, change, head, facts, found.disagreement).blended(strength)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a corrector would add (I, J, K) in the volume's units, on which device, and what there is to say of it."""
+
+    change: np.ndarray
+    decision: Decision
+    device: str
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    disagreement: np.ndarray | None = None
+
+
+def _by_physics(
+    volume: Volume, head: np.ndarray, limits: Limits, judged: tuple[Decision, bool], pe_axis: str | None,
+    progress: Progress | None, cancelled: Callable[[], bool] | None,
+) -> _Found:  # fmt: skip
+    """Find the motion and take off the artifact that it made; nothing where no motion explains the scan."""
+    from BrainDiffLogic.motion.estimate import SEARCH_DONE, artifact, estimate_motion
+
+    motion, may_refrain = judged
+    change = np.zeros(volume.shape, np.float32)
+    if not motion.correct:
+        return _Found(change, motion, "cpu", {"motion": None})
+    try:
+        estimate = estimate_motion(
+            volume, pe_axis, head=head, limits=limits, cancelled=cancelled, progress=_part(progress, 0.0, SEARCH_DONE)
+        )
+    except InputError as error:
+        return _Found(change, motion.overruled(f"returned unchanged: {error}"), "cpu", {"motion": None})
+    if may_refrain and not estimate.moved:
+        motion = motion.overruled(f"returned unchanged: {estimate.reason}; apply it all the same with --force")
+    else:
+        change = -artifact(volume, estimate, head=head, cancelled=cancelled)
+    if progress:
+        progress(1.0, "Undoing the motion")
+    return _Found(change, motion, "cpu", {"motion": estimate.as_dict()})
+
+
+def _by_network(
+    volume: Volume, head: np.ndarray, model: tuple[Corrector, Card], judged: tuple[Decision, bool], device: str,
+    disagreement: bool, progress: Progress | None, cancelled: Callable[[], bool] | None,
+) -> _Found:  # fmt: skip
+    """Ask a network for the residual of every sagittal slice, and the others how far they disagree."""
+    from BrainDiffLogic.inference import predict_residual
+
+    (corrector, card), (motion, may_refrain) = model, judged
     scale = robust_scale(volume.array, head)
     stack = scale.forward(np.ascontiguousarray(to_sagittal(volume)))
     padded, original = pad_to_multiple(stack, corrector.multiple)
-    motion = decide(volume, head, gate=gate, force=force)
     corrector_sees = padded if motion.correct else np.zeros_like(padded)  # a slice of one value has no residual
     panel = Panel.around((corrector, card)) if disagreement and motion.correct else None
     share = 1 / len(panel) if panel else 1.0
@@ -149,7 +222,7 @@ def correct(
     run = ask(corrector, corrector_sees, progress=_part(progress, 0.0, share))
     residual = run.residual[original]
     apart, how = nowhere(stack) if disagreement else (None, None)
-    if motion.correct and gate and not force and (line := _too_little(residual, volume, head, card)):
+    if motion.correct and may_refrain and (line := _too_little(residual, volume, head, card)):
         motion, panel = motion.overruled(line), None
         residual = np.zeros_like(residual)
         if progress:
@@ -160,20 +233,12 @@ def correct(
             lambda other, shown, n: ask(other, shown, progress=_part(progress, n * share, share)).residual,
         )  # fmt: skip
         apart = apart[original]
-    change = -scale.residual_to_input_units(from_sagittal(residual, volume))
-    facts = {
-        "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
-        "model_sha256": card["sha256"], "family": card["family"], "input": volume.source,
-        "outside_domain": judgement.notes, "forced": bool(judgement.refused),
-        "device": run.device, "notes": [*motion.notes, *run.notes, *(how.notes if how else [])], **motion.facts,
-        "intensity_offset": scale.offset, "intensity_scale": scale.scale,
-        "seconds": round(time.perf_counter() - started, 2),
-    }  # fmt: skip
+    facts: dict[str, Any] = {"intensity_offset": scale.offset, "intensity_scale": scale.scale}
     if how and apart is not None:
         facts["disagreement"] = how.facts
         apart = scale.residual_to_input_units(from_sagittal(apart, volume)) * head  # nothing is known of errors in air
-    exact = np.result_type(volume.array.dtype, np.float32)  # float64 where float32 would round the input
-    return Finding(volume, change.astype(exact, copy=False), head, facts, apart).blended(strength)
+    change = -scale.residual_to_input_units(from_sagittal(residual, volume))
+    return _Found(change, motion, run.device, facts, [*run.notes, *(how.notes if how else [])], apart)
 
 
 def _too_little(residual: np.ndarray, volume: Volume, head: np.ndarray, card: Card) -> str | None:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.blending import check_strength
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, find_checkpoint, load_checkpoint
-from BrainDiffLogic.correction import Correction, Progress, correct
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
+from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import WRITABLE, check_output, read_volume, staged_output, write_volume
+from BrainDiffLogic.images.sidecar import phase_encoding_beside
 from BrainDiffLogic.quality import assess
 from BrainDiffLogic.stored_values import OutputType
 from BrainDiffLogic.volume import Volume
@@ -38,6 +39,7 @@ def correct_file(
     device: str = "auto",
     dtype: OutputType = "input",
     force: bool = False,
+    pe_axis: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -46,6 +48,7 @@ def correct_file(
 
     source      volume file or DICOM folder; corrected, difference, report and disagreement as in
                 ``write_correction``
+    pe_axis     of the model "motion"; None: that of the sidecar where there is one
     overwrite   replace outputs that exist
     progress    called with (share of the whole job done, stage)
     The other arguments are those of ``correction.correct``. Everything that can be wrong with the arguments is checked
@@ -60,13 +63,16 @@ def correct_file(
     check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
     report_progress(READING, "Reading")
     volume = read_volume(source)
+    pe_axis = pe_axis or phase_encoding_beside(source)
     report_progress(LOADING, "Loading the model")
     loaded = load_checkpoint(weights)
+    if disagreement and loaded[1]["family"] == PHYSICS:
+        raise InputError(NO_DISAGREEMENT)
     _check_device(device)
     report_progress(CORRECTING, "Correcting")
     correction = correct(
         volume, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
-        disagreement=disagreement is not None,
+        disagreement=disagreement is not None, pe_axis=pe_axis,
         progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
     )  # fmt: skip
     report_progress(WRITING, "Measuring and writing" if report else "Writing")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.checkpoints import SUFFIX, Card, load_checkpoint, read_card, shipped_folder
+from BrainDiffLogic.checkpoints import PHYSICS, SUFFIX, Card, load_checkpoint, read_card, shipped_folder
 from BrainDiffLogic.views import View
 from BrainDiffLogic.volume import pad_to_multiple
 
@@ -60,7 +60,8 @@ class Panel:
         """The model and the shipped models of other families."""
         cards = {path: read_card(path) for path in sorted(shipped_folder().glob("*" + SUFFIX))}
         family = model[1]["family"]
-        return cls(model, [load_checkpoint(path) for path, card in cards.items() if card["family"] != family])
+        networks = {path: card for path, card in cards.items() if card["family"] not in (family, PHYSICS)}
+        return cls(model, [load_checkpoint(path) for path in networks])
 
     def __len__(self) -> int:
         return 1 + len(VIEWS) + len(self.others)

@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true",
         help="correct also a scan that shows no motion, and one far outside of the model's domain",
     )  # fmt: skip
+    parser.add_argument(
+        "--pe-axis", choices=["AP", "SI", "LR"],
+        help="for --model motion: slow phase encoding (default: as the sidecar says, else tried)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         report = correct_file(
             args.input, args.output, difference=args.difference, report=args.report,
             disagreement=args.disagreement, model=args.model,
-            strength=args.strength, device=args.device, dtype=args.dtype, force=args.force,
+            strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,
             overwrite=args.overwrite, progress=progress,
         )  # fmt: skip
     for line in [*report["outside_domain"], *report["notes"]]:

@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "correct": "correct head motion in a T1-weighted volume",
     "simulate": "put simulated head motion on a still volume",
     "invert-motion": "undo motion whose trajectory was recorded, by physics alone",
+    "find-motion": "find the motion of the head from the image alone, with its evidence",
     "simulate-cohort": "make a BIDS dataset with simulated motion from a folder of still volumes",
     "quality": "measure the quality of a volume, with or without a reference",
     "models": "list, show, verify or import correction models",

@@ -99,14 +99,14 @@ def build_methods(
 ) -> dict[str, Method]:
     """Every row by its name: doing nothing, the denoisers, the models, and of two models or more their ensemble.
 
-    models  names or .safetensors files; None: all that are available
+    models  names or .safetensors files; None: all networks that are available
     device  "auto", "cpu", "cuda" or "mps", for the models
     views   also a row for each model with test-time augmentation
     gated   also a row for the default model, or the first where it is not among them, as a user gets it
     Raises InputError for an unknown model or device, or two rows of one name.
     """
     rows: dict[str, Method] = {NOTHING: nothing, GAUSSIAN: gaussian, NON_LOCAL_MEANS: non_local_means}
-    found = [ModelMethod(model, device) for model in (checkpoints.available() if models is None else models)]
+    found = [ModelMethod(model, device) for model in (checkpoints.networks() if models is None else models)]
     if found:
         from BrainDiffLogic.inference import choose_device
 

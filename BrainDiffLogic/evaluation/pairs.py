@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from BrainDiffLogic.cohort import bids
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import READABLE, file_suffix
-from BrainDiffLogic.motion.kspace import PE_AXES
+from BrainDiffLogic.images.sidecar import phase_encoding, read_sidecar
 
 REQUIRED = ("moved", "reference", "subject")
 FACTS = ("severity_mm", "scanner", "pe_axis", "plane", "simulator", "group")
@@ -191,13 +189,8 @@ def find_pairs(folder: str | Path) -> tuple[list[Pair], list[str]]:
 
 
 def _facts(scan: bids.Scan) -> dict[str, str]:
-    sidecar = scan.path.with_name(f"{scan.name}.json")
-    try:
-        content: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{sidecar}: not a readable sidecar ({error}); repair or remove it") from None
-    axis = content.get("PhaseEncodingAxis") or content.get("PhaseEncodingDirection")
-    axis = axis if axis in PLANES else _patient_axis(scan.path, axis)
+    content = read_sidecar(scan.path)
+    axis = phase_encoding(scan.path, content)
     scanner = " ".join(str(content[key]) for key in ("Manufacturer", "ManufacturersModelName") if content.get(key))
     facts = {
         "severity_mm": content.get("MotionSeverityMillimetres"), "scanner": scanner,
@@ -205,18 +198,3 @@ def _facts(scan: bids.Scan) -> dict[str, str]:
         "simulator": "BrainDiff" if content.get("MotionSimulated") else None,
     }  # fmt: skip
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
-
-
-def _patient_axis(image: Path, direction: Any) -> str | None:
-    """The patient axis of BIDS's PhaseEncodingDirection ("j-": the second array axis), None where it is not said.
-
-    dcm2niix writes PhaseEncodingAxis ("j") where it does not know the sign; our own simulated cohorts name the axis.
-    """
-    array_axis = str(direction or "")[:1]
-    if array_axis not in ("i", "j", "k"):
-        return None
-    try:
-        along = nib.Nifti1Image.from_filename(image).affine[:3, "ijk".index(array_axis)]
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{image}: cannot be read ({error}); get the file again") from None
-    return list(PE_AXES)[int(np.argmax(np.abs(along)))]  # in the order of RAS

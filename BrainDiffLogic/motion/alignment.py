@@ -66,29 +66,36 @@ def _offsets(
     image: np.ndarray, affine: np.ndarray, axis: int, centre: np.ndarray, keeps: np.ndarray | None = None
 ) -> Callable[[Trajectory], tuple[np.ndarray, np.ndarray]]:
     """A function that tells by how many mm and degrees a trajectory displaces the image, from its low frequencies."""
-    coarse, coarse_affine, lines = _low_resolution(image, affine, axis)
+    coarse, coarse_affine, lines = low_resolution(image, affine, axis)
     weights: np.ndarray | None = None
     still = coarse
     if keeps is not None and not keeps.all():
         weights = line_weights(keeps[lines], axis)
         still = np.abs(image_of(fft.fftn(coarse, workers=-1) * weights))
-    basis = _rigid_basis(still, coarse_affine, centre)
+    basis = rigid_basis(still, coarse_affine, centre)
 
     def offset_of(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
         central = Trajectory(trajectory.translations[lines], trajectory.rotations[lines])
         kspace = moved_kspace(coarse, coarse_affine, central, axis, centre, accuracy=1e-3)
         moved = np.abs(image_of(kspace if weights is None else kspace * weights))
-        offset = _displacement(still, moved, basis)
+        offset = displacement(still, moved, basis)
         return offset[:3], offset[3:]
 
     return offset_of
 
 
-def _low_resolution(image: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, slice]:
-    """The image on coarser voxels (its spectrum cropped), their affine, the poses of its lines."""
+def low_resolution(
+    image: np.ndarray, affine: np.ndarray, axis: int, spacing: float = COARSE_SPACING
+) -> tuple[np.ndarray, np.ndarray, slice]:
+    """The image on voxels of about ``spacing`` mm where they are finer (its spectrum cropped), their affine, its
+    lines.
+
+    image (I, J, K) real, affine (4, 4) IJK to RAS mm. The slice cuts the poses of the coarse image's lines along
+    ``axis`` out of those of all lines.
+    """
     shape = np.array(image.shape)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    small = np.minimum(shape, np.maximum(8, np.round(shape * spacing / COARSE_SPACING).astype(int)))
+    own = np.linalg.norm(affine[:3, :3], axis=0)
+    small = np.minimum(shape, np.maximum(8, np.round(shape * own / spacing).astype(int)))
     spectrum = fft.fftshift(fft.fftn(fft.ifftshift(image.astype(np.complex64)), workers=-1))
     start = shape // 2 - small // 2
     spectrum = spectrum[tuple(slice(a, a + n) for a, n in zip(start, small, strict=True))]
@@ -100,7 +107,7 @@ def _low_resolution(image: np.ndarray, affine: np.ndarray, axis: int) -> tuple[n
     return coarse, coarse_affine, slice(int(start[axis]), int(start[axis] + small[axis]))
 
 
-def _rigid_basis(image: np.ndarray, affine: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def rigid_basis(image: np.ndarray, affine: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """(8, voxels): how the image changes with 3 translations (mm), 3 rotations (degrees), gain and offset."""
     smooth = ndimage.gaussian_filter(image, 1.0)
     to_voxel = np.linalg.inv(affine[:3, :3])
@@ -115,7 +122,7 @@ def _rigid_basis(image: np.ndarray, affine: np.ndarray, centre: np.ndarray) -> n
     return np.concatenate([-gradient, -turning, smooth[None], np.ones_like(smooth)[None]]).reshape(8, -1)
 
 
-def _displacement(still: np.ndarray, moved: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def displacement(still: np.ndarray, moved: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """(6,) mm and degrees by which ``moved`` is displaced from ``still``: least squares in the basis."""
     change = ndimage.gaussian_filter(moved - still, 1.0).ravel()
     norms = np.maximum(np.linalg.norm(basis, axis=1), 1e-12)

@@ -61,6 +61,8 @@ class Acquisition:
                 f"{len(trajectory)} poses for {shape[axis]} phase-encode lines; resample the trajectory"
             )
         self.shape, self.affine, self.axis, self.accuracy = shape, affine, axis, accuracy
+        self.trajectory, self.centre = trajectory, centre
+        self.rows = _rows(shape, affine, axis)
         self.shifts = _shifts(shape, affine, trajectory, centre)
         turned = np.abs(rotation_matrices(trajectory.rotations) - np.eye(3)).max(axis=(1, 2)) > STILL
         self.points = None  # translations alone: the plain FFT is exact

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from BrainDiffLogic.checkpoints import available
+from BrainDiffLogic.checkpoints import networks
 
 SHAPE = (192, 256, 256)
 
@@ -42,7 +42,7 @@ def _correct_one(model: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", sorted(available()))
+@pytest.mark.parametrize("model", sorted(networks()))
 def test_a_volume_is_corrected_in_seconds(model: str) -> None:
     figures = measure(model)
     print(f"\n{model}: {figures['seconds']:.1f} s, {figures['peak_gib']:.2f} GiB")
@@ -50,7 +50,7 @@ def test_a_volume_is_corrected_in_seconds(model: str) -> None:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or sorted(available())
+    names = sys.argv[1:] or sorted(networks())
     if len(names) == 1:
         print(json.dumps(_correct_one(names[0])))
     else:

@@ -1,0 +1,51 @@
+"""``braindiff find-motion``: the trajectory that explains a scan, with its evidence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from BrainDiffLogic.commands.progress import shown_progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``braindiff find-motion``."""
+    parser.add_argument("input", metavar="IN", help="scan: NIfTI, NRRD, MetaImage or a DICOM folder")
+    parser.add_argument(
+        "--pe-axis", choices=["AP", "SI", "LR"],
+        help="slow phase encoding (default: as the sidecar says, else the axis that explains most)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save-trajectory", metavar="F.csv", type=Path, help="also write the pose of each phase-encode line"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, search, print and write."""
+    from BrainDiffLogic.checkpoints import PHYSICS, find_checkpoint, load_checkpoint
+    from BrainDiffLogic.delivery import check_outputs
+    from BrainDiffLogic.images import read_volume
+    from BrainDiffLogic.images.sidecar import phase_encoding_beside
+    from BrainDiffLogic.motion.estimate import estimate_motion
+    from BrainDiffLogic.motion.traces import write_trajectory
+
+    check_outputs([(args.save_trajectory, (".csv",))] if args.save_trajectory else [], [args.input], args.overwrite)
+    limits, _ = load_checkpoint(find_checkpoint(PHYSICS))
+    volume = read_volume(args.input)
+    axis = args.pe_axis or phase_encoding_beside(args.input)
+    with shown_progress() as progress:
+        found = estimate_motion(volume, axis, limits=limits, progress=progress)
+    if args.save_trajectory:
+        write_trajectory(found.trajectory, args.save_trajectory)
+    if args.json:
+        print(json.dumps(found.as_dict()))
+        return 0
+    moved = "motion" if found.moved else "no motion"
+    mean, largest = (found.facts[f"{which}_displacement_mm"] for which in ("mean", "largest"))
+    size = f"{mean:.2f} mm on average, {largest:.2f} at most"
+    written = f"; written: {args.save_trajectory}" if args.save_trajectory else ""
+    print(f"{moved} ({found.reason}); phase encoding {found.pe_axis}; the likeliest trajectory: {size}{written}")
+    return 0

@@ -1,0 +1,200 @@
+"""Find the motion of the head in a magnitude image alone, and undo it by the physics of the acquisition.
+
+The pose of a phase-encode line is shared by every slice: some 6 x 200 unknowns against ten million voxels. They are
+found together with the still head (``joint``, ``search``) on voxels of 3 mm. What is then taken off the scan is the
+artifact that the model predicts, |A x| - x; nothing is learned, so no anatomy can be invented, and the scan keeps
+its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from BrainDiffLogic.errors import Cancelled
+from BrainDiffLogic.motion.alignment import displacement, rigid_basis
+from BrainDiffLogic.motion.joint import Problem
+from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
+from BrainDiffLogic.motion.magnitude import MagnitudeScan
+from BrainDiffLogic.motion.search import Search, even_motion, search
+from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.volume import Volume
+
+SPACING = 3.0
+"""Voxels in mm on which the motion is searched."""
+TRIAL_STEPS = 2
+"""Steps of descent by which the phase-encode axes are compared where the axis is not known."""
+LAYING_ROUNDS = 2
+SOLVE_ROUNDS, SOLVE_ITERATIONS = 2, 5
+AXIS_DONE, SEARCH_DONE, SOLVE_DONE = 0.2, 0.6, 1.0
+"""Shares of the whole work at which choosing the axis, the search and the solution end."""
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class MotionEstimate:
+    """The motion that explains a scan best.
+
+    trajectory  pose of each phase-encode line, in the order of the lines (that of time in a linear scan); the still
+                head lies where the scan shows it
+    pe_axis     "AP", "SI" or "LR"
+    moved       whether the scan shows motion that the trajectory explains; ``reason``: the measure that decided
+    facts       how well it explains the scan, JSON-able
+    """
+
+    trajectory: Trajectory
+    pe_axis: str
+    moved: bool
+    reason: str
+    facts: dict[str, Any] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: the facts and the trajectory, a row a line: mm along and degrees about R, A, S."""
+        rows = np.concatenate([self.trajectory.translations, self.trajectory.rotations], axis=1)
+        return {**self.facts, "reason": self.reason, "trajectory": np.round(rows, 4).tolist()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a scan shows motion: what 19 of 20 still heads stay below (Testing/Benchmarks/still_heads.py).
+
+    cost_fall      share of F that even motion takes away
+    evidence_fall  share of the evidence that the best hypothesis takes away
+    rings          score of the rings of odd motion
+    """
+
+    cost_fall: float = 0.0055
+    evidence_fall: float = 0.03
+    rings: float = 1.5
+
+
+def estimate_motion(
+    volume: Volume,
+    pe_axis: str | None = None,
+    *,
+    head: np.ndarray | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> MotionEstimate:
+    """The trajectory of the head that explains a magnitude image best.
+
+    pe_axis    "AP", "SI" or "LR", the axis along which each line has a pose of its own; None: the one along which
+               motion explains most
+    head       (I, J, K) bool (default: ``intensity.head_mask``)
+    progress   called with (share done, stage); ``cancelled`` is asked often and raises Cancelled
+    The poses of lines beyond the coarse grid's are those of its first and last line. Raises InputError for an
+    unknown axis or a stack too thin to show a turning head.
+    """
+    scan = MagnitudeScan(volume, head, _tick(cancelled))
+    tell = progress or (lambda share, stage: None)
+    tell(0.0, "Finding the motion")
+    axes = [phase_encode_axis(volume.affine, name) for name in ([pe_axis] if pe_axis else PE_AXES)]
+    axis = axes[0] if len(axes) == 1 else _likeliest_axis(scan, axes)
+    name = pe_axis or list(PE_AXES)[axes.index(axis)]
+    tell(AXIS_DONE, "Finding the motion")
+    problem, lines = scan.problem(axis, SPACING)
+    found = search(problem)
+    tell(SEARCH_DONE, "Finding the motion")
+    poses = _laid_on_scan(problem, found.best.poses)
+    poses = np.pad(poses, ((lines.start, volume.shape[axis] - lines.stop), (0, 0)), mode="edge")
+    trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
+    moved, reason = decision(found, limits)
+    return MotionEstimate(trajectory, name, moved, reason, {"pe_axis": name, "moved": moved, **_facts(found,
+    trajectory)})
+
+
+def artifact(
+    volume: Volume,
+    estimate: MotionEstimate,
+    *,
+    head: np.ndarray | None = None,
+    noise: float | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """(I, J, K) float32 in the volume's units: what the motion added to the image, |A x| - x with x the still head.
+
+    noise  its standard deviation as a share of the head's 99th percentile; None: measured
+    0 outside the box of the head. The scan minus this is the corrected scan, with the noise that it had.
+    """
+    scan = MagnitudeScan(volume, head, _tick(cancelled))
+    axis = phase_encode_axis(volume.affine, estimate.pe_axis)
+    problem, _ = scan.problem(axis)
+    problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan) if noise is None else noise))
+    poses = np.concatenate([estimate.trajectory.translations, estimate.trajectory.rotations], axis=1)
+    model = problem.model(poses)
+    still = problem.solve(poses, None, SOLVE_ROUNDS, SOLVE_ITERATIONS, model)
+    change = np.zeros(volume.shape, np.float32)
+    change[scan.cut(axis)] = problem.masked(np.abs(image_of(model.kspace(still))) - still) * scan.scale
+    return change
+
+
+def noise_of(image: np.ndarray) -> float:
+    """The noise's standard deviation in an image (I, J, K): the median absolute Haar detail of its finest diagonal
+    band.
+
+    Donoho and Johnstone 1994. Air that was set to 0 says nothing and is left out.
+    """
+    blocks = image[tuple(slice(size - size % 2) for size in image.shape)]
+    for axis in range(3):
+        even, odd = (np.take(blocks, range(start, blocks.shape[axis], 2), axis) for start in (0, 1))
+        blocks = (even - odd) / np.float32(np.sqrt(2))
+    details = np.abs(blocks[blocks != 0])
+    return float(np.median(details) / 0.6745) if details.size else 0.0
+
+
+def _tick(cancelled: Callable[[], bool] | None) -> Callable[[], None]:
+    def tick() -> None:
+        if cancelled and cancelled():
+            raise Cancelled
+
+    return tick
+
+
+def _likeliest_axis(scan: MagnitudeScan, axes: list[int]) -> int:
+    """The phase-encode axis along which a few steps of even motion make F fall most."""
+
+    def fall(axis: int) -> float:
+        still, even = even_motion(scan.problem(axis, SPACING)[0], TRIAL_STEPS, stretches=0)
+        return (still.cost - even.cost) / still.cost
+
+    return max(axes, key=fall)
+
+
+def _laid_on_scan(problem: Problem, poses: np.ndarray) -> np.ndarray:
+    """The same motion (N, 6), seen from where the scan shows the head."""
+    for _ in range(LAYING_ROUNDS):
+        still = problem.solve(poses, None, 2)
+        offset = displacement(still, problem.scan, rigid_basis(still, problem.affine, problem.centre))
+        seen = Trajectory(poses[:, :3], poses[:, 3:]).seen_from((offset[:3], offset[3:]))
+        poses = np.concatenate([seen.translations, seen.rotations], axis=1)
+    return poses
+
+
+def decision(found: Search, limits: Limits) -> tuple[bool, str]:
+    """Whether a search explains the scan, and the measure that decided, in words."""
+    measures = (
+        ("the misfit falls by {:.2%}", found.cost_fall, limits.cost_fall),
+        ("the evidence falls by {:.1%}", found.evidence_fall, limits.evidence_fall),
+        ("rings in the spectrum of score {:.1f}", found.rings, limits.rings),
+    )
+    text, value, limit = max(measures, key=lambda one: one[1] / one[2])
+    said = text.format(value)
+    if value < limit:
+        return False, f"no motion explains this scan: {said}, as in a still one"
+    return True, said
+
+
+def _facts(found: Search, trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "mean_displacement_mm": round(float(trajectory.displacement.mean()), 3),
+        "largest_displacement_mm": round(float(trajectory.displacement.max()), 3),
+        "cost_still": round(found.still.cost, 3), "cost": round(found.best.cost, 3),
+        "evidence_still": round(found.still.evidence, 3), "evidence": round(found.best.evidence, 3),
+        "cost_fall": round(found.cost_fall, 5), "evidence_fall": round(found.evidence_fall, 5),
+        "rings": round(found.rings, 2), "rings_shape": found.rings_shape, "shape": found.best.shape,
+    }  # fmt: skip

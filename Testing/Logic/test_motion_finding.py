@@ -1,0 +1,204 @@
+"""Motion found in the magnitude alone: derivatives, symmetry, evidence; what is found, left alone, refused."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from BrainDiffLogic import correct, write_volume
+from BrainDiffLogic.commands.main import main
+from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
+from BrainDiffLogic.motion.alignment import displacement, rigid_basis
+from BrainDiffLogic.motion.estimate import Limits, artifact, decision, estimate_motion, noise_of
+from BrainDiffLogic.motion.evidence import log_determinant
+from BrainDiffLogic.motion.joint import Problem, gradients, gradients_adjoint, mirror, moved_by, symmetric
+from BrainDiffLogic.motion.magnitude import MagnitudeScan
+from BrainDiffLogic.motion.search import Hypothesis, Search
+from BrainDiffLogic.motion.sensitivity import Sensitivity
+from BrainDiffLogic.volume import Volume
+
+OBLIQUE = np.array([[-2.9, 0.2, 0.1, 60.0], [0.1, 3.1, -0.3, -70.0], [0.2, 0.3, 2.4, -50.0], [0, 0, 0, 1]])
+"""Anisotropic voxels, the first axis against R."""
+
+
+@cache
+def a_head(shape: tuple[int, int, int] = (42, 47, 44)) -> Volume:
+    """A still ellipsoid of 3.5 mm voxels with folds of two grey values and a skull, LAS."""
+    rng = np.random.default_rng(7)
+    affine = np.diag([-3.5, 3.5, 3.5, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    radius = np.linalg.norm(2.6 * (np.moveaxis(np.indices(shape), 0, -1) / (np.array(shape) - 1) - 0.5), axis=-1)
+    folds = ndimage.gaussian_filter(rng.standard_normal(shape), 1.1)
+    head = np.where(radius < 0.85, np.where(folds > 0, 0.75, 0.45), np.where(radius < 1, 0.95, 0.0))
+    return Volume(ndimage.gaussian_filter(head, 0.45).astype(np.float32), affine)
+
+
+@cache
+def a_moved_scan() -> Simulation:
+    """The head, restless by about 1.5 mm and degrees along its lines, each line for the same time; noise of 1 %."""
+    rng = np.random.default_rng(3)
+    poses = ndimage.gaussian_filter1d(rng.standard_normal((47, 6)), 2.0, axis=0)
+    poses *= np.array([1.0, 1.6, 1.6, 1.5, 0.8, 0.8]) / poses.std(axis=0)
+    return simulate_motion(a_head(), Trajectory(poses[:, :3], poses[:, 3:]), "AP", noise=0.01, seed=1)
+
+
+@cache
+def its_estimate():  # noqa: ANN201 - cached
+    return estimate_motion(a_moved_scan().moved, "AP")
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((12, 15, 14), 0), ((13, 16, 11), 1), ((12, 13, 16), 2)])
+def test_the_derivative_is_that_of_finite_differences_and_its_adjoint_is_one(shape, axis):
+    rng = np.random.default_rng(axis)
+    image = ndimage.gaussian_filter(rng.random(shape), 1.0).astype(np.float32) + np.float32(0.2)
+    centre = OBLIQUE[:3, :3] @ (np.array(shape) / 2) + OBLIQUE[:3, 3]
+    problem = Problem(image, OBLIQUE, axis, centre)
+    poses, change = (scale * rng.standard_normal((shape[axis], 6)) for scale in (2.0, 1.0))
+    around = Sensitivity(problem.model(poses), image)
+
+    step = 0.02
+    ends = [np.abs(np.fft.ifftn(problem.model(moved_by(poses, s * change)).kspace(image))) for s in (step, -step)]
+    measured = (ends[0] - ends[1]) / (2 * step)
+    found = around.forward(change)
+    assert np.linalg.norm(found - measured) < 0.02 * np.linalg.norm(measured)
+
+    other = rng.standard_normal(shape).astype(np.float32)
+    assert np.vdot(found, other) == pytest.approx(np.vdot(change, around.adjoint(other)), rel=1e-3)
+
+
+def test_exchanging_the_poses_of_opposite_lines_leaves_the_magnitude_as_it_was():
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.random((11, 15, 13)), 1.0).astype(np.float32)
+    problem = Problem(image, OBLIQUE, 1, np.zeros(3))
+    poses = rng.standard_normal((15, 6))
+
+    one, other = (np.abs(np.fft.ifftn(problem.model(p).kspace(image))) for p in (poses, poses[mirror(15)]))
+
+    assert np.abs(one - other).max() < 2e-3 * one.max()
+    assert np.abs(one - image).max() > 0.05 * one.max()
+    assert np.array_equal(symmetric(poses), symmetric(poses)[mirror(15)])
+
+
+def test_the_adjoint_of_the_gradients_is_one():
+    rng = np.random.default_rng(0)
+    image, parts = rng.random((5, 6, 7)), list(rng.random((3, 5, 6, 7)))
+    there = sum(float(np.vdot(a, b)) for a, b in zip(gradients(image), parts, strict=True))
+    assert there == pytest.approx(float(np.vdot(image, gradients_adjoint(parts))))
+
+
+def test_the_log_determinant_is_that_of_a_known_operator():
+    shape = (16, 16, 16)
+    values = np.exp(np.random.default_rng(0).uniform(-3, 0, shape)).astype(np.float32)
+    assert log_determinant(lambda x: values * x, shape) == pytest.approx(np.log(values).sum(), rel=0.01)
+
+
+def test_the_noise_is_measured():
+    noisy = a_head().array + 0.03 * np.random.default_rng(0).standard_normal(a_head().shape)
+    assert noise_of(noisy.astype(np.float32)) == pytest.approx(0.03, rel=0.25)
+
+
+def test_even_motion_is_found_and_its_artifact_comes_off():
+    scan, found = a_moved_scan(), its_estimate()
+    true, seen = (
+        np.concatenate([one.translations, one.rotations], axis=1) for one in (scan.trajectory, found.trajectory)
+    )
+    energy = MagnitudeScan(scan.moved).problem(1)[0].energy[:, None]
+    true, seen = (symmetric(poses) - (energy * symmetric(poses)).sum(axis=0) for poses in (true, seen))
+    likeness = (energy * true * seen).sum() / np.sqrt((energy * true**2).sum() * (energy * seen**2).sum())
+
+    corrected = scan.moved.array - artifact(scan.moved, found)
+
+    assert found.moved and likeness > 0.7
+    head = a_head().array > 0.2
+    before, after = (np.abs(image - scan.reference.array)[head].mean() for image in (scan.moved.array, corrected))
+    assert after < 0.9 * before
+
+
+def test_the_corrected_head_lies_where_the_scan_shows_it():
+    scan, found = a_moved_scan().moved, its_estimate()
+    problem = MagnitudeScan(scan).problem(1)[0]
+    poses = np.concatenate([found.trajectory.translations, found.trajectory.rotations], axis=1)
+    still = problem.solve(poses, None, 2, 5)
+    offset = displacement(still, problem.scan, rigid_basis(still, problem.affine, problem.centre))
+    assert np.abs(offset).max() < 0.1
+
+
+def test_a_still_head_comes_back_bit_for_bit_with_the_reason():
+    rng = np.random.default_rng(1)
+    real, imaginary = 0.01 * rng.standard_normal((2, *a_head().shape))
+    noisy = np.abs(a_head().array + real + 1j * imaginary)
+    still = a_head().with_array((1000 * noisy).astype(np.int16))
+
+    found = correct(still, "motion", pe_axis="AP", force=False)
+
+    assert np.array_equal(found.corrected.array, still.array)
+    assert found.report["gate"] == "returned unchanged" and "returned unchanged" in found.report["notes"][-1]
+
+
+def test_force_and_strength_apply_what_was_found():
+    scan = a_moved_scan().moved
+    found = correct(scan, "motion", pe_axis="AP", force=True)
+    half = found.with_strength(0.5)
+
+    assert found.report["motion"]["pe_axis"] == "AP" and len(found.report["motion"]["trajectory"]) == 47
+    assert np.array_equal(found.difference.array, found.corrected.array - scan.array)
+    assert np.abs(half.difference.array).sum() == pytest.approx(0.5 * np.abs(found.difference.array).sum(), rel=1e-3)
+    json.dumps(found.report)
+
+
+def test_what_lies_outside_of_a_mask_stays_as_it_was():
+    scan = a_moved_scan().moved
+    mask = ndimage.binary_dilation(a_head().array > 0.3)
+    stripped = scan.with_array(scan.array * mask)
+    change = artifact(stripped, its_estimate())
+    outside = ~ndimage.binary_dilation(mask, iterations=4)
+
+    assert not change[outside].any() and np.abs(change[mask]).max() > 0.02
+
+
+def test_cancelling_stops_the_search():
+    asked = iter(range(1000))
+    with pytest.raises(Cancelled):
+        estimate_motion(a_moved_scan().moved, "AP", cancelled=lambda: next(asked) > 3)
+
+
+def test_a_stack_too_thin_is_refused_by_the_search_and_returned_by_the_corrector():
+    thin = Volume(a_head().array[:, :, 20:24], a_head().affine)
+    with pytest.raises(InputError, match="4 voxels along an axis"):
+        estimate_motion(thin)
+    found = correct(thin, "motion", force=True)
+    assert np.array_equal(found.corrected.array, thin.array) and "needs 16 or more" in found.report["notes"][-1]
+
+
+def test_one_measure_above_its_limit_shows_motion():
+    def hypothesis(evidence: float) -> Hypothesis:
+        return Hypothesis(np.zeros((2, 6)), np.zeros((1, 1, 1)), 1.0, "even", evidence)
+
+    found = Search(hypothesis(99.0), hypothesis(100.0), cost_fall=0.004, rings=0.5, rings_shape="ramp", tried=())
+    assert decision(found, Limits(0.005, 0.02, 1.0)) == (
+        False, "no motion explains this scan: the misfit falls by 0.40%, as in a still one",
+    )  # fmt: skip
+    assert decision(found, Limits(0.003, 0.02, 1.0)) == (True, "the misfit falls by 0.40%")
+    assert decision(found, Limits(0.005, 0.009, 1.0)) == (True, "the evidence falls by 1.0%")
+
+
+def test_the_motion_has_no_disagreement_map():
+    with pytest.raises(InputError, match="no disagreement map"):
+        correct(a_moved_scan().moved, "motion", disagreement=True)
+
+
+def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, csv = tmp_path / "scan.nii.gz", tmp_path / "motion.csv"
+    write_volume(a_moved_scan().moved, path)
+    path.with_name("scan.json").write_text('{"PhaseEncodingDirection": "j-"}')
+
+    assert main(["find-motion", str(path), "--save-trajectory", str(csv)]) == 0
+    assert "phase encoding AP" in capsys.readouterr().out
+    assert len(csv.read_text().splitlines()) == 48
+    assert main(["find-motion", str(path), "--save-trajectory", str(csv)]) == 2
