@@ -39,7 +39,7 @@ def correct_file(
     device: str = "auto",
     dtype: OutputType = "input",
     force: bool = False,
-    pe_axis: str | None = None,
+    pe_axis: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -48,7 +48,7 @@ def correct_file(
 
     source      volume file or DICOM folder; corrected, difference, report and disagreement as in
                 ``write_correction``
-    pe_axis     of the model "motion"; None: that of the sidecar where there is one
+    pe_axis     of the model "motion": "AP", "SI", "LR", or "auto": as the sidecar says, else the likeliest
     overwrite   replace outputs that exist
     progress    called with (share of the whole job done, stage)
     The other arguments are those of ``correction.correct``. Everything that can be wrong with the arguments is checked
@@ -63,7 +63,7 @@ def correct_file(
     check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
     report_progress(READING, "Reading")
     volume = read_volume(source)
-    pe_axis = pe_axis or phase_encoding_beside(source)
+    axis = phase_encoding_beside(source) if pe_axis == "auto" else pe_axis
     report_progress(LOADING, "Loading the model")
     loaded = load_checkpoint(weights)
     if disagreement and loaded[1]["family"] == PHYSICS:
@@ -72,7 +72,7 @@ def correct_file(
     report_progress(CORRECTING, "Correcting")
     correction = correct(
         volume, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
-        disagreement=disagreement is not None, pe_axis=pe_axis,
+        disagreement=disagreement is not None, pe_axis=axis,
         progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
     )  # fmt: skip
     report_progress(WRITING, "Measuring and writing" if report else "Writing")

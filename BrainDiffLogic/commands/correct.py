@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="correct also a scan that shows no motion, and one far outside of the model's domain",
     )  # fmt: skip
     parser.add_argument(
-        "--pe-axis", choices=["AP", "SI", "LR"],
-        help="for --model motion: slow phase encoding (default: as the sidecar says, else tried)",
+        "--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
+        help="for --model motion: slow phase encoding (default: as the sidecar says, else the likeliest)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff find-motion``."""
     parser.add_argument("input", metavar="IN", help="scan: NIfTI, NRRD, MetaImage or a DICOM folder")
     parser.add_argument(
-        "--pe-axis", choices=["AP", "SI", "LR"],
+        "--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
         help="slow phase encoding (default: as the sidecar says, else the axis that explains most)",
     )  # fmt: skip
     parser.add_argument(
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([(args.save_trajectory, (".csv",))] if args.save_trajectory else [], [args.input], args.overwrite)
     limits, _ = load_checkpoint(find_checkpoint(PHYSICS))
     volume = read_volume(args.input)
-    axis = args.pe_axis or phase_encoding_beside(args.input)
+    axis = phase_encoding_beside(args.input) if args.pe_axis == "auto" else args.pe_axis
     with shown_progress() as progress:
         found = estimate_motion(volume, axis, limits=limits, progress=progress)
     if args.save_trajectory:

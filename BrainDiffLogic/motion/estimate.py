@@ -25,6 +25,8 @@ from BrainDiffLogic.volume import Volume
 
 SPACING = 3.0
 """Voxels in mm on which the motion is searched."""
+MOVED_RINGS = 1.5
+"""Score of rings in the spectrum that no still head of Testing/Benchmarks/still_heads.py reached (1.32)."""
 TRIAL_STEPS = 2
 """Steps of descent by which the phase-encode axes are compared where the axis is not known."""
 LAYING_ROUNDS = 2
@@ -60,16 +62,12 @@ class MotionEstimate:
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a scan shows motion: what 19 of 20 still heads stay below (Testing/Benchmarks/still_heads.py).
+    """From where on a scan is believed to show motion that was found.
 
-    cost_fall      share of F that even motion takes away
-    evidence_fall  share of the evidence that the best hypothesis takes away
-    rings          score of the rings of odd motion
+    cost_fall  share of F that even motion takes away, more than in still heads (Testing/Benchmarks/still_heads.py)
     """
 
-    cost_fall: float = 0.0055
-    evidence_fall: float = 0.03
-    rings: float = 1.5
+    cost_fall: float = 0.0072
 
 
 def estimate_motion(
@@ -176,17 +174,17 @@ def _laid_on_scan(problem: Problem, poses: np.ndarray) -> np.ndarray:
 
 
 def decision(found: Search, limits: Limits) -> tuple[bool, str]:
-    """Whether a search explains the scan, and the measure that decided, in words."""
-    measures = (
-        ("the misfit falls by {:.2%}", found.cost_fall, limits.cost_fall),
-        ("the evidence falls by {:.1%}", found.evidence_fall, limits.evidence_fall),
-        ("rings in the spectrum of score {:.1f}", found.rings, limits.rings),
-    )
-    text, value, limit = max(measures, key=lambda one: one[1] / one[2])
-    said = text.format(value)
-    if value < limit:
-        return False, f"no motion explains this scan: {said}, as in a still one"
-    return True, said
+    """Whether a search explains the scan, and why, in words.
+
+    Rings in the spectrum and the evidence tell that a head moved, not that these poses are its own (pycortex-S1, drift
+    of 2 mm: the evidence fell by 5 %, the poses were wrong), so that they alone are not acted on.
+    """
+    fall = f"the misfit falls by {found.cost_fall:.2%}"
+    if found.cost_fall >= limits.cost_fall:
+        return True, fall
+    if found.rings > MOVED_RINGS:
+        return False, f"the head moved (rings in the spectrum), but how was not found: {fall}, as in a still head"
+    return False, f"no motion explains this scan: {fall}, as in a still head"
 
 
 def _facts(found: Search, trajectory: Trajectory) -> dict[str, Any]:

@@ -176,16 +176,18 @@ def test_a_stack_too_thin_is_refused_by_the_search_and_returned_by_the_corrector
     assert np.array_equal(found.corrected.array, thin.array) and "needs 16 or more" in found.report["notes"][-1]
 
 
-def test_one_measure_above_its_limit_shows_motion():
-    def hypothesis(evidence: float) -> Hypothesis:
-        return Hypothesis(np.zeros((2, 6)), np.zeros((1, 1, 1)), 1.0, "even", evidence)
-
-    found = Search(hypothesis(99.0), hypothesis(100.0), cost_fall=0.004, rings=0.5, rings_shape="ramp", tried=())
-    assert decision(found, Limits(0.005, 0.02, 1.0)) == (
-        False, "no motion explains this scan: the misfit falls by 0.40%, as in a still one",
-    )  # fmt: skip
-    assert decision(found, Limits(0.003, 0.02, 1.0)) == (True, "the misfit falls by 0.40%")
-    assert decision(found, Limits(0.005, 0.009, 1.0)) == (True, "the evidence falls by 1.0%")
+@pytest.mark.parametrize(
+    ("fall", "rings", "moved", "reason"),
+    [
+        (0.008, 0.5, True, "falls by 0.80%"),
+        (0.004, 0.5, False, "no motion explains this scan: the misfit falls by 0.40%"),
+        (0.004, 9.0, False, "the head moved"),
+    ],
+)
+def test_only_what_still_heads_never_show_is_acted_on(fall, rings, moved, reason):
+    none = Hypothesis(np.zeros((2, 6)), np.zeros((1, 1, 1)), 1.0, "even", 100.0)
+    found = decision(Search(none, none, fall, rings, "ramp", ()), Limits(0.005))
+    assert found[0] == moved and reason in found[1]
 
 
 def test_the_motion_has_no_disagreement_map():
