@@ -17,7 +17,7 @@ from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkp
 from BrainDiffLogic.disagreement import Panel, measure, nowhere
 from BrainDiffLogic.domain import judge
 from BrainDiffLogic.errors import InputError, Refused
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.intensity import head_mask, robust_scale, seen_through_mask
 from BrainDiffLogic.volume import Volume, from_sagittal, pad_to_multiple, to_sagittal
 
 if TYPE_CHECKING:
@@ -252,9 +252,15 @@ def _too_little(residual: np.ndarray, volume: Volume, head: np.ndarray, card: Ca
     change = float(np.abs(residual[inside]).mean()) if inside.any() else 0.0
     if change >= least:
         return None
+    hidden = ""
+    if seen_through_mask(volume.array) is not None:
+        hidden = (
+            "; its air is exactly empty: if a mask was laid on after the scan, it hides the ghosts that this network"
+            " looks for, so correct the head before stripping it"
+        )
     return (
         f"returned unchanged: the model finds too little, {change:.2g} of the scale on average, below {least:g} on its"
-        " card; apply it all the same with --force"
+        f" card; apply it all the same with --force{hidden}"
     )
 
 

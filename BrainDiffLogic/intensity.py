@@ -12,6 +12,8 @@ HEAD_PERCENTILE = 99.0
 """This percentile of the voxels inside the head becomes 1: above white matter, below vessels and fat."""
 FLOOR_PERCENTILE = 0.5
 """This percentile of the whole volume becomes 0: air in a magnitude image."""
+MASKED_SHARE = 0.3
+"""Share of voxels of exactly the lowest value from which an image counts as masked."""
 GHOST_MARGIN = 0.5
 """The head threshold as a share of Otsu's: low enough for CSF at the edge, above the ghosts in the air."""
 
@@ -68,6 +70,20 @@ def head_mask(array: np.ndarray) -> np.ndarray:
         mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge"
     )
     return mask[tuple(slice(n) for n in array.shape)]
+
+
+def seen_through_mask(array: np.ndarray) -> np.ndarray | None:
+    """(I, J, K) bool: where an image was seen that was masked after it was made; None for one that was not.
+
+    Masked is an image of which ``MASKED_SHARE`` and more has exactly its lowest value: a scanner's air is noise. What
+    motion put outside of the mask is lost.
+    """
+    empty = array == array.min()
+    if empty.mean() < MASKED_SHARE:
+        return None
+    closed = ndimage.binary_closing(~empty, iterations=2) | ~empty
+    filled: np.ndarray = ndimage.binary_fill_holes(closed)
+    return filled
 
 
 def _block_mean(array: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:

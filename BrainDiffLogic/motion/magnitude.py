@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.intensity import head_mask, robust_scale, seen_through_mask
 from BrainDiffLogic.motion.alignment import low_resolution
 from BrainDiffLogic.motion.joint import Problem
 from BrainDiffLogic.motion.simulation import head_centre
@@ -19,8 +19,6 @@ MARGIN_MM = 9.0
 TAPER = 0.35
 """Weight of the spectrum at the ends of a cropped band. Uncut ringing is taken for motion: without a taper tremor of
 1 mm in pycortex-S1 was found with a correlation of .04 with the truth, with it of .77."""
-STRIPPED = 0.3
-"""Share of voxels of exactly the lowest value from which a mask was laid on the scan after it was made."""
 LEAST_VOXELS = 16
 """Along each axis: a stack that is thinner shows no turning head."""
 
@@ -43,15 +41,14 @@ class MagnitudeScan:
                 f"{volume.name}: {min(volume.shape)} voxels along an axis; finding motion needs {LEAST_VOXELS} or more"
             )
         array = volume.array.astype(np.float32)
-        lowest = array.min()
-        self.floor = min(np.float32(0), lowest)
+        self.floor = min(np.float32(0), array.min())
         array -= self.floor
         head = head_mask(volume.array) if head is None else head
         inside = array[head] if head.any() else array
         self.scale = np.float32(robust_scale(array, head).scale) if inside.max() > 0 else np.float32(1)
         self.array, self.affine, self.tick = array / self.scale, volume.affine, tick
         self.centre = head_centre(array, volume.affine)
-        self.seen = _seen(array == lowest - self.floor)
+        self.seen = seen_through_mask(array)
         self.box = _box(head, volume.spacing)
 
     def cut(self, axis: int) -> tuple[slice, ...]:
@@ -83,15 +80,6 @@ def tapered(image: np.ndarray) -> np.ndarray:
         kspace *= weights.reshape([-1 if d == axis else 1 for d in range(3)])
     values: np.ndarray = fft.ifftn(kspace, workers=-1).real.astype(np.float32)
     return values
-
-
-def _seen(empty: np.ndarray) -> np.ndarray | None:
-    """(I, J, K) bool: where a masked scan was seen; None for one without a mask."""
-    if empty.mean() < STRIPPED:
-        return None
-    closed = ndimage.binary_closing(~empty, iterations=2) | ~empty
-    filled: np.ndarray = ndimage.binary_fill_holes(closed)
-    return filled
 
 
 def _box(head: np.ndarray, spacing: np.ndarray) -> tuple[slice, ...]:
