@@ -25,6 +25,8 @@ from BrainDiffLogic.volume import Volume
 
 SPACING = 3.0
 """Voxels in mm on which the motion is searched."""
+TRUSTED = 0.85
+"""Share of the coarse lines whose poses are believed: at the ends of the band, where little is seen, they run away."""
 MOVED_RINGS = 1.5
 """Score of rings in the spectrum that no still head of Testing/Benchmarks/still_heads.py reached (1.32)."""
 TRIAL_STEPS = 2
@@ -85,8 +87,8 @@ def estimate_motion(
                motion explains most
     head       (I, J, K) bool (default: ``intensity.head_mask``)
     progress   called with (share done, stage); ``cancelled`` is asked often and raises Cancelled
-    The poses of lines beyond the coarse grid's are those of its first and last line. Raises InputError for an
-    unknown axis or a stack too thin to show a turning head.
+    The poses of lines beyond those believed (``TRUSTED``) are those of the first and last of them. Raises InputError
+    for an unknown axis or a stack too thin to show a turning head.
     """
     scan = MagnitudeScan(volume, head, _tick(cancelled))
     tell = progress or (lambda share, stage: None)
@@ -98,7 +100,7 @@ def estimate_motion(
     problem, lines = scan.problem(axis, SPACING)
     found = search(problem)
     tell(SEARCH_DONE, "Finding the motion")
-    poses = _laid_on_scan(problem, found.best.poses)
+    poses = _laid_on_scan(problem, _trusted(found.best.poses))
     poses = np.pad(poses, ((lines.start, volume.shape[axis] - lines.stop), (0, 0)), mode="edge")
     trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
     moved, reason = decision(found, limits)
@@ -161,6 +163,12 @@ def _likeliest_axis(scan: MagnitudeScan, axes: list[int]) -> int:
         return (still.cost - even.cost) / still.cost
 
     return max(axes, key=fall)
+
+
+def _trusted(poses: np.ndarray) -> np.ndarray:
+    """The poses (N, 6), the outermost ones replaced by the first and last that are believed."""
+    outer = round((1 - TRUSTED) * len(poses) / 2)
+    return np.pad(poses[outer : len(poses) - outer], ((outer, outer), (0, 0)), mode="edge")
 
 
 def _laid_on_scan(problem: Problem, poses: np.ndarray) -> np.ndarray:
