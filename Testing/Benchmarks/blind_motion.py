@@ -1,4 +1,4 @@
-"""What finding the motion in the image alone gives back: the model "motion" on heads of six scanners.
+"""What finding the motion in the image alone gives back: the model "motion" on heads of seven scanners.
 
     PYTHONPATH=. python Testing/Benchmarks/blind_motion.py --data ../shared/data [--spacing 2] [--picture F.png]
 
