@@ -184,9 +184,12 @@ def _by_physics(
 ) -> _Found:  # fmt: skip
     """Find the motion and take off the artifact that it made; nothing where no motion explains the scan."""
     from BrainDiffLogic.motion.estimate import SEARCH_DONE, artifact, estimate_motion
+    from BrainDiffLogic.motion.kspace import phase_encode_axis
 
     motion, may_refrain = judged
     change = np.zeros(volume.shape, np.float32)
+    if pe_axis is not None:
+        phase_encode_axis(volume.affine, pe_axis)  # an unknown axis is the caller's mistake, not a scan to leave alone
     if not motion.correct:
         return _Found(change, motion, "cpu", {"motion": None})
     try:

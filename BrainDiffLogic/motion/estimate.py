@@ -104,8 +104,8 @@ def estimate_motion(
     poses = np.pad(poses, ((lines.start, volume.shape[axis] - lines.stop), (0, 0)), mode="edge")
     trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
     moved, reason = decision(found, limits)
-    return MotionEstimate(trajectory, name, moved, reason, {"pe_axis": name, "moved": moved, **_facts(found,
-    trajectory)})
+    facts = {"pe_axis": name, "moved": moved, **_facts(found, trajectory)}
+    return MotionEstimate(trajectory, name, moved, reason, facts)
 
 
 def artifact(

@@ -11,6 +11,7 @@ import pytest
 from scipy import ndimage
 
 from BrainDiffLogic import correct, write_volume
+from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
@@ -188,6 +189,15 @@ def test_only_what_still_heads_never_show_is_acted_on(fall, rings, moved, reason
     none = Hypothesis(np.zeros((2, 6)), np.zeros((1, 1, 1)), 1.0, "even", 100.0)
     found = decision(Search(none, none, fall, rings, "ramp", ()), Limits(0.005))
     assert found[0] == moved and reason in found[1]
+
+
+def test_an_unknown_axis_is_a_mistake_and_no_scan_to_leave_alone():
+    with pytest.raises(InputError, match="'XX' is unknown"):
+        correct(a_moved_scan().moved, "motion", pe_axis="XX")
+
+
+def test_the_shipped_limits_are_those_of_the_library():
+    assert load_checkpoint("motion")[0].cost_fall == pytest.approx(Limits().cost_fall)
 
 
 def test_the_motion_has_no_disagreement_map():
