@@ -117,7 +117,8 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> dict[str, Any] | None:
-    from BrainDiffLogic.training.pair_run import export_pair_corrector, injected_run, train_on_pairs
+    from BrainDiffLogic.injection.corrector_run import injected_run
+    from BrainDiffLogic.training.pair_run import export_pair_corrector, train_on_pairs
 
     for name in ("cache", "pairs"):
         if getattr(args, name) is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from BrainDiffLogic import checkpoints
 from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.reproduction import denoisers
+from BrainDiffLogic.evaluation import denoisers
 from BrainDiffLogic.severity.weights import shipped_weights
 from BrainDiffLogic.volume import Volume
 

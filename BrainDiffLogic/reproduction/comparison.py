@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.cohort.split import DEFAULT_SHARES
+from BrainDiffLogic.evaluation.denoisers import DENOISERS
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.reproduction.correctors import train
-from BrainDiffLogic.reproduction.denoisers import DENOISERS
 from BrainDiffLogic.reproduction.found import Uses, assert_split
 from BrainDiffLogic.reproduction.measures import Measured
 from BrainDiffLogic.reproduction.methods import Method, correction, measure, nothing, one_by_one

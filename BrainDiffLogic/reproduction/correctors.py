@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from BrainDiffLogic.injection.corrector_run import injected_run
 from BrainDiffLogic.reproduction.found import assert_split
 from BrainDiffLogic.reproduction.settings import Settings, without_contrast
 from BrainDiffLogic.reproduction.work import S, Work
 from BrainDiffLogic.training.configuration import Configuration
-from BrainDiffLogic.training.pair_run import PairRun, export_pair_corrector, injected_run, stack_run, train_on_pairs
+from BrainDiffLogic.training.pair_run import PairRun, export_pair_corrector, stack_run, train_on_pairs
 
 CORRECTORS = {
     "corrector": "corrector, L1 + InfoNCE",

@@ -12,10 +12,10 @@ import numpy as np
 
 from BrainDiffLogic.cohort.bids import Scan
 from BrainDiffLogic.cohort.pairing import align_reference
-from BrainDiffLogic.commands.simulate_cohort import draw_up_to
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.motion.levels import draw_up_to
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.reproduction.found import assert_split
 from BrainDiffLogic.reproduction.settings import Settings

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from BrainDiffLogic.checkpoints import load_checkpoint
-from BrainDiffLogic.commands.simulate_cohort import draw_up_to
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device
+from BrainDiffLogic.motion.levels import draw_up_to
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.networks import Corrector
 from BrainDiffLogic.reproduction.comparison import (

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from BrainDiffLogic.checkpoints import load_checkpoint
+from BrainDiffLogic.evaluation.denoisers import DENOISERS
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.injection.job import InjectedPairs, summary, versions
 from BrainDiffLogic.reproduction.correctors import CORRECTORS
-from BrainDiffLogic.reproduction.denoisers import DENOISERS
 from BrainDiffLogic.reproduction.found import assert_split, describe
 from BrainDiffLogic.reproduction.measures import Measured, Row
 from BrainDiffLogic.reproduction.methods import Method, correction, measure, nothing, one_by_one

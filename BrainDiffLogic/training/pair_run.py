@@ -20,7 +20,6 @@ from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.cohort.split import assert_disjoint
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.job import JOB, InjectedPairs
 from BrainDiffLogic.networks import Corrector, build
 from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
@@ -62,14 +61,6 @@ class PairRun:
     source: str
     vae: Path | None = None
     hardware: Hardware = ONE_DEVICE
-
-
-def injected_run(folder: str | Path, vae: Path | None = None, hardware: Hardware = ONE_DEVICE) -> PairRun:
-    """A run on the pairs of a finished ``braindiff synthesize``. Raises InputError where the folder holds none."""
-    folder = Path(folder)
-    pairs = InjectedPairs(folder)  # also checks job.json
-    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    return PairRun(pairs, tuple(job["canvas"]), job["spacing_mm"], "injected", vae, hardware)
 
 
 def stack_run(

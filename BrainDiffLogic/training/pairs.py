@@ -22,6 +22,7 @@ from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.motion.levels import LARGEST_TURN
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.training.masking import drawn_mask
 from BrainDiffLogic.training.painting import paint
@@ -31,8 +32,6 @@ from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 MARGIN_MM = 12.0
 FFT_ACCURACY = 1e-3
-LARGEST_TURN = 25.0
-"""Degrees: more than a head can turn in a head coil."""
 RECORDED = "recorded"
 """The kind of motion that is drawn from recorded traces, beside the presets."""
 QUIET = "quiet"

@@ -10,9 +10,10 @@ import pytest
 
 from BrainDiffLogic.cohort.bids import find_scans, pairs
 from BrainDiffLogic.commands import simulate_cohort as command
-from BrainDiffLogic.commands.simulate_cohort import draw_trajectory, draw_up_to, subject_of
+from BrainDiffLogic.commands.simulate_cohort import subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
+from BrainDiffLogic.motion.levels import draw_trajectory, draw_up_to
 from BrainDiffLogic.motion.traces import read_trajectory
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff

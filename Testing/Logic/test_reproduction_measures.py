@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.evaluation.denoisers import DENOISERS, noise_of
 from BrainDiffLogic.injection.inject import PAPER
-from BrainDiffLogic.reproduction.denoisers import DENOISERS, noise_of
 from BrainDiffLogic.reproduction.measures import Measured, over_subjects, slice_mask, slice_quality
 from BrainDiffLogic.reproduction.settings import settings_of, without_contrast
 

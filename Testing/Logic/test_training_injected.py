@@ -17,6 +17,7 @@ from tiny_reproduction import NETWORK, tiny_corrector
 
 from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.injection.corrector_run import injected_run
 from BrainDiffLogic.injection.inject import Plan, load_prior
 from BrainDiffLogic.injection.job import synthesize
 from BrainDiffLogic.networks import build
@@ -28,7 +29,6 @@ from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pair_run import (
     BestCheckpoint,
     export_pair_corrector,
-    injected_run,
     split_pairs,
     stopped_early,
     train_on_pairs,

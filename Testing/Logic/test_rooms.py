@@ -1,0 +1,74 @@
+"""The rooms of the library lie on one another: an import goes downwards, also one inside a function."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
+FLOORS = (
+    "errors", "threads", "ellipsoids", "views", "tasks", "volume", "stored_values", "images", "intensity", "scan",
+    "sharpness", "tissues", "quality", "motion", "pictures", "networks", "inference", "checkpoints", "averaging",
+    "domain", "cohort", "training", "injection", "severity", "disagreement", "blending", "correctors", "correction",
+    "delivery", "evaluation", "reproduction", "commands",
+)  # fmt: skip
+"""Folders and modules of the library, the lowest first; what an import names must come earlier."""
+PACKAGE = "BrainDiffLogic"
+
+
+def rooms() -> dict[str, list[Path]]:
+    """The sources of each room."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(LIBRARY.rglob("*.py")):
+        if path != LIBRARY / "__init__.py":  # what `import BrainDiffLogic` offers, from whatever room
+            found.setdefault(path.relative_to(LIBRARY).with_suffix("").parts[0], []).append(path)
+    return found
+
+
+def imported_rooms(source: str, names: set[str]) -> Iterator[tuple[int, str]]:
+    """(line, room) of every import of the library in a source, wherever it stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for package, _, rest in (module.partition(".") for module in modules):
+            if package == PACKAGE and (room := rest.partition(".")[0]) in names:
+                yield node.lineno, room
+
+
+def upward(source: str, room: str) -> list[tuple[int, str]]:
+    """The imports of a source of ``room`` that name a room above it."""
+    return [(line, to) for line, to in imported_rooms(source, set(FLOORS)) if FLOORS.index(to) > FLOORS.index(room)]
+
+
+def test_every_room_has_its_floor() -> None:
+    assert not set(rooms()) - set(FLOORS), "a room without a floor; give it one"
+
+
+def test_no_import_runs_upward() -> None:
+    found = [
+        f"{path.relative_to(LIBRARY)}:{line} imports {to}"
+        for room, paths in rooms().items() for path in paths for line, to in upward(path.read_text("utf-8"), room)
+    ]  # fmt: skip
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from BrainDiffLogic.commands.simulate_cohort import draw_up_to",
+        "import BrainDiffLogic.commands.main",
+        "from BrainDiffLogic import commands",
+        "def late():\n    from BrainDiffLogic.commands.main import main",
+    ],
+)
+def test_an_import_upward_is_seen_however_it_is_written(source: str) -> None:
+    assert [to for _, to in upward(source, "reproduction")] == ["commands"]
+    assert not upward(source, "commands")
