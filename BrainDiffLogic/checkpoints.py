@@ -13,10 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.volume import Volume, ras_axes
 
 if TYPE_CHECKING:
     from BrainDiffLogic.motion.estimate import Limits
@@ -36,10 +33,6 @@ KINDS: dict[str, type] = {
 
 PHYSICS = "motion"
 """The family that finds the motion and undoes it: no network, its numbers are the limits that still heads set."""
-PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
-FAR = 2.0
-"""Pixels beyond the card's range are noted; beyond it by this factor they are refused."""
-
 Card = dict[str, Any]
 
 
@@ -217,36 +210,6 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
         shutil.copyfile(path, staged)
         shutil.copyfile(path.with_suffix(".json"), staged.with_suffix(".json"))
     return target
-
-
-def outside_domain(volume: Volume, card: Card) -> list[str]:
-    """What of the volume's geometry lies outside what the model was trained on, one sentence each."""
-    low, high = card["input"]["spacing_mm"]
-    spacing = _patient_spacing(volume)
-    found = [
-        f"voxels of {size:.2f} mm along {name}: the model was trained on {low} to {high} mm"
-        for name, size in zip(PATIENT_AXES, spacing, strict=True)
-        if not low <= size <= high
-    ]
-    extent = (np.array(volume.shape)[ras_axes(volume.affine)[0]] * spacing)[1:].min()
-    smallest = card["input"].get("extent_mm", 0.0)
-    if extent < smallest:
-        found.append(f"sagittal slices of {extent:.0f} mm: a head needs {smallest:.0f} mm or more")
-    return found
-
-
-def far_outside_domain(volume: Volume, card: Card) -> str | None:
-    """Why the model must not be used: its slices' pixels are of another size than any it has seen; None if it may."""
-    low, high = card["input"]["spacing_mm"]
-    for name, size in zip(PATIENT_AXES[1:], _patient_spacing(volume)[1:], strict=True):
-        if not low / FAR <= size <= high * FAR:
-            return f"voxels of {size:.2f} mm along {name} are far from the {low} to {high} mm of the model's training"
-    return None
-
-
-def _patient_spacing(volume: Volume) -> np.ndarray:
-    """(3,) mm along left-right, anterior-posterior, superior-inferior."""
-    return volume.spacing[ras_axes(volume.affine)[0]]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

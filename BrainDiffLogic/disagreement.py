@@ -17,7 +17,6 @@ import numpy as np
 
 from BrainDiffLogic.checkpoints import PHYSICS, SUFFIX, Card, load_checkpoint, read_card, shipped_folder
 from BrainDiffLogic.views import View
-from BrainDiffLogic.volume import pad_to_multiple
 
 if TYPE_CHECKING:
     from BrainDiffLogic.networks import Corrector
@@ -45,7 +44,7 @@ def spread(answers: Iterable[np.ndarray]) -> np.ndarray:
 
 
 Ask = Callable[["Corrector", np.ndarray, int], np.ndarray]
-"""A corrector, a padded stack and how often it was asked before, to the residual of the stack."""
+"""A corrector, a stack and how often it was asked before, to the residual of the stack."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Panel:
     def answers(self, first: np.ndarray, stack: np.ndarray, ask: Ask) -> Iterator[np.ndarray]:
         """As many arrays of the stack's shape as the panel is long, beginning with ``first``, the model's own answer.
 
-        stack  (slices, rows, columns) in network units, padded for the model
+        stack  (slices, rows, columns) in network units
         """
         from BrainDiffLogic.networks.augmented import AugmentedCorrector
 
@@ -83,8 +82,7 @@ class Panel:
         for asked, view in enumerate(VIEWS, 1):
             yield ask(AugmentedCorrector(self.model[0], [view]).eval(), stack, asked)
         for asked, (other, _) in enumerate(self.others, 1 + len(VIEWS)):
-            padded, place = pad_to_multiple(stack, other.multiple)
-            yield ask(other, padded, asked)[place]
+            yield ask(other, stack, asked)
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,8 @@ def calibration_file() -> Path:
 
 
 @dataclass(frozen=True)
-class How:
-    """How a map was made.
+class Provenance:
+    """How a disagreement map was made; ``NOT_ASKED``: the scan comes back unchanged, the map is 0.
 
     answers     that were compared, 0 where nothing was corrected
     share       of the errors of validation voxels that lay below the map; None where it is the plain spread
@@ -153,7 +151,10 @@ class How:
         return [] if self.share else [plain]
 
 
-def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, How]:
+NOT_ASKED = Provenance(0, None)
+
+
+def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, Provenance]:
     """The disagreement map (slices, rows, columns) in network units.
 
     Calibrated, where the panel is that of the shipped models: the error below which a share of the errors lay, on
@@ -161,9 +162,6 @@ def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tup
     """
     apart = spread(panel.answers(first, stack, ask))
     calibration = Calibration.of(panel.sums)
-    return (calibration(apart), How(len(panel), calibration.share)) if calibration else (apart, How(len(panel), None))
-
-
-def nowhere(stack: np.ndarray) -> tuple[np.ndarray, How]:
-    """The map of a scan that comes back unchanged."""
-    return np.zeros_like(stack), How(0, None)
+    if calibration is None:
+        return apart, Provenance(len(panel), None)
+    return calibration(apart), Provenance(len(panel), calibration.share)

@@ -1,6 +1,6 @@
 """Whether a volume is what a model was made for: its geometry, and whether it looks like a T1-weighted head.
 
-Geometry is the card's (``checkpoints.outside_domain``). The look is measured, without a network, on voxels of about
+Geometry is the card's (``outside_domain``). The look is measured, without a network, on voxels of about
 2 mm, where noise and artifacts hardly count: strong motion (5 mm) moves none of the numbers across its limit. What is
 clearly no head in an MR scanner is refused, what is merely doubtful is noted.
 
@@ -18,12 +18,15 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
-from BrainDiffLogic.checkpoints import Card, far_outside_domain, outside_domain
+from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.scan import PLANES, Scan
 from BrainDiffLogic.tissues import BRAIN_VOLUME_ML, inner_head_mask
 from BrainDiffLogic.volume import Volume
 
+PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
+FAR = 2.0
+"""Pixels beyond the card's range are noted; beyond it by this factor they are refused."""
 BLOCK_MM = 2.0
 SMALLEST_LITRES, LARGEST_LITRES = 0.25, 8.0
 """Foreground: a brain at term has 0.35 l, a whole head with neck 7 l; here 1.1 to 4.9 l."""
@@ -79,20 +82,48 @@ class Judgement:
     notes: list[str]
 
 
-def judge(volume: Volume, card: Card, head: np.ndarray | None = None) -> Judgement:
+def judge(volume: Volume | Scan, card: Card) -> Judgement:
     """Hold a volume against a model's card.
 
-    head  (I, J, K) bool, default ``head_mask``
     Looks are held against cards alone whose ``contrast`` begins with T1; others do not say what they are made for.
     """
-    refused, notes = far_outside_domain(volume, card), outside_domain(volume, card)
+    scan = Scan.of(volume)
+    refused, notes = far_outside_domain(scan, card), outside_domain(scan, card)
     if not str(card["input"].get("contrast", "")).startswith("T1"):
         return Judgement(refused, notes)
-    look = look_at(volume, head)
+    look = look_at(scan)
     unlike = no_head(look)
     if unlike:
         return Judgement(refused or unlike + NOT_T1, [*notes, unlike])
     return Judgement(refused, [*notes, *doubts(look, str(card["input"].get("anatomy", "brain")))])
+
+
+def outside_domain(volume: Volume | Scan, card: Card) -> list[str]:
+    """What of the volume's geometry lies outside what the model was trained on, one sentence each."""
+    scan = Scan.of(volume)
+    low, high = card["input"]["spacing_mm"]
+    found = [
+        f"voxels of {size:.2f} mm along {PATIENT_AXES[axis]}: the model was trained on {low} to {high} mm"
+        for axis, size in sorted(zip(PLANES[scan.plane], scan.slice_spacing, strict=True))
+        if not low <= size <= high
+    ]
+    _, rows, columns = scan.cut(scan.volume.array).shape
+    extent = float(min(np.array([rows, columns]) * scan.slice_spacing[1:]))
+    smallest = card["input"].get("extent_mm", 0.0)
+    if extent < smallest:
+        found.append(f"{scan.plane} slices of {extent:.0f} mm: a head needs {smallest:.0f} mm or more")
+    return found
+
+
+def far_outside_domain(volume: Volume | Scan, card: Card) -> str | None:
+    """Why the model must not be used: its slices' pixels are of another size than any it has seen; None if it may."""
+    scan = Scan.of(volume)
+    low, high = card["input"]["spacing_mm"]
+    for axis, size in zip(PLANES[scan.plane][1:], scan.slice_spacing[1:], strict=True):
+        if not low / FAR <= size <= high * FAR:
+            name = PATIENT_AXES[axis]
+            return f"voxels of {size:.2f} mm along {name} are far from the {low} to {high} mm of the model's training"
+    return None
 
 
 def no_head(look: Look) -> str | None:
@@ -123,27 +154,29 @@ def doubts(look: Look, anatomy: str = "head or brain") -> list[str]:
     return found
 
 
-def look_at(volume: Volume, head: np.ndarray | None = None) -> Look:
-    """Measure the look of a volume; head (I, J, K) bool, default ``head_mask``."""
-    head = head_mask(volume.array) if head is None else head
-    scaled = robust_scale(volume.array, head).forward(volume.array)
+def look_at(volume: Volume | Scan) -> Look:
+    """Measure the look of a volume."""
+    scan = Scan.of(volume)
+    volume, head = scan.volume, scan.head
+    scaled = scan.scale.forward(volume.array)
     litres = float(np.count_nonzero(head)) * abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1e6
     inside, outside = (float(np.median(scaled[part])) if part.any() else 0.0 for part in (head, ~head))
     air = outside / inside if inside > 0 else float("inf")
-    inner = _deep_inside(volume, scaled)
+    inner = _deep_inside(scan, scaled)
     return Look(litres, _is_hounsfield(volume.array, head), air, *inner)
 
 
-def _deep_inside(volume: Volume, scaled: np.ndarray) -> tuple[float, float, float, float]:
+def _deep_inside(scan: Scan, scaled: np.ndarray) -> tuple[float, float, float, float]:
     """Litres, smoothness, uniformity and lead of the inner head; NaN where too little of it is there."""
     try:
-        inner = inner_head_mask(volume)
+        inner = inner_head_mask(scan)
     except InputError:
         return (float("nan"),) * 4
-    steps = np.maximum(1, np.round(BLOCK_MM / volume.spacing)).astype(int)
+    spacing = scan.volume.spacing
+    steps = np.maximum(1, np.round(BLOCK_MM / spacing)).astype(int)
     cut = ndimage.find_objects(inner.astype(np.uint8))[0]
     blocks, shares = (_block_means(array[cut], steps) for array in (scaled, inner.astype(np.float32)))
-    deep, size = shares > 0.5, volume.spacing * steps
+    deep, size = shares > 0.5, spacing * steps
     litres = np.count_nonzero(deep) * float(size.prod()) / 1e6
     if litres < ENOUGH_LITRES:
         return (float("nan"),) * 4

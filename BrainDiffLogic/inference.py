@@ -11,6 +11,7 @@ import torch
 
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.networks import Corrector
+from BrainDiffLogic.volume import pad_to_multiple
 
 BATCHES = {"cpu": 8, "mps": 16, "cuda": 64}
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -43,14 +44,15 @@ def predict_residual(
 ) -> Run:
     """The residual of every slice of a stack (slices, rows, columns) in network units.
 
-    Rows and columns are multiples of the network's. Slices beyond the ends, as neighbours, repeat the last
-    one; slices of one single value (air of a stripped image) are left alone. When the device runs out of
-    memory the batch is halved, at one slice the CPU takes over, and the notes say so. Raises Cancelled as
-    soon as ``cancelled`` says so between two batches.
+    Rows and columns are padded to what the network takes, and cut again. Slices beyond the ends, as neighbours,
+    repeat the last one; slices of one single value (air of a stripped image) are left alone. When the device runs
+    out of memory the batch is halved, at one slice the CPU takes over, and the notes say so. Raises Cancelled as soon
+    as ``cancelled`` says so between two batches.
     """
     target = choose_device(device)
-    run = Run(np.zeros(stack.shape, dtype=np.float32), str(target))
     todo = np.flatnonzero(stack.min(axis=(1, 2)) != stack.max(axis=(1, 2)))
+    stack, place = pad_to_multiple(stack, corrector.multiple)
+    run = Run(np.zeros(stack.shape, dtype=np.float32), str(target))
     batch = batch or BATCHES[target.type]
     done = 0
     corrector = corrector.eval()
@@ -66,6 +68,7 @@ def predict_residual(
         done += len(chosen)
         if progress:
             progress(done / len(todo), "Correcting")
+    run.residual = run.residual[place]
     return run
 
 

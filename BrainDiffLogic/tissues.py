@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, ras_axes
 
 BRAIN_VOLUME_ML = 2200.0
@@ -39,14 +39,15 @@ class Tissues:
     wm: np.ndarray
 
 
-def inner_head_mask(volume: Volume) -> np.ndarray:
+def inner_head_mask(scan: Volume | Scan) -> np.ndarray:
     """(I, J, K) bool: what lies deep inside the head, as a stand-in for a brain mask. Not a brain extraction.
 
     Of a whole head: deeper than 22 mm below the skin and within 115 mm below the crown, so mostly brain, with
     some of the skull base. Of a stripped brain: all but its outer 2 mm. Raises InputError where nothing is
     left.
     """
-    head = head_mask(volume.array)
+    scan = Scan.of(scan)
+    volume, head = scan.volume, scan.head
     steps = tuple(2 if size >= 32 else 1 for size in head.shape)
     coarse = np.pad(head[:: steps[0], :: steps[1], :: steps[2]], 1)
     depth = ndimage.distance_transform_edt(coarse, sampling=volume.spacing * steps)[1:-1, 1:-1, 1:-1]

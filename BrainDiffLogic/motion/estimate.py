@@ -21,6 +21,7 @@ from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
 from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.search import Search, even_motion, search
 from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
 SPACING = 3.0
@@ -73,10 +74,9 @@ class Limits:
 
 
 def estimate_motion(
-    volume: Volume,
+    volume: Volume | Scan,
     pe_axis: str | None = None,
     *,
-    head: np.ndarray | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -85,23 +85,22 @@ def estimate_motion(
 
     pe_axis    "AP", "SI" or "LR", the axis along which each line has a pose of its own; None: the one along which
                motion explains most
-    head       (I, J, K) bool (default: ``intensity.head_mask``)
     progress   called with (share done, stage); ``cancelled`` is asked often and raises Cancelled
     The poses of lines beyond those believed (``TRUSTED``) are those of the first and last of them. Raises InputError
     for an unknown axis or a stack too thin to show a turning head.
     """
-    scan = MagnitudeScan(volume, head, _tick(cancelled))
-    tell = progress or (lambda share, stage: None)
-    tell(0.0, "Finding the motion")
-    axes = [phase_encode_axis(volume.affine, name) for name in ([pe_axis] if pe_axis else PE_AXES)]
+    scan = MagnitudeScan(volume, _tick(cancelled))
+    report_progress = progress or (lambda share, stage: None)
+    report_progress(0.0, "Finding the motion")
+    axes = [phase_encode_axis(scan.affine, name) for name in ([pe_axis] if pe_axis else PE_AXES)]
     axis = axes[0] if len(axes) == 1 else _likeliest_axis(scan, axes)
     name = pe_axis or list(PE_AXES)[axes.index(axis)]
-    tell(AXIS_DONE, "Finding the motion")
+    report_progress(AXIS_DONE, "Finding the motion")
     problem, lines = scan.problem(axis, SPACING)
     found = search(problem)
-    tell(SEARCH_DONE, "Finding the motion")
+    report_progress(SEARCH_DONE, "Finding the motion")
     poses = _laid_on_scan(problem, _trusted(found.best.poses))
-    poses = np.pad(poses, ((lines.start, volume.shape[axis] - lines.stop), (0, 0)), mode="edge")
+    poses = np.pad(poses, ((lines.start, scan.array.shape[axis] - lines.stop), (0, 0)), mode="edge")
     trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
     moved, reason = decision(found, limits)
     facts = {"pe_axis": name, "moved": moved, **_facts(found, trajectory)}
@@ -109,10 +108,9 @@ def estimate_motion(
 
 
 def artifact(
-    volume: Volume,
+    volume: Volume | Scan,
     estimate: MotionEstimate,
     *,
-    head: np.ndarray | None = None,
     noise: float | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
@@ -121,14 +119,14 @@ def artifact(
     noise  its standard deviation as a share of the head's 99th percentile; None: measured
     0 outside the box of the head. The scan minus this is the corrected scan, with the noise that it had.
     """
-    scan = MagnitudeScan(volume, head, _tick(cancelled))
-    axis = phase_encode_axis(volume.affine, estimate.pe_axis)
+    scan = MagnitudeScan(volume, _tick(cancelled))
+    axis = phase_encode_axis(scan.affine, estimate.pe_axis)
     problem, _ = scan.problem(axis)
     problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan) if noise is None else noise))
     poses = np.concatenate([estimate.trajectory.translations, estimate.trajectory.rotations], axis=1)
     model = problem.model(poses)
     still = problem.solve(poses, None, SOLVE_ROUNDS, SOLVE_ITERATIONS, model)
-    change = np.zeros(volume.shape, np.float32)
+    change = np.zeros(scan.array.shape, np.float32)
     change[scan.cut(axis)] = problem.masked(np.abs(image_of(model.kspace(still))) - still) * scan.scale
     return change
 

@@ -8,10 +8,11 @@ import numpy as np
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask, robust_scale, seen_through_mask
+from BrainDiffLogic.intensity import seen_through_mask
 from BrainDiffLogic.motion.alignment import low_resolution
 from BrainDiffLogic.motion.joint import Problem
 from BrainDiffLogic.motion.simulation import head_centre
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
 MARGIN_MM = 9.0
@@ -27,15 +28,14 @@ class MagnitudeScan:
     """A magnitude image as the search sees it.
 
     volume  its lowest value, where below 0, stands for no signal
-    head    (I, J, K) bool (default: ``head_mask``)
     tick    called often; may raise to stop the search
     Where most of the air is exactly empty, the scan was masked after it was made: what motion left outside of the
     mask is not known, and counts for nothing. Raises InputError for a stack too thin to show a turning head.
     """
 
-    def __init__(
-        self, volume: Volume, head: np.ndarray | None = None, tick: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, volume: Volume | Scan, tick: Callable[[], None] = lambda: None) -> None:
+        scan = Scan.of(volume)
+        volume = scan.volume
         if min(volume.shape) < LEAST_VOXELS:
             raise InputError(
                 f"{volume.name}: {min(volume.shape)} voxels along an axis; finding motion needs {LEAST_VOXELS} or more"
@@ -43,13 +43,11 @@ class MagnitudeScan:
         array = volume.array.astype(np.float32)
         self.floor = min(np.float32(0), array.min())
         array -= self.floor
-        head = head_mask(volume.array) if head is None else head
-        inside = array[head] if head.any() else array
-        self.scale = np.float32(robust_scale(array, head).scale) if inside.max() > 0 else np.float32(1)
+        self.scale = np.float32(scan.scale.scale)
         self.array, self.affine, self.tick = array / self.scale, volume.affine, tick
         self.centre = head_centre(array, volume.affine)
         self.seen = seen_through_mask(array)
-        self.box = _box(head, volume.spacing)
+        self.box = _box(scan.head, volume.spacing)
 
     def cut(self, axis: int) -> tuple[slice, ...]:
         """The head's box, whole along the phase-encode axis."""

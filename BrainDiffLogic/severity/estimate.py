@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask, robust_scale
-from BrainDiffLogic.volume import Volume, ras_axes, to_sagittal
+from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ class SeverityEstimate:
     """How far the head moved, as far as the image shows it.
 
     volume_mm          mean RMS displacement from the pose at the centre of k-space (``Trajectory.severity``)
-    slices_mm          (n,) the same as each slice of ``to_sagittal`` tells it; NaN outside the head
+    slices_mm          (n,) the same as each slice of ``Scan.slices`` tells it; NaN outside the head
     expected_error_mm  mean absolute error of such an estimate on held-out subjects, simulated motion
     """
 
@@ -44,21 +44,19 @@ class SeverityEstimate:
 
     @property
     def worst_slice(self) -> int:
-        """The slice of ``to_sagittal`` that shows most motion."""
+        """The slice of ``Scan.slices`` that shows most motion."""
         return int(np.nanargmax(self.slices_mm))
 
 
 def estimate_severity(
-    volume: Volume,
+    volume: Volume | Scan,
     model: SeverityModel | str | os.PathLike[str] | None = None,
     *,
-    head: np.ndarray | None = None,
     device: str = "cpu",
 ) -> SeverityEstimate:
     """How far the head moved while ``volume`` was scanned, from the magnitude image alone.
 
     model   a loaded model or a .safetensors file; None: the shipped one
-    head    (I, J, K) bool (default: ``head_mask``)
     device  "auto", "cpu", "cuda" or "mps"
 
     Every slice is judged by a network trained on simulated motion; the volume's value is the upper quartile of its
@@ -71,15 +69,13 @@ def estimate_severity(
     if chosen is None:
         raise InputError("the weights of the severity network are missing; reinstall BrainDiff or name a file")
     loaded = chosen if isinstance(chosen, SeverityModel) else load_severity(chosen)
-    head = head_mask(volume.array) if head is None else head
-    box = _box(to_sagittal(volume.with_array(head, kind="mask")), volume.spacing[ras_axes(volume.affine)[0]])
-    scale = robust_scale(volume.array, head)
-    stack = scale.forward(np.ascontiguousarray(to_sagittal(volume)[box]))
-    places, values, spreads = look(loaded.network, stack, device)
+    scan = Scan.of(volume)
+    box = _box(scan.head_slices, scan.slice_spacing)
+    places, values, spreads = look(loaded.network, scan.slices[box], device)
 
     table = loaded.card["calibration"]
     raw = aggregate(values, spreads)
-    slices = np.full(volume.shape[ras_axes(volume.affine)[0][0]], np.nan)
+    slices = np.full(len(scan.slices), np.nan)
     looked_at = np.interp(values, table["raw"], table["mm"])
     every = np.arange(places[0], places[-1] + 1)
     slices[every + box[0].start] = np.interp(every, places, looked_at)

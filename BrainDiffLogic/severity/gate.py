@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from BrainDiffLogic.volume import Volume
+from BrainDiffLogic.scan import Scan
 
 UNCHANGED, CORRECTED, FORCED, OFF = "returned unchanged", "corrected", "forced", "off"
 """Entries "gate" of a report. forced: the gate would have returned the scan unchanged; off: it was not asked."""
@@ -21,7 +19,7 @@ class Decision:
 
     gate   "returned unchanged", "corrected", "forced" or "off"
     facts  entries of the report: "gate", and "severity_mm", "severity_error_mm", "severity_worst_slice" (of
-           ``to_sagittal``), "severity_worst_slice_mm", "gate_threshold_mm", all None where severity was not estimated
+           ``Scan.slices``), "severity_worst_slice_mm", "gate_threshold_mm", all None where severity was not estimated
     notes  for the person: one line where the scan is returned unchanged, or where the gate cannot work
     """
 
@@ -39,10 +37,9 @@ class Decision:
         return Decision(UNCHANGED, {**self.facts, "gate": UNCHANGED}, [*self.notes, line])
 
 
-def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool) -> Decision:
-    """Whether to correct a volume: estimate its severity and compare it with the threshold on the weights' card.
+def decide(scan: Scan, *, gate: bool, force: bool) -> Decision:
+    """Whether to correct a scan: estimate its severity and compare it with the threshold on the weights' card.
 
-    head   (I, J, K) bool
     gate   False: do not ask
     force  correct below the threshold too
     """
@@ -55,7 +52,7 @@ def decide(volume: Volume, head: np.ndarray, *, gate: bool, force: bool) -> Deci
     from BrainDiffLogic.severity.weights import load_severity
 
     model = load_severity(weights)
-    found = estimate_severity(volume, model, head=head)  # on the CPU: a second for 24 slices, whatever fills the GPU
+    found = estimate_severity(scan, model)  # on the CPU: a second for 24 slices, whatever fills the GPU
     facts = {
         "severity_mm": round(found.volume_mm, 2), "severity_error_mm": round(found.expected_error_mm, 2),
         "severity_worst_slice": found.worst_slice,

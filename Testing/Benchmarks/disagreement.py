@@ -22,7 +22,7 @@ from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.disagreement import Calibration, Panel, spread
 from BrainDiffLogic.inference import predict_residual
 from BrainDiffLogic.intensity import head_mask, robust_scale
-from BrainDiffLogic.volume import pad_to_multiple, to_sagittal
+from BrainDiffLogic.volume import to_sagittal
 
 SHARE = 0.8
 VOXELS = 100_000
@@ -61,9 +61,8 @@ def case_of(moved: Path, reference: Path, subject: str, panel: Panel, device: st
     def ask(corrector, shown, _asked=0):
         return predict_residual(corrector, shown, device=device).residual
 
-    padded, place = pad_to_multiple(stack, panel.model[0].multiple)  # as a correction does
-    own = ask(panel.model[0], padded)
-    first, apart = own[place], spread(panel.answers(own, padded, ask))[place]
+    first = ask(panel.model[0], stack)
+    apart = spread(panel.answers(first, stack, ask))
     chosen = np.random.default_rng(0).choice(np.flatnonzero(head), VOXELS)
     error = np.abs(stack - first - truth)
     return Case(subject, moved.name.removesuffix(".nii.gz"), apart.ravel()[chosen], error.ravel()[chosen])

@@ -6,7 +6,6 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,13 +15,11 @@ from BrainDiffLogic.checkpoints import (
     find_checkpoint,
     import_checkpoint,
     load_checkpoint,
-    outside_domain,
     read_card,
     save_checkpoint,
     verify,
 )
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, save_tiny, tiny_corrector
 
 
@@ -212,11 +209,3 @@ def test_a_folder_for_models_that_cannot_be_made_is_an_input_error(
 def test_another_extension_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.safetensors"):
         save_checkpoint({}, CARD, tmp_path / "weights.pt")
-
-
-def test_the_domain_is_measured_along_the_patients_axes() -> None:
-    affine = np.array([[0, 0, 3.0, 0], [-1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])
-    volume = Volume(np.random.default_rng(0).random((80, 80, 30)), affine)
-    found = outside_domain(volume, CARD)
-    assert len(found) == 1 and "3.00 mm along left-right" in found[0]
-    assert outside_domain(volume, {"input": {"spacing_mm": [0.5, 3.0]}}) == []

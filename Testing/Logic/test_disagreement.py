@@ -143,7 +143,7 @@ def test_a_scan_that_comes_back_unchanged_has_an_empty_map_and_says_so(monkeypat
     from BrainDiffLogic.severity import gate
 
     unchanged = gate.Decision(gate.UNCHANGED, {"gate": gate.UNCHANGED}, [])
-    monkeypatch.setattr(gate, "decide", lambda *_, **__: unchanged)
+    monkeypatch.setattr("BrainDiffLogic.correction.decide", lambda *_, **__: unchanged)
     found = correct(small_head(), MODEL, force=True, device="cpu", disagreement=True)
     assert found.disagreement is not None and not found.disagreement.array.any()
     assert found.report["disagreement"]["answers"] == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from BrainDiffLogic import correct, read_volume
-from BrainDiffLogic.domain import Look, doubts, judge, look_at, no_head
+from BrainDiffLogic.domain import Look, doubts, far_outside_domain, judge, look_at, no_head, outside_domain
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
 from BrainDiffLogic.intensity import head_mask
@@ -153,6 +153,22 @@ def test_geometry_and_look_are_noted_together() -> None:
     thick = Volume(volume.array, np.diag([2.5, 2.0, 2.0, 1.0]))
     notes = judge(thick, T1_CARD).notes
     assert len(notes) == 2 and "2.50 mm" in notes[0] and "T1's" in notes[1]
+
+
+def test_the_domain_is_measured_along_the_patients_axes() -> None:
+    affine = np.array([[0, 0, 3.0, 0], [-1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])
+    volume = Volume(np.random.default_rng(0).random((80, 80, 30)), affine)
+    found = outside_domain(volume, CARD)
+    assert len(found) == 1 and "3.00 mm along left-right" in found[0]
+    assert outside_domain(volume, {"input": {"spacing_mm": [0.5, 3.0]}}) == []
+
+
+def test_thick_axial_slices_are_judged_by_their_pixels() -> None:
+    volume = Volume(np.random.default_rng(0).random((80, 80, 20)), np.diag([1.0, 1.0, 6.0, 1.0]))
+    assert far_outside_domain(volume, CARD) is None
+    assert [line for line in outside_domain(volume, CARD) if "6.00 mm along superior-inferior" in line]
+    turned = Volume(volume.array, np.diag([6.0, 6.0, 1.0, 1.0]))
+    assert "6.00 mm" in str(far_outside_domain(turned, CARD))
 
 
 def test_noise_is_refused_by_a_correction_unless_it_is_forced() -> None:

@@ -1,0 +1,158 @@
+"""The two kinds of corrector behind one interface: networks, which see slices, and physics, which finds the motion.
+
+Either takes a ``Job`` and gives a ``Change``; a scan that is better left alone gets a change of zeros, and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from BrainDiffLogic.checkpoints import Card
+from BrainDiffLogic.disagreement import NOT_ASKED, Panel, measure
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.intensity import seen_through_mask
+from BrainDiffLogic.scan import Scan
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.motion.estimate import Limits
+    from BrainDiffLogic.networks import Corrector
+    from BrainDiffLogic.severity.gate import Decision
+
+Progress = Callable[[float, str], None]
+"""Called with the share done, 0 to 1, and the name of the stage."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a corrector is asked.
+
+    motion       what the motion gate says of the scan
+    may_refrain  whether the corrector may return the scan unchanged for a reason of its own
+    The other fields are arguments of ``correction.correct``.
+    """
+
+    scan: Scan
+    motion: Decision
+    may_refrain: bool
+    device: str = "auto"
+    disagreement: bool = False
+    pe_axis: str | None = None
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] | None = None
+
+    def report_progress(self, share: float, stage: str) -> None:
+        """Tell who asked, if they want to know."""
+        if self.progress:
+            self.progress(share, stage)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a corrector found.
+
+    change        (I, J, K) float32 in the volume's units: what to add at strength 1
+    decision      the gate's, or the corrector's own where it overruled it
+    disagreement  (I, J, K) float32 in the volume's units; None where it was not asked for
+    """
+
+    change: np.ndarray
+    decision: Decision
+    device: str
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    disagreement: np.ndarray | None = None
+
+
+def by_physics(job: Job, limits: Limits) -> Change:
+    """Find the motion and take off the artifact that it made; nothing where no motion explains the scan."""
+    from BrainDiffLogic.motion.estimate import SEARCH_DONE, artifact, estimate_motion
+    from BrainDiffLogic.motion.kspace import phase_encode_axis
+
+    scan, motion = job.scan, job.motion
+    change = np.zeros(scan.volume.shape, np.float32)
+    if job.pe_axis is not None:
+        phase_encode_axis(scan.volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
+    if not motion.correct:
+        return Change(change, motion, "cpu", {"motion": None})
+    try:
+        estimate = estimate_motion(
+            scan, job.pe_axis, limits=limits, cancelled=job.cancelled, progress=_part(job, 0.0, SEARCH_DONE)
+        )
+    except InputError as error:
+        return Change(change, motion.overruled(f"returned unchanged: {error}"), "cpu", {"motion": None})
+    if job.may_refrain and not estimate.moved:
+        motion = motion.overruled(f"returned unchanged: {estimate.reason}; apply it all the same with --force")
+    else:
+        change = -artifact(scan, estimate, cancelled=job.cancelled)
+    job.report_progress(1.0, "Undoing the motion")
+    return Change(change, motion, "cpu", {"motion": estimate.as_dict()})
+
+
+def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
+    """Ask a network for the residual of every slice, and the others how far they disagree."""
+    from BrainDiffLogic.inference import choose_device, predict_residual
+
+    scan, motion = job.scan, job.motion
+    facts: dict[str, Any] = {
+        "intensity_offset": scan.scale.offset, "intensity_scale": scan.scale.scale, "plane": scan.plane
+    }  # fmt: skip
+    notes = [] if scan.plane == "sagittal" else [
+        f"corrected in its own {scan.plane} slices: the model was trained on sagittal ones"
+    ]  # fmt: skip
+    panel = Panel.around((corrector, card)) if job.disagreement and motion.correct else None
+    residual, device = np.zeros(scan.slices.shape, np.float32), str(choose_device(job.device))
+    if motion.correct:
+        share = 1 / len(panel) if panel else 1.0
+        ask = partial(predict_residual, device=job.device, cancelled=job.cancelled)
+        run = ask(corrector, scan.slices, progress=_part(job, 0.0, share))
+        residual, device, notes = run.residual, run.device, [*notes, *run.notes]
+        if job.may_refrain and (reason := _too_little(residual, scan, card)):
+            motion, panel = motion.overruled(reason), None
+            residual = np.zeros_like(residual)
+    apart, how = np.zeros_like(residual), NOT_ASKED
+    if panel:
+        apart, how = measure(
+            panel, residual, scan.slices,
+            lambda other, shown, n: ask(other, shown, progress=_part(job, n * share, share)).residual,
+        )  # fmt: skip
+    job.report_progress(1.0, "Correcting")
+    disagreement = None
+    if job.disagreement:
+        facts, notes = {**facts, "disagreement": how.facts}, [*notes, *how.notes]
+        disagreement = scan.in_its_units(apart) * scan.head  # nothing is known of errors in air
+    return Change(-scan.in_its_units(residual), motion, device, facts, notes, disagreement)
+
+
+def _too_little(residual: np.ndarray, scan: Scan, card: Card) -> str | None:
+    """Why a residual (slices, rows, columns) in network units is too little to be of use; None where it is enough.
+
+    On scans without motion a network still finds a little, which is wrong as often as right. How little, in the mean
+    over the head, says the card: "least_change".
+    """
+    least = card.get("least_change", 0.0)
+    inside = scan.head_slices
+    change = float(np.abs(residual[inside]).mean()) if inside.any() else 0.0
+    if change >= least:
+        return None
+    hidden = ""
+    if seen_through_mask(scan.volume.array) is not None:
+        hidden = (
+            "; its air is exactly empty: if a mask was laid on after the scan, it hides the ghosts that this network"
+            " looks for, so correct the head before stripping it"
+        )
+    return (
+        f"returned unchanged: the model finds too little, {change:.2g} of the scale on average, below {least:g} on its"
+        f" card; apply it all the same with --force{hidden}"
+    )
+
+
+def _part(job: Job, begin: float, share: float) -> Progress | None:
+    """Progress of one of several runs, which takes ``share`` of the whole and begins at ``begin``."""
+    if job.progress is None:
+        return None
+    return lambda done, stage: job.report_progress(begin + done * share, stage)
