@@ -12,7 +12,7 @@ from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
 SEVERITY = "severity_mm"
 STILL = "still"
 AIM_MM, HARM_MM = (1.0, 4.0), 1.0
-"""Where most is asked of a correction, and above which it must make no volume worse."""
+"""Where most is asked of a correction, and from which on ("above 1") it must make no volume worse."""
 SUMMARIES = ("below 1", "1-4", "above 1")
 SEVERITY_GROUPS = (STILL, *STRATUM_NAMES, *SUMMARIES)
 ALL = "all"
@@ -52,7 +52,7 @@ def in_severity_group(severity: float, group: str) -> bool:
     if group == "1-4":
         return AIM_MM[0] <= severity < AIM_MM[1]
     if group in ("below 1", "above 1"):
-        return severity < HARM_MM if group == "below 1" else severity > HARM_MM
+        return (severity < HARM_MM) == (group == "below 1")
     return stratum(severity) == group
 
 

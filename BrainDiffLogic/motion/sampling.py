@@ -21,7 +21,7 @@ class Sampling:
     late               the lines that stay zero are the last ones along the array axis, not the first ones
     reduction          of parallel imaging: outside the calibration lines every ``reduction``-th line is acquired. With
                        several coils the others are filled in from these (``motion.grappa``)
-    calibration_lines  central lines that are all acquired, half of them on each side of the middle one
+    calibration_lines  central lines that are all acquired; of an even number the odd one lies before the middle
     fill_error         for one coil, in place of that. (I, J, K) complex, smooth: the relative error, over the image, of
                        the lines that were filled in, as when the head moved between them and the calibration
                        (default: none). What is left is a faint image displaced by the field of view / ``reduction``,
@@ -58,7 +58,9 @@ class Sampling:
 
     def calibrates(self, lines: int) -> np.ndarray:
         """(lines,) bool: whether each line is one of the calibration lines, in the order of the array axis."""
-        central: np.ndarray = np.abs(np.arange(lines) - lines // 2) <= self.calibration_lines // 2
+        first = lines // 2 - self.calibration_lines // 2
+        place = np.arange(lines)
+        central: np.ndarray = (place >= first) & (place < first + self.calibration_lines)
         return central
 
     def skipped(self, lines: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.alignment import aligned
 from BrainDiffLogic.motion.coils import CoilMaps
-from BrainDiffLogic.motion.kspace import ACCURACY, _rows, moved_kspace, phase_encode_axis
-from BrainDiffLogic.motion.multicoil import Receiver, complex_noise
+from BrainDiffLogic.motion.kspace import ACCURACY, _rows, image_of, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.multicoil import Receiver, complex_noise, moved_kspaces
 from BrainDiffLogic.motion.orders import in_kspace_order
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled, with_severity
@@ -57,6 +57,7 @@ def simulate_motion(
     order: str = "linear",
     coils: np.ndarray | None = None,
     combine: str = "rss",
+    receive: np.ndarray | None = None,
 ) -> Simulation:
     """Simulate the acquisition of a 3D Cartesian scan while the head follows a trajectory.
 
@@ -77,12 +78,15 @@ def simulate_motion(
                 such as ``smooth_coils`` makes (default: one coil that receives all alike). Only their smooth part is
                 simulated: polynomials, see ``motion.coils``
     combine     of the coils: "rss" (root of the sum of squares) or "adaptive" (matched filter with the maps)
+    receive     (I, J, K) sensitivity of that one coil, if it does not receive all alike: fixed and smooth as ``coils``
     The magnitude is taken last. Magnitudes below 0 cannot exist in the input, so an input with negative
     voxels is shifted up before and down after.
     """
     axis = phase_encode_axis(volume.affine, pe_axis)
     if volume.shape[axis] < 2:
         raise InputError(f"{volume.name} has one voxel along {pe_axis}: phase encoding needs at least 2")
+    if receive is not None and (coils is not None or receive.shape != volume.shape):
+        raise InputError(f"receive: give one value a voxel, {volume.shape}, and no coils, which have their own fields")
     receiver = None if coils is None else _receiver(coils, volume, axis, combine, sampling, noise, seed)
     floor = min(0.0, float(volume.array.min()))
     still = volume.array.astype(np.float32)
@@ -100,7 +104,14 @@ def simulate_motion(
 
     acquired = still if phase is None else still * np.exp(1j * phase).astype(np.complex64)
     if receiver is None:
-        moved, reference = _one_coil(acquired, volume.affine, poses, axis, sampling, noise, seed, accuracy)
+        if receive is None:
+            kspace = moved_kspace(acquired, volume.affine, poses, axis, centre, accuracy)
+        else:
+            field = CoilMaps.fitted(receive[None], volume.affine)
+            (kspace,) = moved_kspaces(acquired, volume.affine, poses, axis, centre, field, accuracy)
+            acquired = acquired * next(field.values())
+        grain = complex_noise(acquired.shape, noise, np.random.default_rng(seed)) if noise > 0 else None
+        moved, reference = _one_coil(acquired, kspace, axis, sampling, grain)
     else:
         moved = reference = receiver.still(acquired)
         if severity > NO_MOTION:
@@ -117,24 +128,18 @@ def _receiver(
 
 
 def _one_coil(
-    acquired: np.ndarray,
-    affine: np.ndarray,
-    poses: Trajectory,
-    axis: int,
-    sampling: Sampling,
-    noise: float,
-    seed: int,
-    accuracy: float,
+    still: np.ndarray, kspace: np.ndarray, axis: int, sampling: Sampling, grain: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(moved, reference) magnitudes (I, J, K) of one coil that receives all alike."""
-    kspace = moved_kspace(acquired, affine, poses, axis, np.asarray(poses.centre), accuracy)
-    moved = sampling.reconstructed(sampling.acquired(kspace, axis), axis)
+    """(moved, reference) magnitudes (I, J, K) from the k-space of the moved head and the image of the still one.
+
+    grain  noise as an image, the same for both; the sampling comes after it: lines that are not acquired hold none
+    """
+    if grain is not None:
+        kspace, still = kspace + fft.fftn(grain, workers=-1), still + grain
     if not sampling.full_fourier:
-        acquired = fft.ifftn(sampling.acquired(fft.fftn(acquired, workers=-1), axis), workers=-1)
-    if noise > 0:
-        grain = complex_noise(acquired.shape, noise, np.random.default_rng(seed))
-        moved, acquired = moved + grain, acquired + grain
-    return np.abs(moved), np.abs(acquired).astype(np.float32)
+        still = image_of(sampling.acquired(fft.fftn(still, workers=-1), axis))
+    moved = sampling.reconstructed(sampling.acquired(kspace, axis), axis)
+    return np.abs(moved), np.abs(still).astype(np.float32)
 
 
 def _severity(poses: Trajectory, measured: np.ndarray, volume: Volume, axis: int) -> float:

@@ -23,6 +23,7 @@ from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.levels import LARGEST_TURN
+from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.training.masking import drawn_mask
 from BrainDiffLogic.training.painting import paint
@@ -98,6 +99,7 @@ def simulate_pair(
     """
     rng = np.random.default_rng([seed, index])
     still = vary(_base(source, recipe, rng, quiet), recipe, rng)
+    receive = np.exp(smooth_phase(still.shape, rng, rng.uniform(0, recipe.bias_field)))  # polynomials, as coils are
     pe_axis = _choose(recipe.pe_axes, rng)
     kind = "still" if rng.random() < recipe.still_share else _choose(recipe.presets, rng)
     severity = 0.0 if kind == "still" else _severity(recipe, rng)
@@ -108,7 +110,7 @@ def simulate_pair(
     noise_seed = int(rng.integers(2**31))
     simulation = simulate_motion(
         still, trajectory, pe_axis, noise=noise, seed=noise_seed, phase=phase, accuracy=FFT_ACCURACY,
-        sampling=_sampling(recipe, still.shape, trajectory, rng),
+        sampling=_sampling(recipe, still.shape, trajectory, rng), receive=receive,
     )  # fmt: skip
     moved, reference = simulation.moved.array, simulation.reference.array
     masked = bool(recipe.masked_share) and bool(rng.random() < recipe.masked_share)
@@ -209,7 +211,7 @@ def paint_file(path: str, rng: np.random.Generator, grainy: bool = True) -> Volu
 
 
 def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
-    """Another head on another scanner: mirrored, resampled, other contrast, receive field and sharpness."""
+    """Another head on another scanner: mirrored, resampled, other contrast and sharpness."""
     array = np.ascontiguousarray(volume.array[::-1]) if rng.random() < 0.5 else volume.array
     zoom = rng.uniform(*recipe.zoom) * rng.uniform(0.93, 1.07, size=3)
     zoom *= min(1.0, (recipe.max_voxels / (array.size * zoom.prod())) ** (1 / 3))
@@ -218,7 +220,6 @@ def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
     if rng.random() < recipe.blur_share:
         array = ndimage.gaussian_filter(array, rng.uniform(*recipe.blur))
     array = array ** np.float32(rng.uniform(*recipe.gamma))
-    array *= np.exp(rng.uniform(0, recipe.bias_field) * smooth_field(array.shape, rng, 2))
     affine = np.diag([*(volume.spacing * volume.shape / np.array(shape)), 1.0])
     return Volume(array, affine, source=volume.source)
 

@@ -3,7 +3,7 @@
 The same model, axes and order: RAS+ stacks, one pose a phase-encode line, a non-uniform FFT of type 2, alignment by an
 offset pose, noise after the motion with one realisation in both images, masks last. Where it departs: the transform is
 gridding on a grid twice as fine with the kernel of finufft (Barnett et al., SIAM J. Sci. Comput. 2019, 41(5):C479), as
-cufinufft may be absent where it runs. Nothing here waits for the device.
+cufinufft may be absent where it runs, and the receive field moves with the head. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -106,10 +106,9 @@ def simulate(base: Base, scan: Scan, align: bool = True) -> tuple[Tensor, Tensor
     moved = torch.fft.fftn(acquired)
     if scan.severity:
         moved = moved_kspace(acquired, spacing, turns, shifts, scan.axis, lever)
-    moved, acquired = reconstructed(moved, acquired, kept, scan)
-    grain = torch.randn((2, *scan.shape), generator=generator, device=device) * scan.noise
-    grain = torch.complex(grain[0], grain[1])
-    moved, still = (moved + grain).abs(), (acquired + grain).abs()
+    grain = torch.complex(*torch.randn((2, *scan.shape), generator=generator, device=device)) * scan.noise
+    images = reconstructed(moved + torch.fft.fftn(grain), acquired + grain, kept, scan)
+    moved, still = (image.abs() for image in images)
     if scan.mask_level:
         inside = smoothed(mask, MASK_EDGE_MM / spacing) > scan.mask_level
         moved, still = moved * inside, still * inside

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.evaluation.measures import METRICS
@@ -133,11 +133,14 @@ def test_worse_is_by_any_amount() -> None:
 
 @settings(max_examples=40)
 @given(severity=st.floats(0, 10))
+@example(severity=1.0)
+@example(severity=4.0)
 def test_a_severity_lies_in_one_stratum(severity: float) -> None:
     groups = [group for group in SEVERITY_GROUPS if in_severity_group(severity, group)]
     assert len(set(groups) - {"below 1", "1-4", "above 1"}) == 1
     assert ("1-4" in groups) == (1 <= severity < 4)
-    assert ("above 1" in groups) == (severity > 1)
+    assert ("above 1" in groups) == (severity >= 1)
+    assert severity == 0 or ("below 1" in groups) != ("above 1" in groups)
 
 
 def test_pairs_are_grouped_by_the_facts_in_which_they_differ() -> None:

@@ -207,6 +207,28 @@ def test_the_matched_filter_has_less_noise_than_the_sum_of_squares(a_head: Volum
     assert levels["rss"] > 2.5 * levels["adaptive"]
 
 
+def test_a_receive_field_stays_where_it_is_while_the_head_moves(a_small_head: Volume) -> None:
+    """Against the exact way, one coil with that field; a field that moves with the head is far from it."""
+    ramps = np.meshgrid(*(np.linspace(-1, 1, n) for n in a_small_head.shape), indexing="ij")
+    field = np.exp(0.5 * ramps[0] - 0.4 * ramps[1] + 0.3 * ramps[2] ** 2).astype(np.float32)
+    poses = with_severity(preset("steps", a_small_head.shape[1], 3), 4.0)
+    exact = simulate_motion(a_small_head, poses, "AP", coils=field[None].astype(np.complex64))
+    fixed = simulate_motion(a_small_head, poses, "AP", receive=field)
+    carried = simulate_motion(a_small_head.with_array(a_small_head.array * field), poses, "AP")
+    assert relative(fixed.reference.array, exact.reference.array) < 1e-5
+    assert relative(fixed.moved.array, exact.moved.array) < 1e-5
+    assert relative(carried.moved.array, exact.moved.array) > 5e-3
+
+
+def test_the_noise_knows_no_receive_field(a_small_head: Volume) -> None:
+    field = np.full(a_small_head.shape, 0.25, dtype=np.float32)
+    still, bright = no_motion(a_small_head.shape[1]), a_small_head.array > 0.5 * a_small_head.array.max()
+    noisy, quiet = (
+        simulate_motion(a_small_head, still, "AP", receive=field, noise=noise).moved.array[bright] for noise in (5.0, 0)
+    )
+    assert (noisy - quiet).std() == pytest.approx(5, rel=0.05)
+
+
 def test_without_noise_both_combinations_are_one(a_head: Volume) -> None:
     coils, lines = smooth_coils(a_head.shape, a_head.affine, 8, seed=1), no_motion(56)
     phase = smooth_phase(a_head.shape)

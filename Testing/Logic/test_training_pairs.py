@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,23 @@ def test_a_still_pair_has_no_motion_and_less_error_than_a_moved_one(a_source: So
     moved = simulate_pair(a_source, replace(recipe, still_share=0.0), 1, 0)[1]
     assert (still["preset"], still["severity"]) == ("still", 0.0)
     assert still["error"] < 0.2 * moved["error"]
+
+
+def test_the_receive_field_stays_where_it_is_while_the_head_moves(
+    a_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, fields, simulate = [], [], pairs_module.simulate_motion
+
+    def seen(volume: Volume, *args: Any, receive: np.ndarray, **more: Any) -> Any:
+        heads.append(volume.array)
+        fields.append(receive)
+        return simulate(volume, *args, receive=receive, **more)
+
+    monkeypatch.setattr(pairs_module, "simulate_motion", seen)
+    stacks = [simulate_pair(a_source, replace(RECIPE, bias_field=size), 1, 0)[0] for size in (0.0, 1.0)]
+    np.testing.assert_array_equal(heads[0], heads[1])
+    assert np.ptp(fields[0]) == 0 < np.ptp(fields[1])
+    assert stacks[0].shape != stacks[1].shape or np.abs(stacks[0] - stacks[1]).max() > 0.01
 
 
 def test_partial_fourier_blurs_the_reference_too_and_only_its_lines_count_for_the_severity(a_source: Source) -> None:
