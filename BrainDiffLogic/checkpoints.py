@@ -31,16 +31,29 @@ KINDS: dict[str, type] = {
 }  # fmt: skip
 """What these entries of a card must be."""
 
+SHIPPED = {
+    "attention-unet": "78156816a3adbf247caebabc43013d199894624d59afb01eb8ab49340af4715d",
+    "mc-net": "1e3e9554dd3b120f6cab87deed2243ab92adc38f37a147a9d7a6ce370126c80c",
+    "motion": "de83ead1fabb8e8d3d74324e34269d0bdaff54b816a0ec72c2f1c3c2a61e7cf2",
+    "rmman": "4c9bdf157d0fcfbda95694a9b58ff97e46725d8e268e983900aba9a175c1b0dd",
+    "severity": "40d184aa8128fe16546bf04f30b97ec333bc35463578feb6a2685653ec758040",
+}
+"""The sha256 of the shipped weights. A sum on a card beside them proves nothing: who changes one can change both."""
 PHYSICS = "motion"
 """The family that finds the motion and undoes it: no network, its numbers are the limits that still heads set."""
 Card = dict[str, Any]
 
 
-def shipped_folder() -> Path:
-    """Where the shipped weights are: beside the library in a checkout and in Slicer, inside it in a wheel."""
+def resources() -> Path:
+    """The folder of what is shipped: beside the library in a checkout and in Slicer, inside it in a wheel."""
     library = Path(__file__).resolve().parent
-    beside, inside = library.parent / "Resources" / "Checkpoints", library / "Resources" / "Checkpoints"
-    return inside if inside.is_dir() else beside
+    inside = library / "Resources"
+    return inside if inside.is_dir() else library.parent / "Resources"
+
+
+def shipped_folder() -> Path:
+    """Where the shipped weights are."""
+    return resources() / "Checkpoints"
 
 
 def imported_folder() -> Path:
@@ -49,9 +62,9 @@ def imported_folder() -> Path:
 
 
 def available() -> dict[str, Path]:
-    """The weights by model name; an imported model comes before a shipped one of the same name."""
+    """The weights by model name; a shipped model comes before an imported one of the same name."""
     found: dict[str, Path] = {}
-    for folder in (shipped_folder(), imported_folder()):
+    for folder in (imported_folder(), shipped_folder()):
         found.update({path.stem: path for path in sorted(folder.glob("*" + SUFFIX))})
     return found
 
@@ -106,13 +119,20 @@ def _is_range(value: Any) -> bool:
 
 
 def verify(checkpoint: str | os.PathLike[str]) -> Card:
-    """The card, once the weights have the card's sha256. Raises InputError when they do not."""
+    """The card, once it is that of the weights: their name, their sha256, and of shipped weights that of ``SHIPPED``.
+
+    Raises InputError when it is not.
+    """
     path, card = Path(checkpoint), read_card(checkpoint)
     try:
-        same = sha256(path) == card["sha256"]
+        found = sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); make the weights readable") from None
-    if not same:
+    if card["name"] != path.stem:
+        raise InputError(f"{path}: its card is that of {card['name']!r}; give weights and card the card's name")
+    if path.resolve().parent.parent == resources() and found != SHIPPED.get(path.stem):
+        raise InputError(f"{path}: not the weights that BrainDiff ships (sha256 differs); install BrainDiff again")
+    if found != card["sha256"]:
         raise InputError(
             f"{path}: the weights are not those of the card (sha256 differs); get the model again"
         )
@@ -195,6 +215,8 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
 
     path = find_checkpoint(source)
     load_checkpoint(path)
+    if path.stem in SHIPPED:
+        raise InputError(f"{path}: {path.stem!r} is the name of a shipped model; give weights and card another name")
     target = imported_folder() / path.name
     if target.exists() and not overwrite:
         raise InputError(

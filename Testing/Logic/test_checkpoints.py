@@ -191,11 +191,39 @@ def test_a_damaged_model_is_not_imported(tmp_path: Path, a_model: Path) -> None:
     assert not (tmp_path / "mine").exists()
 
 
-def test_an_imported_model_comes_before_a_shipped_one_of_its_name(tmp_path: Path, a_model: Path) -> None:
+def test_a_shipped_model_comes_before_an_imported_one_of_its_name(tmp_path: Path, a_model: Path) -> None:
     (tmp_path / "shipped").mkdir()
+    imported = import_checkpoint(a_model)
+    assert find_checkpoint("tiny") == imported
     shipped = save_tiny(tmp_path / "shipped" / "tiny.safetensors")
     assert find_checkpoint("tiny") == shipped
-    assert find_checkpoint("tiny") != import_checkpoint(a_model) == find_checkpoint("tiny")
+
+
+@pytest.mark.parametrize("name", ["mc-net", "motion"])
+def test_a_model_with_the_name_of_a_shipped_one_is_not_imported(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name!r} is the name of a shipped model"):
+        import_checkpoint(save_tiny(tmp_path / f"{name}.safetensors"))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_weights_under_the_card_of_another_model_are_refused(a_model: Path) -> None:
+    other = a_model.with_stem("other")
+    a_model.rename(other)
+    a_model.with_suffix(".json").rename(other.with_suffix(".json"))
+    assert_refused(other, "other.safetensors", "'tiny'")
+
+
+def test_shipped_weights_are_those_that_the_code_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed file passes with a changed card, not with the sum in the code."""
+    folder = checkpoints.resources()
+    shipped = [*folder.glob("Checkpoints/*.safetensors"), *folder.glob("Severity/*.safetensors")]
+    assert {path.stem for path in shipped} == checkpoints.SHIPPED.keys()
+    for path in shipped:
+        verify(path)
+        with monkeypatch.context() as changed:
+            changed.setitem(checkpoints.SHIPPED, path.stem, "0" * 64)
+            with pytest.raises(InputError, match="not the weights that BrainDiff ships"):
+                verify(path)
 
 
 def test_a_folder_for_models_that_cannot_be_made_is_an_input_error(

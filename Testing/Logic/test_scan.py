@@ -40,9 +40,7 @@ class Echo(Corrector):
 
 def orientations() -> list[np.ndarray]:
     """The 48 ways in which array axes can run along patient axes."""
-    return [
-        np.eye(3)[list(order)] * signs for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
-    ]
+    return [np.eye(3)[list(order)] * signs for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 
 def a_volume(shape: tuple[int, int, int], matrix: np.ndarray, seed: int = 0) -> Volume:
