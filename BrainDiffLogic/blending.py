@@ -25,6 +25,7 @@ def blend(original: np.ndarray, change: np.ndarray, strength: float) -> tuple[np
     if strength == 0:
         return original, np.zeros(original.shape, change.dtype)
     corrected = original + np.float32(strength) * change
+    np.copyto(corrected, original, where=change == 0)  # a zero keeps its sign
     return corrected, corrected - original
 
 

@@ -35,6 +35,7 @@ class Finding:
     head    (I, J, K) bool
     facts   the part of the report that does not depend on the strength
     disagreement  (I, J, K) float32 in the volume's units, at strength 1; None where it was not asked for
+    offset  what air has in the volume's units
     """
 
     volume: Volume
@@ -42,6 +43,7 @@ class Finding:
     head: np.ndarray
     facts: dict[str, Any]
     disagreement: np.ndarray | None = None
+    offset: float = 0.0
 
     def blended(self, strength: float) -> Correction:
         """The volume plus ``strength`` (0 to 1) times the change."""
@@ -55,9 +57,10 @@ class Finding:
         )
 
     def _figures(self, difference: np.ndarray) -> dict[str, Any]:
-        """How much was changed inside the head, and the slice of ``to_sagittal`` where it was most."""
+        """The share of the head's signal above air that was changed; the slice of ``to_sagittal`` where it was most."""
         size = np.abs(difference, dtype=np.float32) * self.head
-        total = float(np.abs(self.volume.array[self.head], dtype=np.float64).sum())
+        signal = np.subtract(self.volume.array[self.head], self.offset, dtype=np.float64)
+        total = float(np.abs(signal).sum())
         by_slice = to_sagittal(self.volume.with_array(size, kind="difference")).mean(axis=(1, 2))
         return {
             "changed_share": float(size.sum(dtype=np.float64) / total) if total else 0.0,
@@ -128,7 +131,8 @@ def correct(
     """
     check_strength(strength)
     started = time.perf_counter()
-    scan = Scan(volume if isinstance(volume, Volume) else _read(volume))
+    given = volume if isinstance(volume, Volume) else _read(volume)
+    scan = Scan(given.without_fill())
     loaded: tuple[Any, Card] = model if isinstance(model, tuple) else load_checkpoint(model)
     corrector, card = loaded
     if disagreement and card["family"] == PHYSICS:
@@ -143,12 +147,22 @@ def correct(
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
         "model_sha256": card["sha256"], "family": card["family"], "input": scan.volume.source,
         "outside_domain": judgement.notes, "forced": bool(judgement.refused),
-        "device": found.device, "notes": [*found.decision.notes, *found.notes], **found.decision.facts, **found.facts,
+        "device": found.device, "notes": [*scan.volume.notes, *found.decision.notes, *found.notes],
+        **found.decision.facts, **found.facts,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
     exact = np.result_type(scan.volume.array.dtype, np.float32)  # float64 where float32 would round the input
-    change = found.change.astype(exact, copy=False)
-    return Finding(scan.volume, change, scan.head, facts, found.disagreement).blended(strength)
+    change = _possible(found.change.astype(exact, copy=False), scan.volume)
+    return Finding(given, change, scan.head, facts, found.disagreement, scan.scale.offset).blended(strength)
+
+
+def _possible(change: np.ndarray, volume: Volume) -> np.ndarray:
+    """The change, but for what takes a voxel below the volume's lowest value or has no measurement."""
+    lowest = np.subtract(volume.array.min(), volume.array, dtype=change.dtype)
+    change = np.where(change < lowest, lowest, change)
+    if volume.fill is not None:
+        change[volume.fill.where] = 0
+    return change
 
 
 def _read(path: str | Path) -> Volume:

@@ -159,14 +159,13 @@ def write_correction(
 
 
 def _difference(stored: Volume, correction: Correction) -> Volume:
-    original = correction.finding.volume.array
-    exact = np.result_type(stored.array.dtype, original.dtype, np.float32)
-    array = np.subtract(stored.array, original, dtype=exact)
-    return correction.difference.with_array(array, storage=stored.storage)
+    original, written = correction.finding.volume.with_fill, stored.with_fill
+    array = np.subtract(written, original, dtype=np.result_type(written.dtype, original.dtype, np.float32))
+    return correction.difference.with_array(np.nan_to_num(array, copy=False), storage=stored.storage)
 
 
 def _quality(correction: Correction, stored: Volume) -> dict[str, Any]:
-    before, head = correction.finding.volume, correction.finding.head
+    before, head = correction.finding.volume.without_fill(), correction.finding.head
     with ThreadPoolExecutor(2) as both:  # numpy and scipy let go of the interpreter while they compute
         found = both.map(lambda volume: assess(volume, head).as_dict(), (before, before.with_array(stored.array)))
         return dict(zip(("before", "after"), found, strict=True))

@@ -91,7 +91,7 @@ def stored_values(array: np.ndarray, storage: Storage) -> np.ndarray:
 
 def _integer_types(dtype: np.dtype, signed: bool) -> list[np.dtype]:
     own = [] if signed and dtype.kind == "u" else [dtype]
-    return own + [wider for wider in WIDER_INTEGERS if wider != dtype and np.can_cast(dtype, wider)]
+    return own + [other for other in WIDER_INTEGERS if other != dtype and other.itemsize >= dtype.itemsize]
 
 
 def _fits(array: np.ndarray, storage: Storage) -> bool:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.fill import Fill, find_fill
 
 LEFT_RIGHT = 0  # row of an affine, and axis of a RAS+ array
 KINDS = ("magnitude", "difference", "mask")
+SMALLEST_RANGE, LARGEST_VALUE = 1e-12, 1e15
+"""What lies beyond leaves float32 once it is squared."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Volume:
     kind    "magnitude" (an MR image), "difference" (signed, same units) or "mask"
     storage how it was stored in the file it came from, None for a volume made in memory
     source  the file it came from, for messages
+    notes   what was noticed while it was read, a line each
+    fill    voxels that carry no measurement, in which ``array`` has air; None where all were measured or ``array`` has
+            them still (``without_fill``)
 
     Raises InputError for anything that is not one finite, non-constant 3D scalar image with a valid geometry (a
     difference or a mask may be constant).
@@ -46,6 +52,8 @@ class Volume:
     kind: str = "magnitude"
     storage: Storage | None = None
     source: str = ""
+    notes: tuple[str, ...] = ()
+    fill: Fill | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "affine", np.asarray(self.affine, dtype=np.float64))
@@ -53,6 +61,36 @@ class Volume:
             raise InputError(f"kind of volume {self.kind!r} is unknown: use one of {', '.join(KINDS)}")
         _check_array(self.array, self.name, self.kind)
         _check_affine(self.affine, self.name)
+
+    @classmethod
+    def read(cls, array: np.ndarray, affine: np.ndarray, notes: tuple[str, ...] = (), **fields: Any) -> Volume:
+        """A scan from a file, ready to compute with: air where it has no measurement.
+
+        Raises InputError also for values whose squares float32 cannot hold.
+        """
+        fill = find_fill(array)
+        if fill is not None:
+            array, notes = fill.taken_out_of(array), (*notes, fill.note)
+        volume = cls(array, affine, notes=notes, fill=fill, **fields)
+        low, high = float(array.min()), float(array.max())
+        small = high - low < SMALLEST_RANGE
+        if small or max(-low, high) > LARGEST_VALUE:
+            raise InputError(
+                f"{volume.name}: the values, {low:.3g} to {high:.3g}, are too {'small' if small else 'large'} to"
+                " compute with; scale the image so that white matter is near 1000, and try again"
+            )
+        return volume
+
+    def without_fill(self) -> Volume:
+        """This scan as ``read`` gives it."""
+        if self.fill is not None or self.kind != "magnitude":
+            return self
+        return Volume.read(self.array, self.affine, self.notes, storage=self.storage, source=self.source)
+
+    @property
+    def with_fill(self) -> np.ndarray:
+        """(I, J, K) the voxels as the file has them, NaN and fill values where they were."""
+        return self.array if self.fill is None else self.fill.put_back_into(self.array, self.fill.values)
 
     @property
     def name(self) -> str:

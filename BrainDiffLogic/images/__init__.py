@@ -28,7 +28,7 @@ __all__ = [
     "write_volume",
 ]
 
-NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 META_NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".ima")
 READABLE = NIFTI + META_NRRD + DICOM
@@ -87,6 +87,11 @@ def write_volume(
     nifti = suffix in NIFTI
     storage = choose_storage(volume, like.storage, dtype, can_scale=nifti)
     stored = stored_values(volume.array, storage)
+    if volume.fill is not None and volume.kind != "mask":
+        values = volume.fill.values[:, None]
+        if volume.kind == "difference":
+            values = values - values  # NaN stays NaN
+        stored = volume.fill.put_back_into(stored, stored_values(values, storage)[:, 0])
     with staged_output(path) as staged:
         if nifti:
             write_nifti(stored, volume, storage, staged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,34 +15,82 @@ import numpy as np
 import SimpleITK as sitk
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.streams import understood
 from BrainDiffLogic.volume import Storage, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+HEADER_BYTES = 1 << 16
+SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
+AXES = ("space", "transformmatrix", "rotation", "orientation")
+"""Fields of a NRRD or MetaImage header that tell the voxels' size, and how the axes lie in the patient."""
+NO_SIZE = "the header gives no voxel size: 1 mm is taken"
+NO_AXES = (
+    "the header does not say how the axes lie in the patient: the array's axes are taken to run to the left, the back"
+    " and the top"
+)
+LEFT_ANTERIOR_SUPERIOR = ("left-anterior-superior", "left-anterior-superior-time", "las", "last")
 _redirection = threading.Lock()
 
 
 def read_meta_nrrd(path: Path) -> Volume:
     """One 3D scalar volume; InputError for anything else."""
-    try:
-        with quiet():
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            size = reader.GetSize()
-            _check_information(reader, path)
-            if len(size) > 3:
-                reader.SetExtractSize((*size[:3], *([0] * (len(size) - 3))))
-            image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
-        if any(word in str(error) for word in ("determinant", "pacing", "space direction")):
-            raise InputError(f"{path}: the affine cannot be inverted; repair the header's geometry") from error
-        raise InputError(
-            f"{path}: cannot be read, it is damaged or incomplete; copy it again (a .nhdr or .mhd with its data file)"
-        ) from error
+    with understood(path, "an image"):
+        fields = header_fields(path)
+        try:
+            with quiet():
+                reader = sitk.ImageFileReader()
+                reader.SetFileName(str(path))
+                reader.ReadImageInformation()
+                size = reader.GetSize()
+                _check_information(reader, path)
+                if len(size) > 3:
+                    reader.SetExtractSize((*size[:3], *([0] * (len(size) - 3))))
+                image = reader.Execute()
+        except RuntimeError as error:
+            raise InputError(f"{path}: {_reason(str(error))}") from error
     affine = affine_from_lps(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+    if fields.get("space", "").lower() in LEFT_ANTERIOR_SUPERIOR:
+        affine = _affine_from_las(fields)
     array = sitk.GetArrayFromImage(image).transpose()
     storage = Storage(array.dtype, format="nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "meta")
-    return Volume(array, affine, storage=storage, source=str(path))
+    return Volume.read(array, affine, storage=storage, source=str(path), notes=_notes(fields))
+
+
+def header_fields(path: Path) -> dict[str, str]:
+    """What the text header of a NRRD or MetaImage file says, by its fields in lower case."""
+    with path.open("rb") as file:
+        lines = file.read(HEADER_BYTES).decode("latin-1").splitlines()
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.replace("=", ":", 1).partition(":")
+        if not line or name.strip().lower() == "elementdatafile":
+            break
+        fields[name.strip().lower()] = value.lstrip("=").strip()
+    return fields
+
+
+def _notes(fields: dict[str, str]) -> tuple[str, ...]:
+    sized = any("nan" not in fields.get(name, "nan").lower() for name in SIZES)
+    lie = any(name in fields for name in AXES)
+    return tuple(note for missing, note in ((not sized, NO_SIZE), (not lie, NO_AXES)) if missing)
+
+
+def _affine_from_las(fields: dict[str, str]) -> np.ndarray:
+    """(4, 4) to RAS mm of a NRRD in left-anterior-superior, which ITK before 5.4.3 mirrors (its issue 5207)."""
+    text = fields["space directions"] + fields.get("space origin", "(0,0,0)")
+    vectors = [[float(number) for number in vector.split(",")] for vector in re.findall(r"\(([^)]*)\)", text)]
+    affine = np.eye(4)
+    affine[:3] = np.transpose([vector[:3] for vector in (*vectors[:3], vectors[-1])])
+    affine[0] *= -1
+    return affine + 0.0
+
+
+def _reason(message: str) -> str:
+    if any(word in message for word in ("determinant", "pacing", "space direction")):
+        return "the affine cannot be inverted; repair the header's geometry"
+    if "memory" in message.lower() or "allocat" in message.lower():
+        return "the memory does not hold it; close other programs or crop the volume"
+    return "cannot be read, it is damaged or incomplete; copy it again (a .nhdr or .mhd with its data file)"
 
 
 def write_meta_nrrd(stored: np.ndarray, volume: Volume, path: Path) -> None:

@@ -1,25 +1,20 @@
-"""NIfTI-1 and NIfTI-2 files: single (.nii, .nii.gz) and, to read, pairs (.hdr/.img)."""
+"""NIfTI-1 and NIfTI-2 files: single (.nii, .nii.gz) and, to read, pairs (.hdr/.img), gzipped or not."""
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
+from nibabel.nifti1 import Nifti1PairHeader
+from nibabel.nifti2 import Nifti2PairHeader
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.streams import opened, understood
 from BrainDiffLogic.stored_values import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -31,24 +26,26 @@ DISPLAY = ("cal_min", "cal_max", "intent_code", "intent_name", "intent_p1", "int
 """Header fields that an output repeats: on the same grid, always, and for an image of the input's kind."""
 SCANNER = 1
 """Code of an sform or qform in scanner coordinates."""
-DAMAGED = (EOFError, zlib.error, HeaderDataError, ImageFileError, WrapStructError)
-UNREADABLE = (*DAMAGED, OSError, ValueError, MemoryError, OverflowError)
+HEADERS = {348: (nib.Nifti1Header, Nifti1PairHeader), 540: (nib.Nifti2Header, Nifti2PairHeader)}
+"""Single and pair, by the size of the header, its first number."""
+MAGIC = {348: (344, 348), 540: (4, 8)}
+"""Where the bytes lie that tell NIfTI from Analyze."""
+ROUNDED = 1e-2
+"""How much longer than 1 rounding makes a quaternion, squared; FSL and ITK take it for a half turn."""
+NO_AXES = (
+    "the header does not say how the axes lie in the patient (sform_code and qform_code are 0): the array's axes are"
+    " taken to run to the left, the front and the top; other programs may take them otherwise"
+)
+NO_SIZE = "the header gives no voxel size (pixdim is 0): 1 mm is taken"
 
 
 def read_nifti(path: Path) -> Volume:
     """One 3D scalar volume from a NIfTI file of either byte order; InputError for anything else."""
-    try:
-        with LoggingOutputSuppressor(), _opened(path) as image:
-            header = image.header
-            _check_header(header, path)
-            stored = cast(ArrayProxy, image.dataobj)
-            slope, intercept = float(stored.slope), float(stored.inter)
-            raw = stored.get_unscaled()
-            affine = header.get_best_affine()
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as NIfTI, it is damaged or incomplete; copy it again") from error
+    with understood(path, "NIfTI"), _opened(path) as (header, notes, stream):
+        _check_header(header, path)
+        proxy = ArrayProxy(stream, header, mmap=False)
+        slope, intercept = float(proxy.slope), float(proxy.inter)
+        raw = proxy.get_unscaled()
     raw = raw.reshape(raw.shape[:3], order="F")
     raw = raw.astype(np.float64 if raw.dtype.itemsize > 8 else raw.dtype.newbyteorder("="), copy=False)
     array = raw if (slope, intercept) == (1.0, 0.0) else real_values(raw, slope, intercept)
@@ -56,7 +53,13 @@ def read_nifti(path: Path) -> Volume:
         slope, intercept = 1.0, 0.0
     version = "nifti2" if isinstance(header, nib.Nifti2Header) else "nifti1"
     storage = Storage(raw.dtype if raw.dtype.kind in "iu" else array.dtype, slope, intercept, version, header)
-    return Volume(array, affine, storage=storage, source=str(path))
+    return Volume.read(array, header.get_best_affine(), storage=storage, source=str(path), notes=notes)
+
+
+def nifti_affine(path: Path) -> np.ndarray:
+    """(4, 4) IJK to RAS mm of a NIfTI file, of which only the header is read."""
+    with understood(path, "NIfTI"), ExitStack() as stack:
+        return stack.enter_context(_opened(path))[0].get_best_affine()
 
 
 def write_nifti(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:
@@ -77,8 +80,7 @@ def write_nifti(stored: np.ndarray, volume: Volume, storage: Storage, path: Path
         _set_geometry(header, volume.affine)
     image = image_class(stored, None, header)
     image.header.set_slope_inter(storage.slope, storage.intercept)
-    with LoggingOutputSuppressor():
-        image.to_filename(path)
+    image.to_filename(path)
 
 
 def _set_geometry(header: nib.Nifti1Header, affine: np.ndarray) -> None:
@@ -89,24 +91,73 @@ def _set_geometry(header: nib.Nifti1Header, affine: np.ndarray) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[nib.Nifti1Pair]:
-    """The image over its open file; on leaving, the rest of a .gz is read so that its checksum is
-    verified."""
-    if path.suffix.lower() in (".hdr", ".img"):
-        pair = nib.load(path, mmap=False)
-        if not isinstance(pair, nib.Nifti1Pair):
+def _opened(path: Path) -> Iterator[tuple[nib.Nifti1Header, tuple[str, ...], io.BufferedIOBase]]:
+    """The header, what is worth a note in it, and the file with the voxels."""
+    with ExitStack() as stack:
+        header_file, *voxels = [stack.enter_context(opened(file)) for file in _parts(path)]
+        start = header_file.read(540)
+        header_file.seek(0)
+        size = next((size for size in HEADERS if start[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big"))), 0)
+        if not size:
+            raise InputError(f"{path}: this is no NIfTI file, or it is damaged; copy it again")
+        magic = start[slice(*MAGIC[size])]
+        if magic[:1] != b"n":
             raise InputError(f"{path}: Analyze 7.5 does not say which side is left; convert the scan to .nii.gz")
-        yield pair
-        return
-    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
-        stream = cast(io.BufferedIOBase, file)
-        size = stream.read(4)
-        stream.seek(0)
-        wide = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-        image_class = nib.Nifti2Image if wide else nib.Nifti1Image
-        yield image_class.from_file_map({"image": FileHolder(fileobj=stream)}, mmap=False)
-        while path.suffix.lower() == ".gz" and stream.read(1 << 20):
-            pass
+        single = magic[1:2] == b"+"
+        if single == bool(voxels):
+            wanted = "one .nii file" if single else "a pair, .hdr and .img"
+            raise InputError(f"{path}: the header says that this is {wanted}; rename it or convert the scan again")
+        header = HEADERS[size][not single](header_file.read(size), check=False)
+        if single and header["vox_offset"] < header.single_vox_offset:
+            header["vox_offset"] = 0
+        notes = _notes(header)
+        header.check_fix()
+        if single and not header["vox_offset"]:
+            header["vox_offset"] = _behind_the_header(header, header_file)
+        _shorten_rounded(header, path)
+        yield header, notes, (voxels or [header_file])[0]
+
+
+def _parts(path: Path) -> list[Path]:
+    """The file, or of a pair the header and the voxels, in either case gzipped or not."""
+    name = path.name.removesuffix(path.suffix) if path.suffix.lower() == ".gz" else path.name
+    stem, suffix = Path(name).stem, Path(name).suffix
+    if suffix.lower() not in (".hdr", ".img"):
+        return [path]
+    parts = []
+    for wanted in (".hdr", ".img"):
+        other = wanted.upper() if suffix.isupper() else wanted
+        beside = [path.with_name(stem + other + end) for end in (path.name[len(name) :], "", ".gz")]
+        found = next((file for file in beside if file.exists()), None)
+        if found is None:
+            raise InputError(f"{path}: {beside[0].name} is missing beside it; copy both files of the pair")
+        parts.append(found)
+    return parts
+
+
+def _behind_the_header(header: nib.Nifti1Header, file: io.BufferedIOBase) -> int:
+    """Where the voxels begin in a file that says they begin within its header: behind it, or 4 bytes later."""
+    file.seek(header.single_vox_offset)
+    needed = int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    return int(header.single_vox_offset if len(file.read(needed)) == needed else header.sizeof_hdr)
+
+
+def _notes(header: nib.Nifti1Header) -> tuple[str, ...]:
+    sizes = header["pixdim"][1:4]
+    found = [(not header["sform_code"] > 0 and not np.all(sizes), NO_SIZE)]
+    found.append((not header["sform_code"] > 0 and not header["qform_code"] > 0, NO_AXES))
+    return tuple(note for is_so, note in found if is_so)
+
+
+def _shorten_rounded(header: nib.Nifti1Header, path: Path) -> None:
+    """Scale a quaternion that rounding has made longer than 1 back to 1."""
+    quaternion = np.array([header[f"quatern_{part}"] for part in "bcd"], dtype=np.float64)
+    length = float(quaternion @ quaternion)
+    if length > 1 + ROUNDED and header["qform_code"] > 0 and not header["sform_code"] > 0:
+        raise InputError(f"{path}: the qform's quaternion is longer than 1 (squared: {length:.3g}); repair the header")
+    if 1 < length <= 1 + ROUNDED:
+        for part, value in zip("bcd", quaternion / np.sqrt(length), strict=True):
+            header[f"quatern_{part}"] = value
 
 
 def _check_header(header: nib.Nifti1Header, path: Path) -> None:

@@ -19,9 +19,9 @@ DATA_FILES = {".nhdr": (".raw.gz", ".raw"), ".mhd": (".zraw", ".raw")}
 
 
 def file_suffix(path: str | PathLike[str]) -> str:
-    """The lower-case extension, .nii.gz as a whole."""
-    name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+    """The lower-case extension, of what is gzipped both (.nii.gz)."""
+    suffixes = Path(Path(path).name.lower()).suffixes
+    return "".join(suffixes[-2:] if suffixes[-2:-1] and suffixes[-1] == ".gz" else suffixes[-1:])
 
 
 def check_output(

@@ -10,7 +10,7 @@ import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
 FLOORS = (
-    "errors", "threads", "ellipsoids", "views", "tasks", "volume", "stored_values", "images", "intensity", "scan",
+    "errors", "threads", "ellipsoids", "views", "tasks", "fill", "volume", "stored_values", "images", "intensity", "scan",
     "sharpness", "tissues", "quality", "motion", "pictures", "networks", "inference", "checkpoints", "averaging",
     "domain", "cohort", "training", "injection", "severity", "disagreement", "blending", "correctors", "correction",
     "delivery", "evaluation", "reproduction", "commands",

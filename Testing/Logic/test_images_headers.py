@@ -1,0 +1,173 @@
+"""Files whose header, name or packing is unusual, and what is said about what they leave open."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from image_files import OBLIQUE, SHAPE, assert_one_line, save_nifti, voxels
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import read_volume, write_volume
+from BrainDiffLogic.images.nifti import nifti_affine
+
+FORM_CODES = {"qform_code": 0, "sform_code": 0}
+
+
+def patched(path: Path, *patches: tuple[int, bytes]) -> Path:
+    """The file with bytes replaced: (offset, new bytes)."""
+    content = bytearray(path.read_bytes())
+    for offset, new in patches:
+        content[offset : offset + len(new)] = new
+    path.write_bytes(content)
+    return path
+
+
+def assert_is(path: Path, array: np.ndarray, affine: np.ndarray = OBLIQUE) -> None:
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, array)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("offset", [0, 348])
+def test_voxels_begin_behind_the_header_whatever_it_says(tmp_path: Path, version: int, offset: int) -> None:
+    image = (nib.Nifti1Image if version == 1 else nib.Nifti2Image)(voxels("int16"), OBLIQUE)
+    nib.save(image, tmp_path / "a.nii")
+    place, number = (108, np.float32(offset)) if version == 1 else (168, np.int64(offset))
+    assert_is(patched(tmp_path / "a.nii", (place, number.tobytes())), voxels("int16"))
+
+
+def test_voxels_right_behind_the_header_are_found(tmp_path: Path) -> None:
+    path = patched(save_nifti(tmp_path / "a.nii", voxels("int16")), (108, np.float32(348).tobytes()))
+    content = path.read_bytes()
+    path.write_bytes(content[:348] + content[352:])
+    assert_is(path, voxels("int16"))
+
+
+def test_what_is_gzipped_is_told_by_the_content(tmp_path: Path) -> None:
+    plain = save_nifti(tmp_path / "plain.nii", voxels("int16")).read_bytes()
+    (tmp_path / "zipped.nii").write_bytes(gzip.compress(plain))
+    (tmp_path / "not_zipped.nii.gz").write_bytes(plain)
+    for name in ("zipped.nii", "not_zipped.nii.gz"):
+        assert_is(tmp_path / name, voxels("int16"))
+
+
+@pytest.mark.parametrize("named", ["hdr", "img"])
+@pytest.mark.parametrize("zipped", [("hdr", "img"), ("img",), ()])
+def test_pairs_are_read_gzipped_or_not(tmp_path: Path, named: str, zipped: tuple[str, ...]) -> None:
+    nib.save(nib.Nifti1Pair(voxels("int16"), OBLIQUE), tmp_path / "a.img")
+    for part in zipped:
+        (tmp_path / f"a.{part}.gz").write_bytes(gzip.compress((tmp_path / f"a.{part}").read_bytes()))
+        (tmp_path / f"a.{part}").unlink()
+    path = tmp_path / f"a.{named}{'.gz' if named in zipped else ''}"
+    assert_is(path, voxels("int16"))
+    np.testing.assert_allclose(nifti_affine(path), OBLIQUE, atol=1e-4)
+
+
+def test_a_pair_without_its_voxels_names_the_missing_file(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(voxels("int16"), OBLIQUE), tmp_path / "a.img")
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "a.hdr")
+    assert_one_line(error, "a.hdr", "a.img is missing")
+
+
+def test_a_half_turn_whose_quaternion_was_rounded_is_read_and_written_sound(tmp_path: Path) -> None:
+    quaternion = np.array([0.7071070, 0.7071100, 0.0], np.float32)  # squared, 5e-6 too long
+    path = save_nifti(tmp_path / "a.nii", voxels("int16"), np.diag([2, 2, 2, 1]))
+    patched(path, (252, np.array([1, 0], np.int16).tobytes()), (256, quaternion.tobytes()))
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine[:2, :2], [[0, 2], [2, 0]], atol=1e-4)
+    np.testing.assert_allclose(volume.affine[2, 2], -2, atol=1e-4)
+    write_volume(volume, tmp_path / "b.nii")
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, volume.affine, atol=1e-5)
+
+
+TRUE_REASONS = {
+    "quaternion": (((252, np.array([1, 0], np.int16).tobytes()), (256, np.float32(1.5).tobytes())), "quaternion"),
+    "type": (((70, np.int16(1).tobytes()),), "data code 1 not supported"),
+    "Analyze": (((344, bytes(4)),), "Analyze"),
+    "half a pair": (((344, b"ni1\0"),), "a pair"),
+}
+
+
+@pytest.mark.parametrize("case", TRUE_REASONS)
+def test_a_whole_file_is_not_called_damaged(tmp_path: Path, case: str) -> None:
+    patches, words = TRUE_REASONS[case]
+    with pytest.raises(InputError) as error:
+        read_volume(patched(save_nifti(tmp_path / "a.nii", voxels("int16")), *patches))
+    assert_one_line(error, "a.nii", words)
+    assert "damaged" not in str(error.value)
+
+
+def test_what_the_libraries_say_of_a_header_stays_off_stderr(tmp_path: Path) -> None:
+    odd = patched(save_nifti(tmp_path / "odd.nii", voxels("int16")), (80, np.float32(-0.9).tobytes()))
+    (tmp_path / "no.nii").write_bytes(np.int32(348).tobytes() + bytes(600))
+    lines = ["from BrainDiffLogic.images import read_volume", f"read_volume({str(odd)!r})"]
+    lines += [f"try: read_volume({str(tmp_path / 'no.nii')!r})", "except ValueError as error: print(error)"]
+    checkout = Path(__file__).resolve().parents[2]
+    child = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=checkout, capture_output=True, text=True)
+    assert (child.returncode, child.stderr, child.stdout.count("\n")) == (0, "", 1), child.stderr
+
+
+def nrrd(path: Path, *lines: str) -> Path:
+    """A NRRD of 2 x 3 x 4 voxels with these lines in its header."""
+    fixed = ("NRRD0005", "type: short", "dimension: 3", "sizes: 2 3 4", "endian: little", "encoding: raw")
+    content = "\n".join((*fixed, *lines)).encode() + b"\n\n" + np.arange(24, dtype="<i2").tobytes()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("space", ["left-anterior-superior", "LAS"])
+def test_a_left_anterior_superior_nrrd_lies_where_it_says(tmp_path: Path, space: str) -> None:
+    directions = "space directions: (-2,0.1,0) (0,2,0) (0,0,2)"
+    volume = read_volume(nrrd(tmp_path / "a.nrrd", f"space: {space}", directions, "space origin: (10,-20,30)"))
+    np.testing.assert_array_equal(volume.affine, [[2, 0, 0, -10], [0.1, 2, 0, -20], [0, 0, 2, 30], [0, 0, 0, 1]])
+    assert volume.array[1, 2, 3] == 23 and not volume.notes
+
+
+def save_uncoded(folder: Path) -> Path:
+    path = save_nifti(folder / "a.nii", voxels("int16"))
+    return patched(path, (252, bytes(4)))
+
+
+def save_sizeless(folder: Path) -> Path:
+    return patched(save_uncoded(folder), (80, bytes(12)))
+
+
+def save_plain_mha(folder: Path) -> Path:
+    sizes = " ".join(map(str, SHAPE))
+    header = f"ObjectType = Image\nNDims = 3\nDimSize = {sizes}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    (folder / "a.mha").write_bytes(header.encode() + voxels("int16").tobytes(order="F"))
+    return folder / "a.mha"
+
+
+NOTED = {
+    "NIfTI without form codes": (save_uncoded, "left, the front and the top", "voxel size"),
+    "NIfTI without sizes": (save_sizeless, "1 mm is taken", None),
+    "NRRD without space": (lambda f: nrrd(f / "a.nrrd", "spacings: 2 2 2"), "left, the back and the top", "voxel size"),
+    "NRRD without sizes": (lambda f: nrrd(f / "a.nrrd"), "1 mm is taken", None),
+    "MetaImage without sizes": (save_plain_mha, "1 mm is taken", None),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_a_header_leaves_open_is_noted(tmp_path: Path, case: str) -> None:
+    make, words, absent = NOTED[case]
+    notes = " ".join(read_volume(make(tmp_path)).notes)
+    assert words in notes and (absent is None or absent not in notes)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_a_header_that_says_all_needs_no_note(tmp_path: Path, suffix: str) -> None:
+    write_volume(read_volume(save_nifti(tmp_path / "a.nii", voxels("int16"))), tmp_path / f"b{suffix}")
+    assert read_volume(tmp_path / f"b{suffix}").notes == ()
+    sitk.WriteImage(sitk.GetImageFromArray(voxels("int16")), str(tmp_path / f"c{suffix}"))
+    assert read_volume(tmp_path / f"c{suffix}").notes == ()
