@@ -17,7 +17,7 @@ from BrainDiffLogic.blending import check_strength
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import WRITABLE, check_output, read_volume, staged_output, write_volume
+from BrainDiffLogic.images import WRITABLE, check_output, grid_notes, read_volume, staged_output, write_volume
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
 from BrainDiffLogic.quality import assess
 from BrainDiffLogic.stored_values import OutputType
@@ -148,6 +148,7 @@ def write_correction(
             write_volume(correction.disagreement, staged["disagreement"], dtype="float32")
         facts = {
             **correction.report,
+            "notes": [*correction.report["notes"], *grid_notes(correction.corrected, corrected)],
             "stored_as": str(storage.dtype),
             "outputs": {name: str(path) for name, path in wanted.items()},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -32,12 +33,19 @@ def real_values(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     return real
 
 
-def choose_storage(volume: Volume, like: Storage | None, dtype: OutputType, can_scale: bool) -> Storage:
+def choose_storage(
+    volume: Volume,
+    like: Storage | None,
+    dtype: OutputType,
+    can_scale: bool,
+    types: Collection[np.dtype] | None = None,
+) -> Storage:
     """How ``volume`` is stored in an output whose input was stored as ``like``.
 
     Integers stay integers at the input's slope and intercept: the input's type where all values fit after
     rounding, else int16, else int32, else float32. A difference has no intercept and a signed type. Floats
-    keep their type. A mask is stored as it is. Formats without slope (``can_scale`` False) keep integers only
+    keep their type. A mask is stored as it is. ``types`` are those that the format has, float32 among them (default:
+    all). Formats without slope (``can_scale`` False) keep integers only
     when slope and intercept are whole numbers, so that the real values are integers, and take float32
     otherwise.
     """
@@ -52,6 +60,8 @@ def choose_storage(volume: Volume, like: Storage | None, dtype: OutputType, can_
     if volume.kind == "difference":
         wanted = replace(wanted, intercept=0.0)
     if wanted.dtype.kind == "f":
+        if types is not None:
+            return as_float
         wide = wanted.dtype.itemsize > 4 or not _fits(volume.array, as_float)
         return replace(as_float, dtype=np.dtype(np.float64)) if wide else as_float
     if not can_scale:
@@ -59,7 +69,8 @@ def choose_storage(volume: Volume, like: Storage | None, dtype: OutputType, can_
             return as_float
         wanted = replace(wanted, slope=1.0, intercept=0.0)
     candidates = (replace(wanted, dtype=d) for d in _integer_types(wanted.dtype, volume.kind == "difference"))
-    return next((storage for storage in candidates if _fits(volume.array, storage)), as_float)
+    fitting = (storage for storage in candidates if types is None or storage.dtype in types)
+    return next((storage for storage in fitting if _fits(volume.array, storage)), as_float)
 
 
 def narrowest_type(array: np.ndarray, dtype: np.dtype) -> np.dtype:

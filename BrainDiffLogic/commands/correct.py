@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL
-from BrainDiffLogic.commands.progress import shown_progress
+from BrainDiffLogic.commands.progress import say_notes, shown_progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff correct``."""
     parser.add_argument("input", metavar="IN", help="volume: NIfTI, NRRD, MetaImage or a DICOM folder")
     parser.add_argument(
-        "output", metavar="OUT", type=Path, help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd"
-    )
+        "output", metavar="OUT", type=Path,
+        help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh",
+    )  # fmt: skip
     parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
     parser.add_argument(
         "--disagreement", metavar="F", type=Path,
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,
             overwrite=args.overwrite, progress=progress,
         )  # fmt: skip
-    for line in [*report["outside_domain"], *report["notes"]]:
-        print(f"braindiff correct: {args.input}: {line}", file=sys.stderr)
+    say_notes("correct", args.input, [*report["outside_domain"], *report["notes"]])
     print(_summary(report))
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from BrainDiffLogic.commands.progress import shown_progress
+from BrainDiffLogic.commands.progress import say_notes, shown_progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([(args.save_trajectory, (".csv",))] if args.save_trajectory else [], [args.input], args.overwrite)
     limits, _ = load_checkpoint(find_checkpoint(PHYSICS))
     volume = read_volume(args.input)
+    say_notes("find-motion", args.input, volume.notes)
     axis = phase_encoding_beside(args.input) if args.pe_axis == "auto" else args.pe_axis
     with shown_progress() as progress:
         found = estimate_motion(volume, axis, limits=limits, progress=progress)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from BrainDiffLogic.commands.progress import shown_progress
+from BrainDiffLogic.commands.progress import say_notes, shown_progress
 from BrainDiffLogic.motion.kspace import PE_AXES
 
 FRAMES = ("scan", "trajectory")
@@ -40,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything, invert, write all outputs or none."""
     from BrainDiffLogic.delivery import check_outputs, staged_outputs
-    from BrainDiffLogic.images import WRITABLE, read_volume, write_volume
+    from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
     from BrainDiffLogic.motion.inversion import DAMPING, invert_motion
     from BrainDiffLogic.motion.traces import read_trajectory
 
     paths = [path for path in (args.output, args.difference) if path]
     check_outputs([(path, WRITABLE) for path in paths], [args.input, args.trajectory], args.overwrite)
     trajectory, volume = read_trajectory(args.trajectory), read_volume(args.input)
+    say_notes("invert-motion", args.input, (*volume.notes, *grid_notes(volume, args.output)))
     with shown_progress() as progress:
         found = invert_motion(
             volume, trajectory, args.pe_axis, anchor=args.frame == "scan", progress=progress,
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     before, after = found.residuals[0], found.residuals[-1]
     if after > max(SMALL, UNEXPLAINED * before):
         note = "leaves much of this scan unexplained: noise, or is it of another scan, incomplete, or --pe-axis wrong?"
-        print(f"braindiff invert-motion: {args.trajectory}: {note}", file=sys.stderr)
+        say_notes("invert-motion", args.trajectory, [note])
     files = ", ".join(map(str, paths))
     print(f"unexplained by the trajectory: {before:.1%} of the scan before, {after:.1%} after; written: {files}")
     return 0

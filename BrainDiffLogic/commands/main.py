@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
+from types import FrameType
 
 from BrainDiffLogic import __version__
+from BrainDiffLogic.commands.progress import say
 from BrainDiffLogic.errors import Cancelled, InputError
 
 SUBCOMMANDS = {
@@ -27,6 +34,8 @@ SUBCOMMANDS = {
 
 RESUMABLE = ("simulate-cohort", "train", "synthesize", "reproduce", "evaluate")
 """Commands that keep what is finished when they are stopped."""
+PRINTING = ("find-motion", "models", "quality")
+"""Commands whose result is what they print."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,6 +43,46 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP do as Ctrl+C does, so that what was half written is removed; ignored ones stay ignored."""
+    own = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a worker process that was forked
+        os.kill(os.getpid(), number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _take_any_text() -> None:
+    """What the streams' encoding lacks is written as backslash escapes, a path in other letters, say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _stdout_failed() -> bool:
+    """Whether stdout is what cannot be written; nothing more is written there then."""
+    try:
+        print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,15 +97,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = import_module(f"BrainDiffLogic.commands.{name.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
+    _take_any_text()
     args = parser.parse_args(arguments)
     try:
-        return args.run(args) or 0
+        with _stopped_by_signals():
+            status = args.run(args) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+    except OSError as error:
+        if not _stdout_failed():
+            raise
+        if isinstance(error, BrokenPipeError):  # who reads it has seen enough
+            return 0
+        say(f"braindiff {args.command}: done, but what it prints cannot be written ({error.strerror})")
+        return int(args.command in PRINTING)
     except InputError as error:
-        print(f"braindiff {args.command}: {error}", file=sys.stderr)
+        say(f"braindiff {args.command}: {error}")
         return 2
     except (KeyboardInterrupt, Cancelled):
         left = "run it again to go on" if args.command in RESUMABLE else "nothing was written"
-        print(f"braindiff {args.command}: stopped; {left}", file=sys.stderr)
+        say(f"braindiff {args.command}: stopped; {left}")
         return 1
 
 

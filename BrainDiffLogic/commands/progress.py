@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 Report = Callable[[float, str], None]
 TENTHS = 10
 
 
+def say(line: str) -> None:
+    """One line on stderr, for the person; where nobody can read it, the work goes on."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def say_notes(command: str, path: object, notes: Iterable[str]) -> None:
+    """What was noticed about a file, a line each."""
+    for note in notes:
+        say(f"braindiff {command}: {path}: {note}")
+
+
 @contextmanager
 def shown_progress() -> Iterator[Report]:
     """A function to call with the share done, 0 to 1, and the name of the stage."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _plain_lines()
         return
     from tqdm import tqdm
@@ -34,6 +46,6 @@ def _plain_lines() -> Report:
         tenth = int(share * TENTHS + 1e-9)
         if tenth > shown.get(stage, 0):
             shown[stage] = tenth
-            print(f"{stage}: {100 * tenth // TENTHS} %", file=sys.stderr, flush=True)
+            say(f"{stage}: {100 * tenth // TENTHS} %")
 
     return report

@@ -11,6 +11,8 @@ import argparse
 import json
 from typing import Any
 
+from BrainDiffLogic.commands.progress import say_notes
+
 LABELS = {
     "cjv": "CJV (lower is better)", "efc": "EFC (lower is better)", "snr_csf": "SNR of CSF",
     "snr_gm": "SNR of grey matter", "snr_wm": "SNR of white matter", "snr_total": "SNR, mean of the three",
@@ -37,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from BrainDiffLogic.quality import CONVENTION, assess, compare
 
     image = read_volume(args.image)
+    say_notes("quality", args.image, image.notes)
     reference = read_volume(args.reference) if args.reference else None
     mask = read_volume(args.mask) if args.mask else None
     comparison = compare(image, reference, mask).as_dict() if reference is not None else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from BrainDiffLogic.commands.progress import say_notes
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.multicoil import COMBINATIONS
@@ -80,7 +81,7 @@ def _add_coil_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything, simulate, write all outputs or none."""
     from BrainDiffLogic.delivery import check_outputs, staged_outputs
-    from BrainDiffLogic.images import WRITABLE, read_volume, write_volume
+    from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
     from BrainDiffLogic.motion.coils import smooth_coils
     from BrainDiffLogic.motion.object_phase import smooth_phase
     from BrainDiffLogic.motion.simulation import simulate_motion
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = [args.input, *(path for path in (args.trajectory, args.trace_set) if path)]
     check_outputs(named, inputs, args.overwrite)
     volume = read_volume(args.input)
+    say_notes("simulate", args.input, (*volume.notes, *grid_notes(volume, args.output)))
     trajectory, kind = _trajectory(args, volume)
     simulation = simulate_motion(
         volume, trajectory, args.pe_axis, severity=args.severity, noise=args.noise, seed=args.seed,

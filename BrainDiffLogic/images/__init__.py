@@ -10,9 +10,13 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.dicom_series import is_dicom_file, read_dicom_series
 from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd, write_meta_nrrd
+from BrainDiffLogic.images.mgh import TYPES as MGH_TYPES
+from BrainDiffLogic.images.mgh import read_mgh, write_mgh
 from BrainDiffLogic.images.nifti import read_nifti, write_nifti
 from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
 from BrainDiffLogic.stored_values import OutputType, choose_storage, stored_values
@@ -23,6 +27,7 @@ __all__ = [
     "WRITABLE",
     "check_output",
     "file_suffix",
+    "grid_notes",
     "read_volume",
     "staged_output",
     "write_volume",
@@ -30,16 +35,19 @@ __all__ = [
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 META_NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")
+MGH = (".mgz", ".mgh")
 DICOM = (".dcm", ".ima")
-READABLE = NIFTI + META_NRRD + DICOM
+SHEARED = 1e-4
+"""Cosine between two axes of a grid from which ITK refuses to read it from a NIfTI file."""
+READABLE = NIFTI + META_NRRD + MGH + DICOM
 
 
 def read_volume(path: str | PathLike[str]) -> Volume:
     """Read one 3D scalar image.
 
-    path  a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, a folder with
-          exactly one DICOM series, or one file of a DICOM series (the series it belongs to is read from its
-          folder)
+    path  a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, a folder
+          with exactly one DICOM series, or one file of a DICOM series (the series it belongs to is read from
+          its folder)
 
     The array is (I, J, K) with real values: unscaled integers keep their integer type, scaled integers become
     float32 where that tells all stored integers apart, else float64. ``storage`` remembers type, slope and
@@ -58,16 +66,26 @@ def read_volume(path: str | PathLike[str]) -> Volume:
         return read_nifti(path)
     if suffix in META_NRRD:
         return read_meta_nrrd(path)
+    if suffix in MGH:
+        return read_mgh(path)
     if suffix in DICOM or is_dicom_file(path):
         return read_dicom_series(path)
     raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
 
 
+def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:
+    """What to know of a volume's grid in the type of file that ``path`` names, a line each."""
+    axes = volume.affine[:3, :3] / volume.spacing
+    if file_suffix(path) not in NIFTI or np.allclose(axes.T @ axes, np.eye(3), atol=SHEARED):
+        return ()
+    return ("the grid is sheared: programs built on ITK (3D Slicer, ANTs) open that as .nrrd or .mha, not as NIfTI",)
+
+
 def write_volume(
     volume: Volume, path: str | PathLike[str], like: Volume | None = None, dtype: OutputType = "input"
 ) -> Storage:
-    """Write a volume to .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd, replacing what is there; returns how it
-    was stored.
+    """Write a volume to .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh, replacing what is there; returns
+    how it was stored.
 
     like   the volume whose storage (type, slope, intercept, header) is repeated, default: the volume's own
     dtype  "input": the type of ``like`` where the values fit, else the next wider one (``choose_storage``;
@@ -84,8 +102,9 @@ def write_volume(
     suffix = file_suffix(path)
     if suffix not in WRITABLE:
         raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
-    nifti = suffix in NIFTI
-    storage = choose_storage(volume, like.storage, dtype, can_scale=nifti)
+    storage = choose_storage(
+        volume, like.storage, dtype, can_scale=suffix in NIFTI, types=MGH_TYPES if suffix in MGH else None
+    )
     stored = stored_values(volume.array, storage)
     if volume.fill is not None and volume.kind != "mask":
         values = volume.fill.values[:, None]
@@ -93,7 +112,9 @@ def write_volume(
             values = values - values  # NaN stays NaN
         stored = volume.fill.put_back_into(stored, stored_values(values, storage)[:, 0])
     with staged_output(path) as staged:
-        if nifti:
+        if suffix in MGH:
+            write_mgh(stored, volume, storage, staged)
+        elif suffix in NIFTI:
             write_nifti(stored, volume, storage, staged)
         else:
             write_meta_nrrd(stored, volume, staged)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from BrainDiffLogic.errors import InputError
 
-WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 DATA_FILES = {".nhdr": (".raw.gz", ".raw"), ".mhd": (".zraw", ".raw")}
 """What a header with detached data is accompanied by when this package (or ITK) writes it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -134,3 +135,71 @@ def test_a_colour_dicom_is_refused(tmp_path: Path) -> None:
     sitk.WriteImage(image, str(tmp_path / "a.dcm"))
     with pytest.raises(InputError, match="colour"):
         read_volume(tmp_path / "a.dcm")
+
+
+def test_a_second_copy_of_a_slice_is_passed_over_and_noted(tmp_path: Path) -> None:
+    files = save_series(tmp_path / "series", voxels("int16"))
+    shutil.copy(files[3], tmp_path / "series" / "copy of 3.dcm")
+    volume = read_volume(tmp_path / "series")
+    np.testing.assert_array_equal(volume.array, voxels("int16"))
+    assert len(volume.notes) == 1 and "another file shows already" in volume.notes[0]
+
+
+def test_two_different_images_at_one_position_are_named(tmp_path: Path) -> None:
+    files = save_series(tmp_path / "series", voxels("int16"))
+    other = save_series(tmp_path / "other", voxels("int16")[::-1].copy())
+    shutil.copy(other[3], tmp_path / "series" / "second.dcm")
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "series")
+    assert_one_line(error, "one position", "second.dcm", files[3].name)
+
+
+def test_a_series_one_folder_deeper_is_found_and_several_are_named(tmp_path: Path) -> None:
+    (tmp_path / "study" / "day").mkdir(parents=True)
+    save_series(tmp_path / "study" / "day" / "t1", voxels("int16"))
+    volume = read_volume(tmp_path / "study")
+    np.testing.assert_array_equal(volume.array, voxels("int16"))
+    assert str(Path("day") / "t1") in volume.notes[0]
+    save_series(tmp_path / "study" / "t2", voxels("int16"), uid="1.2.3.4.2")
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "study")
+    assert_one_line(error, "study", "2 folders below", str(Path("day") / "t1"), "t2")
+
+
+@pytest.mark.parametrize("key", ["0028|1052", "0028|1053"])
+def test_an_empty_rescale_tag_counts_as_absent(tmp_path: Path, key: str) -> None:
+    files = save_series(tmp_path / "series", voxels("int16"), tags=STORED_INT16)
+    for file in files[::2]:
+        replace_tag(file, key, b"")
+    np.testing.assert_array_equal(read_volume(tmp_path / "series").array, voxels("int16"))
+
+
+def test_a_rescale_tag_that_is_no_number_is_named(tmp_path: Path) -> None:
+    files = save_series(tmp_path / "series", voxels("int16"), tags=STORED_INT16)
+    replace_tag(files[2], "0028|1052", b"none")
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "series")
+    assert_one_line(error, files[2].name, "0028,1052", "'none'")
+
+
+def test_a_series_without_pixel_spacing_and_a_mosaic_are_refused(tmp_path: Path) -> None:
+    files = save_series(tmp_path / "series", voxels("int16"))
+    for file in files:
+        replace_tag(file, "0028|0030", b"")
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "series")
+    assert_one_line(error, "voxel size is missing", "0028,0030")
+    save_series(tmp_path / "mosaic", voxels("int16", (5, 6, 1)), tags={"0008|0008": "ORIGINAL\\PRIMARY\\M\\MOSAIC"})
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "mosaic")
+    assert_one_line(error, "mosaic of many slices", "dcm2niix")
+
+
+def replace_tag(file: Path, key: str, value: bytes) -> None:
+    """Give a tag of a file in implicit little endian another value; a missing one is put before the pixels."""
+    content, tag = file.read_bytes(), b"".join(int(part, 16).to_bytes(2, "little") for part in key.split("|"))
+    begin = content.find(tag)
+    end = begin + 8 + int.from_bytes(content[begin + 4 : begin + 8], "little")
+    if begin < 0:
+        begin = end = content.index(b"\xe0\x7f\x10\x00")
+    file.write_bytes(content[:begin] + tag + len(value).to_bytes(4, "little") + value + content[end:])
