@@ -11,6 +11,7 @@ import numpy as np
 
 from BrainDiffLogic import checkpoints
 from BrainDiffLogic.checkpoints import Card
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import denoisers
 from BrainDiffLogic.severity.weights import shipped_weights
@@ -125,7 +126,7 @@ def build_methods(
 
 
 def made_by(methods: dict[str, Method]) -> dict[str, Any]:
-    """What the result of each method depends on beside the volume: the sha256 of its weights, and how they correct."""
+    """What the result of each method depends on beside the volume: device, sha256 of the weights, how they correct."""
     sources: dict[str, Any] = {}
     for name, method in methods.items():
         members = method.members if isinstance(method, Ensemble) else [method]
@@ -135,8 +136,10 @@ def made_by(methods: dict[str, Method]) -> dict[str, Any]:
 
 def _made_by(method: ModelMethod) -> list[Any]:
     card = checkpoints.read_card(method.path)
-    parts = [card[entry] for entry in ("sha256", "views") if entry in card]
+    from BrainDiffLogic.inference import choose_device
+
+    parts = [choose_device(method.device).type, *(card[entry] for entry in ("sha256", "views") if entry in card)]
     if method.gated:
         gate = shipped_weights()
-        parts += [card.get("least_change", 0.0), checkpoints.sha256(gate.with_suffix(".json")) if gate else None]
+        parts += [card.get("least_change", 0.0), file_digest(gate.with_suffix(".json")) if gate else None]
     return parts

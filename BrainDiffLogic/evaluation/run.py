@@ -11,6 +11,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from BrainDiffLogic import __version__
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.measures import CONVENTION, Numbers, Yardstick
 from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, made_by
@@ -59,13 +61,14 @@ def evaluate(
 
     out   folder: cases/NAME.json with what is done, pictures/NAME/METHOD.png (see ``strips``)
     jobs  processes that work on pairs
-    A pair is measured again where its files, the convention or the model have changed. A method that refuses a volume
-    gets a row that says so. Raises InputError for pairs that cannot be read or do not fit together.
+    A pair is measured again where a file's content, the version or the convention has changed, with a model also where
+    its weights or the kind of device have. A method that refuses a volume gets a row that says so. Raises InputError
+    for pairs that cannot be read or do not fit together.
     """
     _methods.cache_clear()  # the weights may have changed since the last call
     methods = _methods(setting)
     prepare_folder(out)
-    todo = [pair for pair in pairs if _missing(pair, out, setting, methods)]
+    todo = [pair for pair in pairs if _missing(_Case.read(pair, out, setting), methods)]
     tasks = [partial(_measure_alone, pair, out, setting) for pair in todo]
     run_all(tasks, jobs, progress or (lambda share, stage: None), "Measuring")
     return [row for pair in pairs for row in _rows(pair, _Case.read(pair, out, setting), methods)]
@@ -98,7 +101,7 @@ def _measure_alone(pair: Pair, out: Path, setting: Setting) -> None:
 def measure_pair(pair: Pair, out: Path, setting: Setting, methods: dict[str, Method]) -> None:
     """Measure the methods that are missing on one pair; each is kept as soon as it is done."""
     case = _Case.read(pair, out, setting)
-    missing = _missing(pair, out, setting, methods)
+    missing = _missing(case, methods)
     moved = read_volume(pair.moved)
     yardstick = _yardstick(pair, moved, setting)
     sources = made_by(methods)
@@ -139,9 +142,9 @@ def _measured(name: str, method: Method, moved: Volume, yardstick: Yardstick, pi
     return {"status": MEASURED, "numbers": _plain(numbers), "seconds": seconds}
 
 
-def _missing(pair: Pair, out: Path, setting: Setting, methods: dict[str, Method]) -> list[str]:
-    """The methods, and the still scan's own row, that are not measured yet or were made by other weights."""
-    entries = _Case.read(pair, out, setting).entries
+def _missing(case: _Case, methods: dict[str, Method]) -> list[str]:
+    """The methods, and the still scan's own row, that are not measured yet or were made otherwise."""
+    entries = case.entries
     sources = {**made_by(methods), REFERENCE: []}
     return [name for name, source in sources.items() if entries.get(name, {}).get("made_by") != source]
 
@@ -172,11 +175,8 @@ class _Case:
 
 def _identity(pair: Pair, setting: Setting) -> dict[str, Any]:
     """What the numbers of a pair depend on beside the method."""
-    files = {}
-    for part, path in (("moved", pair.moved), ("reference", pair.reference)):
-        facts = path.stat()
-        files[part] = [path.name, facts.st_size, facts.st_mtime_ns]
-    return {**files, "registered": setting.register, "convention": CONVENTION}
+    files = {part: file_digest(path) for part, path in (("moved", pair.moved), ("reference", pair.reference))}
+    return {**files, "registered": setting.register, "convention": CONVENTION, "version": __version__}
 
 
 def _rows(pair: Pair, case: _Case, methods: dict[str, Method]) -> list[Row]:

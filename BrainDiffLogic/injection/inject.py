@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.ddim import add_noise, denoise, normal_noise, sampling_steps
 from BrainDiffLogic.injection.schedule import SIGNAL, NoiseSchedule, draw_level
@@ -141,8 +141,7 @@ def load_prior(vae: Path, ldm: Path, device: str = "auto", bf16: bool = False) -
 
 def variant_seed(seed: int, item: str, variant: int) -> int:
     """The seed of one moved version: it depends on the run's seed, the slice's name and the version alone."""
-    digest = hashlib.sha256(f"{seed}/{item}/{variant}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
+    return int(digest(f"{seed}/{item}/{variant}")[:16], 16)
 
 
 @torch.inference_mode()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from BrainDiffLogic.cohort.bids import Scan, find_scans, pairs, without_bad_stills
 from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint
+from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 
 
@@ -52,8 +51,7 @@ class Cohort:
     @property
     def digest(self) -> str:
         """A short name for exactly these scans, wherever they lie."""
-        content = [[scan.name, scan.path.stat().st_size, scan.group] for scan in self.scans]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+        return digest([[scan.name, file_digest(scan.path), scan.group] for scan in self.scans])[:SHORT]
 
     def of(self, subjects: Iterable[str], group: str) -> list[Scan]:
         """The scans of these subjects in a group, "clean" or "motion"."""

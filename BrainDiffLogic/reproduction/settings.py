@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from BrainDiffLogic.cohort.split import DEFAULT_SHARES
+from BrainDiffLogic.digests import SHORT, digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.inject import PAPER, Plan
 from BrainDiffLogic.reproduction.found import Uses
@@ -68,7 +68,7 @@ class Settings:
     @property
     def digest(self) -> str:
         """A short name for exactly these settings."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        return digest(self.as_dict())[:SHORT]
 
 
 def settings_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from BrainDiffLogic.cohort.bids import Scan
+from BrainDiffLogic.digests import digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.presets import PRESETS
@@ -124,7 +124,7 @@ def middle_slices(volume: Volume, count: int, gap_mm: float) -> list[int]:
 def trace_name(preset: str, trace: Trajectory) -> str:
     """A name for exactly this motion."""
     poses = np.concatenate([trace.translations, trace.rotations], axis=1).round(6)
-    return f"{preset}-{hashlib.sha256(poses.tobytes()).hexdigest()[:10]}"
+    return f"{preset}-{digest(poses.tobytes())[:10]}"
 
 
 def assert_other_traces(training: StackPairs, test: StackPairs) -> None:

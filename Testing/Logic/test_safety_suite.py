@@ -89,7 +89,9 @@ def test_a_method_that_refuses_a_scan_of_a_check_has_not_passed_it_and_stops_not
     assert counted_alike == {"picky": {"passed": 0, "of": 3}, "do nothing": {"passed": 1, "of": 3}}
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str]) -> None:
+def test_what_is_done_is_not_done_again(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     heads = [folded_head(whole=False)]
     first = run_safety({"do nothing": nothing}, heads, tmp_path).read_text()
     assert counted == ["size", "infinite"]
@@ -97,6 +99,9 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str]) -> N
     assert counted == ["size", "infinite"]
     run_safety({"do nothing": nothing}, [folded_head(whole=False, noise=5)], tmp_path)
     assert counted == ["size", "infinite"] * 2
+    monkeypatch.setattr(suite, "__version__", "0.0.0")
+    run_safety({"do nothing": nothing}, heads, tmp_path)
+    assert counted == ["size", "infinite"] * 3
 
 
 def test_a_stopped_suite_goes_on_with_the_next_check(

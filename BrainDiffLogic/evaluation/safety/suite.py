@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from BrainDiffLogic import __version__
+from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import Method, made_by
 from BrainDiffLogic.evaluation.safety import (
@@ -57,8 +58,8 @@ def run_safety(
 
     methods  by name; heads: still T1-weighted scans of whole heads or brains, not used for training
     out      folder; its folder ``safety`` holds one file for each head and method, with the checks that are done
-    A check is run again where head, weights or ``FORMAT`` have changed. Raises InputError where there is no head, or
-    one shows no tissues.
+    A check is run again where head, weights, device, version or ``FORMAT`` have changed. Raises InputError where there
+    is no head, or one shows no tissues.
     """
     if not heads:
         raise InputError("heads: there is none to check the methods on; give still T1-weighted scans")
@@ -81,11 +82,12 @@ def run_safety(
 
 def _check_head(name: str, head: Volume, methods: dict[str, Method], folder: Path, progress: Progress) -> list[Row]:
     """All outcomes of one head; what is missing in its files is checked and written there."""
-    digest, sums, scene = _digest(head), made_by(methods), None
+    known, made, scene = _digest(head), made_by(methods), None
     rows: list[Row] = []
     for number, (method_name, method) in enumerate(methods.items()):
         file = folder / f"{quote(name, safe='')}_{quote(method_name, safe='')}.json"
-        key = {"format": FORMAT, "head": digest, "method": method_name, "weights": sums[method_name]}
+        key = {"format": FORMAT, "version": __version__, "head": known, "method": method_name}
+        key["made_by"] = made[method_name]
         found = _read(file, key)
         missing = [check for check in CHECKS if check not in found]
         if missing:
@@ -120,9 +122,8 @@ def _names(heads: Sequence[Volume]) -> list[str]:
 
 
 def _digest(head: Volume) -> str:
-    known = hashlib.sha256(np.ascontiguousarray(head.array).tobytes())
-    known.update(f"{head.array.dtype}{head.shape}{np.round(head.affine, 6).tolist()}".encode())
-    return known.hexdigest()
+    array = np.ascontiguousarray(head.array)
+    return digest([digest(array.tobytes()), str(array.dtype), array.shape, np.round(head.affine, 6).tolist()])
 
 
 def _read(file: Path, key: dict[str, Any]) -> dict[str, list[Outcome]]:
