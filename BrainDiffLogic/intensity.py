@@ -14,6 +14,8 @@ FLOOR_PERCENTILE = 0.5
 """This percentile of the whole volume becomes 0: air in a magnitude image."""
 MASKED_SHARE = 0.3
 """Share of voxels of exactly the lowest value from which an image counts as masked."""
+SPIKE = 4.0
+"""Network units from which a voxel is a spike, not tissue: vessels and fat of whole heads reach 3, few 4.7."""
 GHOST_MARGIN = 0.5
 """The head threshold as a share of Otsu's: low enough for CSF at the edge, above the ghosts in the air."""
 
@@ -70,6 +72,23 @@ def head_mask(array: np.ndarray) -> np.ndarray:
         mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge"
     )
     return mask[tuple(slice(n) for n in array.shape)]
+
+
+def without_spikes(scaled: np.ndarray) -> np.ndarray:
+    """An image in network units with its nearest neighbour's value in each voxel beyond ``SPIKE``, of either sign.
+
+    A network that meets a value which it has never seen answers wrongly in the whole slice.
+    """
+    spikes = np.abs(scaled) > SPIKE
+    if not spikes.any() or spikes.all():
+        return scaled
+    box = tuple(
+        slice(max(0, part.start - 1), part.stop + 1) for part in ndimage.find_objects(spikes.astype(np.uint8))[0]
+    )
+    nearest = ndimage.distance_transform_edt(spikes[box], return_distances=False, return_indices=True)
+    clean = scaled.copy()
+    clean[box] = scaled[box][tuple(nearest)]
+    return clean
 
 
 def seen_through_mask(array: np.ndarray) -> np.ndarray | None:

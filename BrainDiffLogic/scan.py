@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale
+from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale, without_spikes
 from BrainDiffLogic.volume import Volume, from_sagittal, ras_axes, to_sagittal
 
 PLANES = {"sagittal": (0, 1, 2), "axial": (2, 1, 0), "coronal": (1, 0, 2)}
@@ -59,8 +59,8 @@ class Scan:
 
     @cached_property
     def slices(self) -> np.ndarray:
-        """(slices, rows, columns) float32 in network units, slices along ``plane``, nothing resampled."""
-        return self.scale.forward(np.ascontiguousarray(self.cut(self.volume.array)))
+        """(slices, rows, columns) float32 in network units, spikes taken out, along ``plane``, nothing resampled."""
+        return without_spikes(self.scale.forward(np.ascontiguousarray(self.cut(self.volume.array))))
 
     @cached_property
     def head_slices(self) -> np.ndarray:
