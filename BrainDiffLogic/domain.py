@@ -47,6 +47,10 @@ LEAST_LEAD = 0.11
 and more in T1, 0.1 and less in FLAIR, -0.27 in T2, and negative in inverted images."""
 CT_AIR, CT_TISSUE = -900.0, (-200.0, 200.0)
 """Hounsfield units: air is -1000, most of a head -100 (fat) to 60 (brain)."""
+NOISY_AIR, NOISIER = 0.15, 2.0
+"""Least median step from voxel to voxel at a volume's faces, in network units, and how many times that in its middle:
+magnitude images reach 0.03 at their faces; an MP2RAGE UNI image, whose air is noise of full range, has 0.3."""
+UNI = "the air is noise as strong as the head, as in an MP2RAGE UNI image; give the denoised or a masked one"
 NOT_T1 = "; the model knows T1-weighted heads alone"
 
 
@@ -63,6 +67,7 @@ class Look:
     lead        compactness of the brightest of three classes minus that of the next compact one; compactness: the share
                 of a class that has all six neighbours in it. White matter is the one compact tissue of a brain, grey
                 matter and the fluid around it are sheets, so that only a T1-weighted image has a lead.
+    edge, middle  median step from voxel to voxel at the volume's faces and in its middle, in network units
     """
 
     litres: float
@@ -72,6 +77,8 @@ class Look:
     smoothness: float
     uniformity: float
     lead: float
+    edge: float
+    middle: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ def judge(volume: Volume | Scan, card: Card) -> Judgement:
     if not str(card["input"].get("contrast", "")).startswith("T1"):
         return Judgement(refused, notes)
     look = look_at(scan)
+    if look.edge > max(NOISY_AIR, NOISIER * look.middle):
+        return Judgement(refused or UNI, [*notes, UNI])
     unlike = no_head(look)
     if unlike:
         return Judgement(refused or unlike + NOT_T1, [*notes, unlike])
@@ -116,8 +125,10 @@ def outside_domain(volume: Volume | Scan, card: Card) -> list[str]:
 
 
 def far_outside_domain(volume: Volume | Scan, card: Card) -> str | None:
-    """Why the model must not be used: its slices' pixels are of another size than any it has seen; None if it may."""
+    """Why the model must not be used: one slice, or pixels of another size than any it has seen; None if it may."""
     scan = Scan.of(volume)
+    if 1 in scan.volume.shape:
+        return "one slice is no volume; give the whole scan"
     low, high = card["input"]["spacing_mm"]
     for axis, size in zip(PLANES[scan.plane][1:], scan.slice_spacing[1:], strict=True):
         if not low / FAR <= size <= high * FAR:
@@ -163,7 +174,16 @@ def look_at(volume: Volume | Scan) -> Look:
     inside, outside = (float(np.median(scaled[part])) if part.any() else 0.0 for part in (head, ~head))
     air = outside / inside if inside > 0 else float("inf")
     inner = _deep_inside(scan, scaled)
-    return Look(litres, _is_hounsfield(volume.array, head), air, *inner)
+    return Look(litres, _is_hounsfield(volume.array, head), air, *inner, *_steps(scaled))
+
+
+def _steps(scaled: np.ndarray) -> tuple[float, float]:
+    """The median step from voxel to voxel, along the longest axis, at the volume's faces and in its middle."""
+    along = int(np.argmax(scaled.shape))
+    steps = np.abs(np.diff(scaled, axis=along))
+    faces = [np.take(steps, (0, -1), axis=axis).ravel() for axis in range(3) if axis != along]
+    middle = steps[tuple(slice(size // 4, max(size // 4 + 1, 3 * size // 4)) for size in steps.shape)]
+    return float(np.median(np.concatenate(faces))), float(np.median(middle))
 
 
 def _deep_inside(scan: Scan, scaled: np.ndarray) -> tuple[float, float, float, float]:

@@ -192,3 +192,33 @@ def test_no_real_t1_volume_is_doubted(shared_data: Path) -> None:
     files = sorted(shared_data.glob("t1_*/*.nii.gz"))
     assert files
     assert {file.name: looks(read_volume(file)) for file in files if looks(read_volume(file)) != (None, [])} == {}
+
+
+# What is refused for a reason of its own
+
+
+def mp2rage(volume: Volume) -> Volume:
+    """The uniform image of an MP2RAGE: as sharp as the scan, noise of full range in the air."""
+    noise = np.random.default_rng(6).integers(0, 4095, volume.shape)
+    top = volume.array.max()
+    uni = np.where(ndimage.gaussian_filter(volume.array, 1) > 0.08 * top, 1000 + 3000 * volume.array / top, noise)
+    return volume.with_array(uni.clip(0, 4095).astype(np.int16))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_noisy_air_of_an_mp2rage_is_named(whole: bool) -> None:
+    refused = judge(mp2rage(folded_head(whole)), T1_CARD).refused
+    assert refused is not None and "MP2RAGE" in refused and "denoised" in refused and "phantom" not in refused
+
+
+def test_noise_alone_and_a_noisy_head_are_no_mp2rage() -> None:
+    for volume in (noise_on(folded_head()), folded_head(noise=80.0)):
+        assert "MP2RAGE" not in str(judge(volume, T1_CARD))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_one_slice_is_refused(axis: int) -> None:
+    volume = folded_head()
+    middle = volume.shape[axis] // 2
+    slice_alone = Volume(np.take(volume.array, [middle], axis=axis), volume.affine)
+    assert "one slice" in str(judge(slice_alone, T1_CARD).refused)
