@@ -60,11 +60,16 @@ class CorrectionInput:
         return ""
 
     def _outputProblem(self, outputs: Iterable[slicer.vtkMRMLNode | None]) -> str:
+        outputs = list(outputs)
         chosen = [node.GetID() for node in outputs if node is not None]
         if self.volume.GetID() in chosen:
             return self._say(_("{name} is input and output at once: choose another output, the original is kept."))
         if len(set(chosen)) < len(chosen):
             return _("One volume is selected for two outputs: choose a volume of its own for each.")
+        for node in outputs:
+            if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
+                text = _("{name} holds labels and cannot take an image: choose another output.")
+                return text.format(name=node.GetName())
         return ""
 
     def _say(self, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -25,6 +26,8 @@ TAGS_WITHOUT_STAGE = re.compile(r"<filter-(name|progress|stage-progress|time)>[^
 OWN_PREFIX = re.compile(r"^braindiff ?correct(\.py)?: (error: )?", re.IGNORECASE)
 INPUT_FILE = re.compile(r"^([A-Za-z]:)?[^:]*\.(nrrd|nhdr|nii|nii\.gz|mha): ")
 """The temporary file that Slicer wrote the input to: a name that says nothing to the user."""
+NO_FILE = "there is no such file"
+"""What the CLI module says where Slicer has not written it."""
 
 
 class CorrectionJob:
@@ -67,6 +70,7 @@ class CorrectionJob:
         self._onCancelled = onCancelled
         self._running = False
         self._stopping = False
+        self._given = ""
         self._folder: Path | None = None
         self._cli: slicer.vtkMRMLCommandLineModuleNode | None = None
         self._outputs: dict[str, slicer.vtkMRMLScalarVolumeNode] = {}
@@ -92,6 +96,7 @@ class CorrectionJob:
         logging.info("BrainDiff: correcting %s with %s", self.inputVolume.GetName(), self._settings["model"])
         # on the disk of Slicer's temporary files, where the process moves its finished ones to
         self._folder = Path(tempfile.mkdtemp(prefix="BrainDiff-", dir=slicer.app.temporaryPath))
+        self._given = self._voxelSum()
         self._running = True
         try:
             self._launch(module)
@@ -182,6 +187,13 @@ class CorrectionJob:
         self._stopping = True
         self._cli.Cancel()
 
+    def _voxelSum(self) -> str:
+        """A sum that another edit of the input's voxels changes."""
+        if self.inputVolume.GetImageData() is None:
+            return ""
+        array = np.ascontiguousarray(slicer.util.arrayFromVolume(self.inputVolume))
+        return f"{array.shape} {array.dtype} {hashlib.blake2b(array.data).hexdigest()}"
+
     def _inputIsThere(self) -> bool:
         return bool(slicer.mrmlScene.IsNodePresent(self.inputVolume))
 
@@ -208,6 +220,9 @@ class CorrectionJob:
             return self._cancellation
         if self._cli.GetStatus() != self._cli.Completed:
             return self._failure(self._errorMessage())
+        if self._voxelSum() != self._given:
+            text = _("{name} changed while it was corrected: correct it again.")
+            return self._failure(text.format(name=name))
         try:
             finding = self._readFinding()
         except (OSError, ValueError) as error:
@@ -226,7 +241,10 @@ class CorrectionJob:
         return CorrectionFinding(change, report, self._readArray("disagreementVolume") if asked else None)
 
     def _readArray(self, name: str) -> np.ndarray:
-        """The voxels of an output, float32 KJI, in memory of their own. Raises ValueError if they do not fit."""
+        """The voxels of an output, float32 KJI, in memory of their own, 0 where the input has no measurement.
+
+        Raises ValueError if they do not fit.
+        """
         node = self._outputs[name]
         if node.GetImageData() is None or self.inputVolume.GetImageData() is None:
             raise ValueError(f"there is no {name}")
@@ -234,13 +252,20 @@ class CorrectionJob:
         expected = slicer.util.arrayFromVolume(self.inputVolume).shape
         if array.shape != expected:
             raise ValueError(f"{name} has the shape {array.shape}, the input {expected}")
-        return array
+        return np.nan_to_num(array, copy=False)
 
     def _errorMessage(self) -> str:
         name = self.inputVolume.GetName()
         line = OWN_PREFIX.sub("", _lastLine(self._cli.GetErrorText()))
         if not line:
             return _("The correction of {name} ended without a message: see the error log.").format(name=name)
+        if INPUT_FILE.match(line) and NO_FILE in line:
+            kind = self.inputVolume.GetImageData().GetScalarTypeAsString()
+            text = _(
+                "3D Slicer could not write {name} to a file: cast its voxels ({kind}) to another type, for example with"
+                " Cast Scalar Volume, or free space for temporary files."
+            )
+            return text.format(name=name, kind=kind)
         return INPUT_FILE.sub(lambda _match: name + ": ", line)
 
     def _failure(self, message: str) -> Callable[[], None]:

@@ -83,7 +83,8 @@ class CorrectionOutputs:
 
         What given nodes held is replaced. A disagreement map of an earlier run that is not filled anew stays as it is,
         but belongs to the corrected volume no more. Raises ValueError, and leaves the scene as it was, if the input or
-        the strength cannot be used, if the change has another shape, or if the input is also an output.
+        the strength cannot be used, if the change has another shape, or if the input is also an output. Whatever else
+        goes wrong leaves no node that was made here.
         """
         asked = finding.disagreement is not None
         CorrectionInput(inputVolume).check(outputs=(corrected, difference, table, disagreement if asked else None))
@@ -97,12 +98,18 @@ class CorrectionOutputs:
             (disagreement or cls._newNode(inputVolume, volume, _("{name} disagreement"))) if asked else None,
             finding.change,
         )
-        with outputs._oneEventEach():
-            outputs._fillVolumes(*arrays, finding.disagreement)
-            QualityTable.fill(outputs.table, finding.report.get("quality") or {})
-            outputs._link()
-            outputs._setProvenance(finding.report, strength)
-        outputs._placeBesideInput()
+        try:
+            with outputs._oneEventEach():
+                outputs._fillVolumes(*arrays, finding.disagreement)
+                QualityTable.fill(outputs.table, finding.report.get("quality") or {})
+                outputs._link()
+                outputs._setProvenance(finding.report, strength)
+            outputs._placeBesideInput()
+        except Exception:
+            for node in outputs._nodes():
+                if node not in (corrected, difference, table, disagreement):
+                    node.GetScene().RemoveNode(node)
+            raise
         return outputs
 
     @classmethod

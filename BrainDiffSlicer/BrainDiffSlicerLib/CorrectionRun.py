@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,11 @@ class CorrectionRun:
             self._outputs = CorrectionOutputs.create(self._input, finding, self._strength, *given)
         except ValueError as error:
             self._fail(str(error))
+            return
+        except Exception as error:  # whatever it is, the run has ended
+            logging.exception("BrainDiff: the outputs could not be filled")
+            text = _("The correction of {name} could not be shown ({error}): see the error log.")
+            self._fail(text.format(name=self._input.GetName(), error=" ".join(str(error).split())))
             return
         if self._onFinished:
             self._onFinished(self._outputs, finding.report)

@@ -56,7 +56,7 @@ class WorstSlice:
         slices = int(np.ceil(np.abs(steps) @ (width - 1, height - 1, depth - 1))) + 2
         sums = np.zeros(slices + 1)
         for k in range(depth):
-            weights = np.abs(values[k], dtype=np.float64)
+            weights = np.nan_to_num(np.abs(values[k], dtype=np.float64))  # NaN: not measured
             below = np.clip(np.floor(inPlane + k * steps[2]), 0, slices - 1)
             share = inPlane + k * steps[2] - below
             below = below.astype(np.intp).ravel()
