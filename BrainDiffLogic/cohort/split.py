@@ -6,12 +6,14 @@ the prior, 740 pairs) only work out when the prior, the correction and the test 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
 
@@ -49,7 +51,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """A short name for exactly this split."""
-        return hashlib.sha256(_as_text(self).encode()).hexdigest()[:12]
+        return digest(_as_text(self))[:12]
 
 
 def split_subjects(
@@ -65,13 +67,30 @@ def split_subjects(
     cohort = tuple(sorted(set(subjects)))
     if not cohort:
         raise InputError("there are no subjects to split; give a cohort with at least one scan")
-    ranked = sorted(cohort, key=lambda subject: (_hash(subject, salt), subject))
+    ranked = _ranked(cohort, salt)
     splits, start = {}, 0
     for split, count in zip(SPLITS, _counts(len(ranked), [shares[split] for split in SPLITS]), strict=True):
         splits[split] = tuple(sorted(ranked[start : start + count]))
         start += count
     assert_disjoint(splits)
     return Manifest(salt, shares, cohort, splits)
+
+
+def hold_out(subjects: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """(training, validation): positions in ``subjects``, those of the items that are split.
+
+    A share of the people, at least one, is held out, chosen by the hash of their names; share 0 holds out nobody.
+    Raises InputError where nobody would be left to train on.
+    """
+    people = _ranked(set(subjects), "validation")
+    count = max(1, round(share * len(people))) if share else 0
+    if count >= len(people):
+        raise InputError(
+            f"{len(people)} subject(s) to train and validate on; two or more are needed; give more,"
+            " or set validation_share: 0 (and patience: 0)"
+        )
+    held = np.isin(subjects, people[:count])
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def extended(manifest: Manifest, subjects: Iterable[str]) -> Manifest:
@@ -180,8 +199,12 @@ def _split_by_hash(subject: str, manifest: Manifest) -> str:
     return max(SPLITS, key=lambda split: manifest.shares[split])  # fraction rounded to 1
 
 
+def _ranked(subjects: Iterable[str], salt: str) -> list[str]:
+    return sorted(subjects, key=lambda subject: (_hash(subject, salt), subject))
+
+
 def _hash(subject: str, salt: str) -> str:
-    return hashlib.sha256(f"{salt}:{subject}".encode()).hexdigest()
+    return digest(f"{salt}:{subject}")
 
 
 def _as_text(manifest: Manifest) -> str:

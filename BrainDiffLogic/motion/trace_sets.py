@@ -9,7 +9,7 @@ of the key is the person, ``NAME/person``. The people were asked to lie still, s
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -48,6 +48,11 @@ class TraceSet:
                 raise InputError(f"{path}: no traces of {', '.join(unknown) or 'nobody'}; give people of the set")
             self.runs = {name: run for name, run in self.runs.items() if _person(name) in people}
             self.people = sorted(people)
+
+    def recorded(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The name of each run, and its (frames, 6) as stored."""
+        for name, (file, key, _) in self.runs.items():
+            yield name, _rows(file, key)
 
     def draw(
         self, rng: np.random.Generator, lines: int, seconds: float = SCAN_SECONDS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from BrainDiffLogic.cohort.subjects import assert_apart, names_subject
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.training.configuration import (
     Configuration,
@@ -155,6 +156,8 @@ def pair_cache(plan: SeverityConfiguration, data: str | Path, folder: str | Path
     training, _ = find_sources(pairs, data)
     if missing := set(plan.calibration) - {source.subject for source in training}:
         raise InputError(f"{data}: calibration subject {sorted(missing)[0]!r} is not among the training subjects")
+    names = {source.subject for source in training if not names_subject(Path(source.path).name)}
+    assert_apart(names - set(plan.calibration), names & set(plan.calibration))
     return PairCache(folder, training, pairs.recipe, pairs.seed)
 
 

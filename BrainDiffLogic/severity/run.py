@@ -52,7 +52,7 @@ def train_severity(
     simulated = pair_cache(plan, data, cache or run / "pairs")
     count = pairs_configuration(plan).pairs if pairs is None else pairs
     last, done = finished(run, network, plan)  # type: ignore[arg-type]
-    start(run, "severity", plan, plan.network, calibration=plan.calibration, optimiser=plan.optimiser)  # type: ignore[arg-type]
+    start(run, "severity", plan, plan.network, cache=simulated.digest, pairs=count)  # type: ignore[arg-type]
     if last and done:
         return last
     make_pairs(simulated, count, jobs, report)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from BrainDiffLogic.cohort.subjects import assert_apart, names_subject, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml
@@ -22,6 +23,9 @@ DATA = ("volumes", "pairs")
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 OPTIMISERS = {"adamw": "AdamW", "muon": "Muon, AdamW for what is no kernel"}
 """And what a card says of them."""
+HOW_TO_CORRECT = ("views", "least_change")
+"""Fields that say nothing of the training, but what the trained network is asked."""
+SOURCE_FIELDS = ("glob", "kind", "weight", "subject")
 KINDS = ("head", "brain", "labels")
 PE_AXES = ("AP", "SI", "LR")
 
@@ -65,9 +69,10 @@ class Configuration:
 
     data         "volumes", on which motion is simulated, or "pairs" of slices that are there (BrainDiff, phase 4);
                  sources to crop describe volumes, patience and validation_share pairs
-    sources      volumes to train on: a list of {glob, kind, weight}; the subject is the file name up
-                 to "_T1w" or its extension
+    sources      volumes to train on: a list of {glob, kind, weight, subject}, the last a regular expression that finds
+                 the subject in a file name (default: its BIDS entity sub, else all up to "_T1w" or the extension)
     validation   subjects held out, by name
+    people       other names of a subject, each with the one that is used: files of different sources that show one head
     traces       set of recorded motion below the data folder (a folder or .npz): the motion "recorded" of the recipe
     network      "compact", "paper", or a mapping of arguments of the family
     stages       one after the other, see ``Stage``
@@ -96,6 +101,7 @@ class Configuration:
     data: str = "volumes"
     sources: list[dict[str, Any]] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
+    people: dict[str, str] = field(default_factory=dict)
     traces: str = ""
     network: str | dict[str, Any] = "compact"
     recipe: Recipe = field(default_factory=Recipe)
@@ -198,7 +204,7 @@ def check_optimiser_name(name: str, path: str | Path) -> None:
 def _check_pairs(configuration: Configuration, path: str | Path) -> None:
     if configuration.sources or configuration.validation:
         raise InputError(f"{path}: sources and validation belong to data: volumes; leave them out for pairs")
-    for name in ("lesions", "masked"):
+    for name in ("lesions", "masked", "people"):
         if getattr(configuration, name):
             raise InputError(f"{path}: {name} belongs to data: volumes; leave it out for pairs")
     if configuration.patience and not configuration.validation_share:
@@ -223,11 +229,22 @@ def _check_volumes(configuration: Configuration, path: str | Path) -> None:
     for entry in configuration.sources:
         if not isinstance(entry, dict) or not isinstance(entry.get("glob"), str):
             raise InputError(f"{path}: sources: glob is missing in {entry!r}")
-        if unknown := set(entry) - {"glob", "kind", "weight"}:
-            raise InputError(f"{path}: sources: unknown field {min(unknown)!r}; known are glob, kind, weight")
+        if unknown := set(entry) - set(SOURCE_FIELDS):
+            raise InputError(f"{path}: sources: unknown field {min(unknown)!r}; known are {', '.join(SOURCE_FIELDS)}")
         if entry.get("kind", "head") not in KINDS:
             raise InputError(f"{path}: sources: kind must be one of {', '.join(KINDS)}, got {entry['kind']!r}")
         check_number("weight", entry.get("weight", 1.0), (float, 0, math.inf), path)
+        _check_pattern(entry.get("subject", ""), path)
+    people = configuration.people
+    if not isinstance(people, dict) or not all(isinstance(name, str) for name in (*people, *people.values())):
+        raise InputError(f"{path}: people must map names of files to the name of their subject, got {people!r}")
+
+
+def _check_pattern(pattern: Any, path: str | Path) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise InputError(f"{path}: sources: subject {pattern!r} is no regular expression ({error})") from None
 
 
 def _check_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -264,24 +281,30 @@ def _check_weights(name: str, weights: Any, known: tuple[str, ...], path: str | 
 def find_sources(configuration: Configuration, data: str | Path) -> tuple[list[Source], list[Source]]:
     """(training, validation) volumes below the folder ``data``, split by subject.
 
-    Raises InputError when a pattern finds nothing, a validation subject is missing, or one subject is on both
-    sides.
+    Raises InputError when a pattern finds nothing, a validation subject is missing, or one subject is, or by the names
+    of the files may be, on both sides.
     """
     training: list[Source] = []
     validation: list[Source] = []
+    guessed: tuple[set[str], set[str]] = (set(), set())
+    held_out_people = {configuration.people.get(name, name) for name in configuration.validation}
     for entry in configuration.sources:
         files = sorted(glob.glob(os.path.join(data, entry["glob"])))
         if not files:
             raise InputError(f"{data}: no file matches {entry['glob']!r}; check --data and the sources' glob")
         for file in files:
-            subject = subject_of(Path(file).name)
-            held_out = subject in configuration.validation
+            name = subject_of(Path(file).name, entry.get("subject"))
+            subject = configuration.people.get(name, name)
+            held_out = subject in held_out_people
+            if "subject" not in entry and name not in configuration.people and not names_subject(Path(file).name):
+                guessed[held_out].add(name)
             weight = float(entry.get("weight", 1.0)) / len(files)
             source = Source(file, subject, entry.get("kind", "head"), 1.0 if held_out else weight)
             (validation if held_out else training).append(source)
-    if missing := set(configuration.validation) - {source.subject for source in validation}:
+    if missing := held_out_people - {source.subject for source in validation}:
         raise InputError(f"{data}: validation subject {sorted(missing)[0]!r} is not among the sources")
     assert_disjoint(training, validation)
+    assert_apart(*guessed)
     return training, validation
 
 
@@ -293,13 +316,6 @@ def find_traces(
         return None, None
     path = Path(data) / configuration.traces
     return RecordedTraces(path), RecordedTraces(path, held_out=True)
-
-
-def subject_of(name: str) -> str:
-    """The subject of a file: the BIDS entity ``sub-X`` its name begins with, whatever session or run; else the name
-    up to _T1w or the extension."""
-    entity = re.match(r"sub-[A-Za-z0-9]+(?=[_.])", name)
-    return entity[0] if entity else re.split(r"_T1w|\.nii|\.nrrd|\.mha", name)[0]
 
 
 def assert_disjoint(training: list[Source], validation: list[Source]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import Card, find_checkpoint, read_card, save_checkpoint
-from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration, find_sources
-from BrainDiffLogic.training.run import network_arguments
+from BrainDiffLogic.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, Configuration, find_sources
+from BrainDiffLogic.training.run import network_arguments, started_from
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
 
 SPACING_MM = (0.6, 2.0)
@@ -65,17 +65,9 @@ def export(
     return save_checkpoint(trained_state(checkpoint), card, path)
 
 
-def started_from(initial: str | Path | None) -> dict[str, Any]:
-    """For a card's training: the checkpoint that a run started from, with all that its card says of its training."""
-    if initial is None:
-        return {}
-    before = read_card(find_checkpoint(initial))
-    return {"initial": {name: before[name] for name in ("name", "sha256", "averaged", "training") if name in before}}
-
-
 def how_to_correct(configuration: Configuration) -> dict[str, Any]:
     """For a card: "views" and "least_change" of a configuration, where it has them."""
-    asked = {name: getattr(configuration, name) for name in ("views", "least_change")}
+    asked = {name: getattr(configuration, name) for name in HOW_TO_CORRECT}
     return {name: value for name, value in asked.items() if value}
 
 

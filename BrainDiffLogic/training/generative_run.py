@@ -23,6 +23,8 @@ from BrainDiffLogic.training.ordered_batches import OrderedBatches
 from BrainDiffLogic.training.progress import MeanLines, quiet
 from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, epochs_done, last_checkpoint, prepare
 
+FREE = ("validate_every", "images_every", "perceptual_options")
+"""Fields that may change when a run goes on: what is looked at, and where a file lies that the identity knows."""
 UNUSED_ALLOWED = "ddp_find_unused_parameters_true"
 """A step of the autoencoder leaves the discriminator without gradients, and the other way round."""
 
@@ -30,12 +32,13 @@ UNUSED_ALLOWED = "ddp_find_unused_parameters_true"
 def start(run: Path, phase: str, plan: GenerativeConfiguration, arguments: dict[str, Any], **identity: Any) -> None:
     """Write the configuration into the run's folder, once for all processes.
 
-    identity  what else a run that goes on must not change
-    Raises InputError when the folder holds a run of another phase, network or identity.
+    identity  what else the run depends on
+    Raises InputError when the folder holds a run of another configuration or identity. Without a decay of the rate,
+    which is a share of all epochs, a run may be given more of them.
     """
     content = {**asdict(plan), "phase": phase, "network": arguments, **identity}
     if rank_zero_only.rank == 0:
-        prepare(run, content, ("phase", "network", *identity))
+        prepare(run, content, FREE if plan.decay else (*FREE, "epochs"))
 
 
 def finished(run: Path, network: Any, plan: GenerativeConfiguration) -> tuple[Path | None, bool]:
@@ -60,7 +63,7 @@ def fit(
     with quiet():
         trainer = _trainer(module, run, hardware, lines)
         check_shares(plan.batch, trainer.world_size, plan.accumulate)
-        trainer.fit(module, datamodule=batches, ckpt_path=last, weights_only=False)
+        trainer.fit(module, datamodule=batches, ckpt_path=last, weights_only=True)
     return run / LAST
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 
+from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.networks.autoencoder import downsampling
@@ -50,8 +50,7 @@ def latent_shape(vae: AutoencoderKL, canvas: tuple[int, int]) -> tuple[int, int,
 
 def latents_key(vae_sha256: str, store: SliceStore, indices: np.ndarray, training: int) -> str:
     """What cached latents were made from: the autoencoder, the slices, and how many of them are trained on."""
-    text = json.dumps([vae_sha256, store.digest, training]).encode()
-    return hashlib.sha256(text + np.asarray(indices, dtype=np.int64).tobytes()).hexdigest()
+    return digest([vae_sha256, store.digest, training, indices.tolist()])
 
 
 def make_latents(

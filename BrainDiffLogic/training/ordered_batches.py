@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import lightning as L
@@ -12,10 +11,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks.diffusion import SCHEDULE
 from BrainDiffLogic.training.generative_configuration import GenerativeConfiguration
-from BrainDiffLogic.training.slice_store import SliceStore
 
 Sample = dict[str, Tensor]
 VALIDATION_EPOCH = 2**31 - 1
@@ -23,27 +20,6 @@ VALIDATION_EPOCH = 2**31 - 1
 VALIDATION_SLICES = 256
 """At most so many slices, evenly spread, are validated on."""
 GPU_WORKERS = 4
-
-
-def hold_out(store: SliceStore, indices: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation) indices: a share of the subjects, at least one, chosen by the hash of their names.
-
-    share 0 holds out nobody. Raises InputError where no subject would be left to train on.
-    """
-    subjects = sorted({store.items[n]["subject"] for n in indices}, key=_digest)
-    count = max(1, round(share * len(subjects))) if share else 0
-    if count >= len(subjects):
-        raise InputError(
-            f"{store.folder}: {len(subjects)} subject(s) to train and validate on; give a store with more,"
-            " or set validation_share: 0"
-        )
-    held = set(subjects[:count])
-    inside = np.array([store.items[n]["subject"] in held for n in indices], dtype=bool)
-    return indices[~inside], indices[inside]
-
-
-def _digest(subject: str) -> str:
-    return hashlib.sha256(f"validation:{subject}".encode()).hexdigest()
 
 
 def evenly(indices: np.ndarray, count: int) -> np.ndarray:

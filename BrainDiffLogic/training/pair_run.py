@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,27 +9,33 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import Card, save_checkpoint
-from BrainDiffLogic.cohort.split import assert_disjoint
+from BrainDiffLogic.digests import SHORT, digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import Corrector, build
-from BrainDiffLogic.training.configuration import OPTIMISERS, Configuration
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
-from BrainDiffLogic.training.export import how_to_correct, started_from
+from BrainDiffLogic.training.export import how_to_correct
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
 from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares, evenly
 from BrainDiffLogic.training.progress import quiet
 from BrainDiffLogic.training.revival import revive
-from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments
-from BrainDiffLogic.training.run_folder import LAST, last_checkpoint, prepare, steps_done, trained_state
+from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments, sha256_of, started_from
+from BrainDiffLogic.training.run_folder import (
+    LAST,
+    last_checkpoint,
+    prepare,
+    read_checkpoint,
+    steps_done,
+    trained_state,
+)
 from BrainDiffLogic.training.slice_pairs import SlicePairs
 from BrainDiffLogic.training.slices import Sample
 from BrainDiffLogic.training.stack_pairs import StackPairs
@@ -73,23 +77,6 @@ def stack_run(
     return PairRun(pairs, (rows, columns), spacing_mm, source, vae, hardware)
 
 
-def split_pairs(pairs: SlicePairs, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation) indices: a share of the subjects, at least one, by the hash of their names; 0: nobody.
-
-    Raises InputError where no subject would be left to train on, AssertionError for a subject on both sides.
-    """
-    subjects = sorted(pairs.subjects, key=lambda name: hashlib.sha256(f"validation:{name}".encode()).hexdigest())
-    count = max(1, round(share * len(subjects))) if share else 0
-    if count >= len(subjects):
-        raise InputError(
-            f"{len(subjects)} subject(s) with pairs to train and validate on; two or more are needed, or"
-            " validation_share: 0 and patience: 0"
-        )
-    assert_disjoint({"training": subjects[count:], "validation": subjects[:count]})
-    held = np.array([facts["subject"] in subjects[:count] for facts in pairs.facts], dtype=bool)
-    return np.flatnonzero(~held), np.flatnonzero(held)
-
-
 def train_on_pairs(
     configuration: Configuration, start: PairRun, run: str | Path, initial: str | Path | None = None
 ) -> Path:
@@ -109,35 +96,33 @@ def train_on_pairs(
         load_initial(corrector, initial)
     if configuration.revive:
         revive(corrector, configuration.revive)
-    training, validation = split_pairs(start.pairs, configuration.validation_share)
+    training, validation = start.pairs.hold_out(configuration.validation_share)
     contrastive, vae = _contrastive(configuration, start)
     identity = {
         "pairs_of": pairs_digest(start.pairs), "contrastive": configuration.contrastive, "vae_sha256": vae,
-        "validation_share": configuration.validation_share,
+        "initial": sha256_of(initial),
     }  # fmt: skip
     last, done = last_checkpoint(run, corrector)
     if rank_zero_only.rank == 0:
-        prepare(run, {**asdict(configuration), "network": arguments, **identity},
-                ("family", "network", "optimiser", *identity))  # fmt: skip
+        prepare(run, {**asdict(configuration), "network": arguments, **identity}, HOW_TO_CORRECT)
     if not (last and (done >= configuration.steps or stopped_early(last))):
         with quiet():
             watchers = _watchers(configuration, run) if len(validation) else []
             trainer = make_trainer(configuration, run, start.hardware, watchers, validate_every=1)
             module = SupervisedCorrection(corrector, configuration, contrastive)
             batches = _Pairs(configuration, start.pairs, training, validation)
-            trainer.fit(module, datamodule=batches, ckpt_path=last, weights_only=False)
+            trainer.fit(module, datamodule=batches, ckpt_path=last, weights_only=True)
     return run / (BEST if len(validation) else LAST)
 
 
 def pairs_digest(pairs: SlicePairs) -> str:
     """A short name for what pairs are, so that a run does not go on with others."""
-    content = json.dumps(pairs.facts, sort_keys=True).encode()
-    return hashlib.sha256(content).hexdigest()[:16]
+    return digest(pairs.facts)[:SHORT]
 
 
 def stopped_early(checkpoint: Path) -> bool:
     """Whether a run ended because its validation error did not fall any more."""
-    callbacks = torch.load(checkpoint, map_location="cpu", weights_only=False)["callbacks"]
+    callbacks = read_checkpoint(checkpoint)["callbacks"]
     states = [state for name, state in callbacks.items() if name.startswith("EarlyStopping")]
     return any(state["wait_count"] >= state["patience"] for state in states)
 
@@ -234,7 +219,7 @@ def export_pair_corrector(
     initial  the checkpoint that the run started from, whose training goes onto the card too
     The card's metrics are empty; the table of ``braindiff reproduce`` holds the numbers.
     """
-    training, validation = split_pairs(start.pairs, configuration.validation_share)
+    training, validation = start.pairs.hold_out(configuration.validation_share)
     used, held = ({start.pairs.facts[n]["subject"] for n in part} for part in (training, validation))
     facts: dict[str, Any] = {
         "data": f"{start.source} pairs of single slices", "slices": len(training), "subjects": len(used),

@@ -6,17 +6,16 @@ cache that was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
 
+from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
@@ -25,6 +24,7 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.levels import LARGEST_TURN
 from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
+from BrainDiffLogic.training.leaks import motion_shape
 from BrainDiffLogic.training.masking import drawn_mask
 from BrainDiffLogic.training.painting import paint
 from BrainDiffLogic.training.quiet import quiet_base
@@ -35,6 +35,8 @@ MARGIN_MM = 12.0
 FFT_ACCURACY = 1e-3
 RECORDED = "recorded"
 """The kind of motion that is drawn from recorded traces, beside the presets."""
+FORMAT = 2
+"""Of the pairs: another number where the same sources and recipe give others."""
 QUIET = "quiet"
 """Folder of the quiet bases, which all pairs of a cache share."""
 FULL_ALIASING_MM = 2.0
@@ -123,7 +125,7 @@ def simulate_pair(
     stacks = stacks[:, max(0, occupied[0] - 2) : occupied[-1] + 3]
     facts = {
         "subject": source.subject, "kind": source.kind, "preset": kind, "pe_axis": pe_axis,
-        "severity": simulation.severity, "trajectory": trajectory_name(seed, index),
+        "severity": simulation.severity, "motion": motion_shape(trajectory),
         "error": float(np.abs(stacks[0] - stacks[1]).mean()), "noise": noise, "masked": masked,
     }  # fmt: skip
     return np.clip(stacks, -60000, 60000).astype(np.float16), facts
@@ -170,20 +172,18 @@ def _sampling(recipe: Recipe, shape: tuple[int, ...], trajectory: Trajectory, rn
     return replace(sampling, reduction=int(rng.integers(2, 4)), calibration_lines=calibration, fill_error=error)
 
 
-def trajectory_name(seed: int, index: int) -> str:
-    """The identity of the trajectory of a pair: no trajectory is shared between training and validation."""
-    return f"{seed}-{index}"
-
-
 def _base(source: Source, recipe: Recipe, rng: np.random.Generator, folder: str | Path | None) -> Volume:
     """The source as ``load`` gives it, without its noise where the recipe wants quiet bases."""
     if not recipe.quiet or source.kind == "labels":
         return load(source, rng, grainy=not recipe.quiet)
     if folder is None:
         raise InputError("quiet bases need a folder to be kept in; simulate these pairs with a PairCache")
-    facts = _file_facts(source.path)
-    name = f"{facts['path']}-{facts['bytes']}-{source.kind}.npz"
-    return quiet_base(Path(folder) / name, lambda: load(source, rng))
+    return quiet_base(Path(folder) / quiet_name(source), lambda: load(source, rng))
+
+
+def quiet_name(source: Source) -> str:
+    """The file of a source's quiet base in a folder of them."""
+    return f"{Path(source.path).name}-{file_digest(source.path)[:SHORT]}-{source.kind}.npz"
 
 
 def load(source: Source, rng: np.random.Generator, grainy: bool = True) -> Volume:
@@ -254,11 +254,6 @@ def _cropped(volume: Volume) -> Volume:
     return Volume(volume.array[tuple(box)], np.diag([*volume.spacing, 1.0]), source=volume.source)
 
 
-def _file_facts(path: str) -> dict[str, Any]:
-    """Name and size of a file: the same wherever the data lies, another when the scan was processed anew."""
-    return {"path": Path(path).name, "bytes": Path(path).stat().st_size}
-
-
 def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
     names = list(weights)
     chances = np.array([weights[name] for name in names], dtype=float)
@@ -268,7 +263,8 @@ def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
 class PairCache:
     """Pairs on disk, one .npy file each with a .json of facts, made once and read as memory maps.
 
-    The folder is named after what the pairs depend on, so that a changed recipe never reads old pairs.
+    The folder is named after the ``digest`` of what the pairs depend on, contents of files included, so that a changed
+    recipe or scan never reads old pairs.
     """
 
     def __init__(
@@ -278,10 +274,12 @@ class PairCache:
             raise InputError("there are no volumes to train on; check the sources of the configuration")
         if RECORDED in recipe.presets and traces is None:
             raise InputError(f"the recipe has the motion {RECORDED!r}; give the configuration traces")
-        named = [asdict(source) | _file_facts(source.path) for source in sources]
-        runs = [[*_file_facts(str(file)).values(), key] for file, key in traces.runs] if traces else []
-        key = json.dumps([named, asdict(recipe), seed, runs], sort_keys=True)
-        self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:12]
+        named = [asdict(source) | {"path": file_digest(source.path)} for source in sources]
+        runs = traces.runs if traces else []
+        recorded = {file: file_digest(file) for file, _ in runs}
+        content = [FORMAT, named, asdict(recipe), seed, [[recorded[file], key] for file, key in runs]]
+        self.digest = digest(content)[:SHORT]
+        self.folder = Path(folder) / self.digest
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sources, self.recipe, self.seed, self.traces = sources, recipe, seed, traces
         self.quiet = Path(folder) / QUIET
@@ -310,10 +308,6 @@ class PairCache:
         partial.write_text(json.dumps(facts))
         os.replace(partial, facts_file)
 
-    def trajectories(self, count: int) -> set[str]:
-        """The identities of the trajectories of the pairs 0 to count - 1."""
-        return {trajectory_name(self.seed, index) for index in range(count)}
-
     def ready(self, count: int) -> list[int]:
         """Which of the pairs 0 to count - 1 are there."""
         return [index for index in range(count) if self._files(index)[1].exists()]
@@ -323,7 +317,7 @@ class PairCache:
         return np.load(self._files(index)[0], mmap_mode="r")
 
     def facts(self, index: int) -> dict:
-        """What pair ``index`` is: subject, kind, preset, pe_axis, severity in mm, error of doing nothing."""
+        """What pair ``index`` is: subject, kind, preset, pe_axis, severity in mm, motion, error of doing nothing."""
         return json.loads(self._files(index)[1].read_text())
 
     def _files(self, index: int) -> tuple[Path, Path]:

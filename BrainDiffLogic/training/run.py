@@ -17,11 +17,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
+from BrainDiffLogic.checkpoints import find_checkpoint, load_checkpoint, read_card
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.tasks import run_all
-from BrainDiffLogic.training.configuration import Configuration, find_sources, find_traces
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, Configuration, find_sources, find_traces
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
+from BrainDiffLogic.training.leaks import assert_other_motion, assert_other_runs
 from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares
 from BrainDiffLogic.training.pairs import PairCache
@@ -44,11 +46,11 @@ def caches(configuration: Configuration, data: str | Path, folder: str | Path) -
     training, validation = find_sources(configuration, data)
     seeds = configuration.seed, configuration.seed + VALIDATION_SEEDS
     traces = find_traces(configuration, data)
+    if traces[0] is not None and traces[1] is not None:
+        assert_other_runs(*traces)
     trained = PairCache(folder, training, configuration.recipe, seeds[0], traces[0])
     recipe = replace(configuration.recipe, still_share=VALIDATION_STILL)
     held_out = PairCache(folder, validation, recipe, seeds[1], traces[1])
-    if both := trained.trajectories(configuration.pairs) & held_out.trajectories(configuration.validation_pairs):
-        raise AssertionError(f"trajectory {min(both)} is both in training and in validation")
     return trained, held_out
 
 
@@ -105,18 +107,20 @@ def train(
     split = {name: _subjects(pairs) for name, pairs in (("training", training), ("held out", validation))}
     last, done = last_checkpoint(run, corrector)
     if rank_zero_only.rank == 0:
-        content = {**asdict(configuration), "network": arguments, "split": split}
-        prepare(run, content, ("family", "network", "optimiser", "split"))
+        made_from = {"pairs_of": [training.digest, validation.digest], "initial": sha256_of(initial)}
+        prepare(run, {**asdict(configuration), "network": arguments, "split": split, **made_from}, HOW_TO_CORRECT)
     if last and done >= configuration.steps:
         return last
     make_pairs(validation, configuration.validation_pairs, jobs, report)
     if configuration.pairs:
         make_pairs(training, configuration.pairs, jobs, report)
+        made = (training, configuration.pairs), (validation, configuration.validation_pairs)
+        assert_other_motion(*([cache.facts(index)["motion"] for index in range(count)] for cache, count in made))
     slices = _Slices(configuration, training, validation, corrector.context, workers)
     with quiet():
         trainer = make_trainer(configuration, run, hardware)
         module = SupervisedCorrection(corrector, configuration)
-        trainer.fit(module, datamodule=slices, ckpt_path=last, weights_only=False)
+        trainer.fit(module, datamodule=slices, ckpt_path=last, weights_only=True)
     return run / LAST
 
 
@@ -224,10 +228,21 @@ def make_trainer(
         raise InputError(f"--strategy {hardware.strategy}: {str(error).splitlines()[0]}") from None
 
 
+def started_from(initial: str | Path | None) -> dict[str, Any]:
+    """For a card's training: the checkpoint that a run started from, with all that its card says of its training."""
+    if initial is None:
+        return {}
+    before = read_card(find_checkpoint(initial))
+    return {"initial": {name: before[name] for name in ("name", "sha256", "averaged", "training") if name in before}}
+
+
+def sha256_of(initial: str | Path | None) -> str | None:
+    """Of the weights that a run started from."""
+    return None if initial is None else str(read_card(find_checkpoint(initial))["sha256"])
+
+
 def load_initial(corrector: torch.nn.Module, path: str | Path) -> None:
     """Start from the weights of a checkpoint (.safetensors); InputError where they are of another network."""
-    from BrainDiffLogic.checkpoints import load_checkpoint
-
     source, _ = load_checkpoint(path)
     try:
         corrector.load_state_dict(source.state_dict())

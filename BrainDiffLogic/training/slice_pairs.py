@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from BrainDiffLogic.cohort.split import hold_out
+
 
 class SlicePairs(Dataset[dict[str, Tensor]]):
     """Pairs {"moved", "clean"}, each (1, rows, columns) float32 in network units, read from memory maps.
@@ -26,6 +28,10 @@ class SlicePairs(Dataset[dict[str, Tensor]]):
     def subjects(self) -> list[str]:
         """Sorted, each once."""
         return sorted({facts["subject"] for facts in self.facts})
+
+    def hold_out(self, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """(training, validation): indices of the pairs, by subject, see ``cohort.split.hold_out``."""
+        return hold_out([facts["subject"] for facts in self.facts], share)
 
     def __len__(self) -> int:
         return len(self.places)

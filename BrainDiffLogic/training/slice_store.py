@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,8 @@ import numpy as np
 from scipy import ndimage
 
 from BrainDiffLogic.cohort.bids import Scan
-from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint
+from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint, hold_out
+from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
@@ -79,6 +79,11 @@ class SliceStore:
         hits = [n for n, item in enumerate(self.items) if all(item[key] == value for key, value in named.items())]
         return np.array(hits, dtype=np.int64)
 
+    def hold_out(self, indices: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """(training, validation) of the indices, by subject, see ``cohort.split.hold_out``."""
+        training, validation = hold_out([self.items[n]["subject"] for n in indices], share)
+        return indices[training], indices[validation]
+
     def subjects(self, split: str) -> list[str]:
         """The subjects of a split that have slices, sorted."""
         return sorted({item["subject"] for item in self.items if item["split"] == split})
@@ -111,17 +116,17 @@ def build_store(
     if not named:
         raise InputError("no scan is known as clean or motion; name them acq-standard, acq-headmotionN or add scores")
     splits = {scan.subject: manifest.split_of(scan.subject) for scan in named}
-    digest = _digest(named, splits, canvas, spacing_mm, step)
+    made_from = _digest(named, splits, canvas, spacing_mm, step)
     if (folder / FACTS).exists():
         store = SliceStore(folder)
-        if store.digest != digest:
+        if store.digest != made_from:
             raise InputError(f"{folder}: holds slices of other scans, splits or sizes; delete it or name another")
         return store
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(".braindiff-*"):  # staged by a build that was killed
         shutil.rmtree(part, ignore_errors=True)
     facts: dict[str, Any] = {"format": FORMAT, "canvas": list(canvas), "spacing_mm": spacing_mm, "step": step}
-    facts |= {"digest": digest, "scans": [], "items": []}
+    facts |= {"digest": made_from, "scans": [], "items": []}
     with staged_output(folder / DATA) as staged:
         _write(named, splits, facts, staged, progress or (lambda share, stage: None))
     with staged_output(folder / FACTS) as staged:  # last: a store without it is none
@@ -220,10 +225,9 @@ def _check(canvas: Sequence[int], spacing_mm: float | None, step: int) -> None:
 def _digest(
     scans: list[Scan], splits: dict[str, str], canvas: Sequence[int], spacing_mm: float | None, step: int
 ) -> str:
-    """A short name for what a store is made from; files are known by name and size, wherever they lie."""
+    """A short name for what a store is made from; files are known by name and content, wherever they lie."""
     files = [
-        [scan.path.name, scan.path.stat().st_size, scan.group, scan.level, scan.score, splits[scan.subject]]
+        [scan.path.name, file_digest(scan.path), scan.group, scan.level, scan.score, splits[scan.subject]]
         for scan in scans
     ]
-    content = [FORMAT, OCCUPIED_SHARE, SPLITS, list(canvas), spacing_mm, step, files]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return digest([FORMAT, OCCUPIED_SHARE, SPLITS, list(canvas), spacing_mm, step, files])[:SHORT]

@@ -18,7 +18,7 @@ from BrainDiffLogic.training.generative_configuration import LdmConfiguration, c
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.latents import latent_shape, latents_key, load_latents, make_latents
-from BrainDiffLogic.training.ordered_batches import OrderedBatches, hold_out
+from BrainDiffLogic.training.ordered_batches import OrderedBatches
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.train_vae import describe
@@ -36,16 +36,13 @@ def train_ldm(
     store, run = SliceStore(data), Path(run)
     autoencoder, card = load_vae(vae, frozen=True)
     check_slices(card, store)
-    training, validation = hold_out(store, prior_slices(store, plan.group), plan.validation_share)
+    training, validation = store.hold_out(prior_slices(store, plan.group), plan.validation_share)
     L.seed_everything(plan.seed, workers=True, verbose=False)
     arguments = chosen_arguments(plan.network, CONFIGURATIONS)
     network = build_diffusion(arguments)
     check_latents(latent_shape(autoencoder, store.canvas), arguments)
     last, done = finished(run, network, plan)
-    start(
-        run, "ldm", plan, arguments, group=plan.group, vae_sha256=card["sha256"], store=store.digest,
-        validation_share=plan.validation_share,
-    )  # fmt: skip
+    start(run, "ldm", plan, arguments, vae_sha256=card["sha256"], store=store.digest)
     if last and done:
         return last
     batches = LatentBatches(plan, store, (training, validation), autoencoder, card["sha256"], run)
@@ -98,7 +95,7 @@ def export_ldm(plan: LdmConfiguration, checkpoint: Path, path: Path, data: str |
     """
     store = SliceStore(data)
     autoencoder, vae_card = load_vae(vae)
-    training, validation = hold_out(store, prior_slices(store, plan.group), plan.validation_share)
+    training, validation = store.hold_out(prior_slices(store, plan.group), plan.validation_share)
     slices = np.concatenate([training, validation])
     latents = load_latents(checkpoint.parent, latents_key(vae_card["sha256"], store, slices, len(training)))
     arguments = chosen_arguments(plan.network, CONFIGURATIONS)

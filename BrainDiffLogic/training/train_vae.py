@@ -21,7 +21,7 @@ from BrainDiffLogic.training.generative_configuration import VaeConfiguration, c
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.latents import latent_shape, measured_scale
-from BrainDiffLogic.training.ordered_batches import VALIDATION_SLICES, OrderedBatches, evenly, hold_out
+from BrainDiffLogic.training.ordered_batches import VALIDATION_SLICES, OrderedBatches, evenly
 from BrainDiffLogic.training.perceptual import build_perceptual
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
@@ -35,7 +35,7 @@ def vae_slices(plan: VaeConfiguration, store: SliceStore) -> tuple[np.ndarray, n
     indices = np.concatenate([store.select(split=split) for split in plan.splits])
     if not len(indices):
         raise InputError(f"{store.folder}: no slices in the splits {', '.join(plan.splits)}; add scans")
-    return hold_out(store, indices, plan.validation_share)
+    return store.hold_out(indices, plan.validation_share)
 
 
 def train_vae(plan: VaeConfiguration, data: str | Path, run: str | Path, hardware: Hardware | None = None) -> Path:
@@ -54,7 +54,8 @@ def train_vae(plan: VaeConfiguration, data: str | Path, run: str | Path, hardwar
     _check_canvas(store, network)
     perceptual = build_perceptual(plan.perceptual, plan.perceptual_options)
     last, done = finished(run, network, plan)
-    start(run, "vae", plan, arguments, store=store.digest, validation_share=plan.validation_share)
+    facts = perceptual.facts if perceptual else None
+    start(run, "vae", plan, arguments, store=store.digest, perceptual_facts=facts)
     if last and done:
         return last
     batches = OrderedBatches(plan, store.array, training, validation, latent_shape(network, store.canvas))

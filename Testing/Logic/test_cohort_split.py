@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from BrainDiffLogic.cohort.split import (
@@ -15,6 +15,7 @@ from BrainDiffLogic.cohort.split import (
     assert_disjoint,
     cohort_manifest,
     extended,
+    hold_out,
     read_manifest,
     split_subjects,
     write_manifest,
@@ -100,6 +101,19 @@ def test_other_shares_or_salt_need_another_file(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="other shares or another salt"):
             cohort_manifest(path, TWELVE, **changes)
     assert path.read_bytes() == before
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=2), st.floats(0, 0.9))
+def test_items_are_held_out_by_subject_whatever_their_order(subjects: list[str], share: float) -> None:
+    people = len(set(subjects))
+    assume(max(1, round(share * people)) < people)
+    training, validation = hold_out(subjects, share)
+    assert sorted([*training, *validation]) == list(range(len(subjects)))
+    sides = [{subjects[n] for n in side} for side in (training, validation)]
+    assert not sides[0] & sides[1]
+    assert len(sides[1]) == (max(1, round(share * people)) if share else 0)
+    backwards = {subjects[::-1][n] for n in hold_out(subjects[::-1], share)[1]}
+    assert backwards == sides[1]
 
 
 def test_a_leak_in_the_manifest_file_is_an_error(tmp_path: Path) -> None:

@@ -120,6 +120,24 @@ def test_the_schedule_reaches_kernels_and_the_rest() -> None:
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([FASTER * 1e-3, 1e-3])
 
 
+def test_a_kernel_steps_three_times_as_far_as_muon_does_at_the_rate_of_the_rest() -> None:
+    """Muon's first step has a root mean square of 0.2 rates (Liu 2025, eq. 4), AdamW's one of 1 rate."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    optimiser = build_optimiser("muon", network, [network[-1]], weight_decay=0.0)
+    torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1e-3)
+    before = copy.deepcopy(network)
+    network(torch.randn(8, 16, 9, 9)).square().mean().backward()
+    optimiser.step()
+    moved = {
+        name: float((value - before.get_parameter(name)).square().mean().sqrt())
+        for name, value in network.named_parameters()
+    }
+    assert moved["0.weight"] == pytest.approx(3 * 0.2 * 1e-3, rel=0.3)
+    assert moved["0.bias"] == pytest.approx(1e-3, rel=0.01)
+    assert moved["2.weight"] == pytest.approx(1e-3, rel=0.01)
+
+
 def test_the_output_layer_of_a_corrector_is_left_to_adamw() -> None:
     corrector = tiny_corrector()
     built = build_optimiser("muon", corrector, corrector.body.heads, weight_decay=0.0)

@@ -32,6 +32,7 @@ from BrainDiffLogic.reproduction.work import Work
 from BrainDiffLogic.training.run import network_arguments
 from BrainDiffLogic.training.stack_pairs import StackPairs
 from BrainDiffLogic.volume import Volume
+from Harness.changed_files import change_a_byte
 
 PRESET_NAMES = st.sampled_from(list(PRESETS))
 
@@ -97,9 +98,12 @@ def test_a_cohort_without_motion_scans_serves(a_cohort: Path, tmp_path: Path) ->
     bids = tmp_path / "bids"
     shutil.copytree(a_cohort, bids, ignore=shutil.ignore_patterns("*headmotion*"))
     only = find_cohort(bids, 1, ("clean",))
-    assert only.digest == find_cohort(a_cohort, 1, ("clean",)).digest != find_cohort(a_cohort, 1).digest
+    before = only.digest
+    assert before == find_cohort(a_cohort, 1, ("clean",)).digest != find_cohort(a_cohort, 1).digest
     with pytest.raises(InputError, match="there is no motion scan"):
         find_cohort(bids, 1)
+    change_a_byte(only.scans[0].path)
+    assert find_cohort(bids, 1, ("clean",)).digest != before
 
 
 def test_a_row_is_the_mean_and_spread_over_slices_computed_anew(a_run: Path) -> None:

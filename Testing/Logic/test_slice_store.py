@@ -17,6 +17,7 @@ from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.training import slice_store
 from BrainDiffLogic.training.slice_store import SliceStore, build_store, sagittal_slices
 from BrainDiffLogic.volume import Volume
+from Harness.changed_files import change_a_byte
 
 SUBJECTS = ("a", "b", "c")
 CANVAS = (64, 48)
@@ -72,6 +73,15 @@ def test_slices_are_selected_by_split_and_group_and_level(
     assert {store.items[n]["group"] for n in store.select(split="prior", group="motion")} == {"motion"}
     assert len(store.select()) == len(store) and len(store.select(split="other")) == 0
     assert {item["slice"] % 8 for item in store.items} == {0}
+
+
+def test_a_changed_scan_of_the_same_name_size_and_time_needs_another_store(
+    some_scans: list[Scan], a_manifest: Manifest, tmp_path: Path
+) -> None:
+    build_store(some_scans, a_manifest, tmp_path / "store", CANVAS, None)
+    change_a_byte(some_scans[0].path)
+    with pytest.raises(InputError, match="holds slices of other scans"):
+        build_store(some_scans, a_manifest, tmp_path / "store", CANVAS, None)
 
 
 def test_a_subject_in_two_splits_is_a_leak(some_scans: list[Scan], a_manifest: Manifest, tmp_path: Path) -> None:

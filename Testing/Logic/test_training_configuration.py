@@ -1,7 +1,6 @@
 """The configurations that ship, what is refused in one, and the split by subject."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +9,12 @@ import pytest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.networks import build
 from BrainDiffLogic.training.configuration import (
-    assert_disjoint,
     find_configuration,
-    find_sources,
     read_configuration,
     shipped_folder,
-    subject_of,
 )
-from BrainDiffLogic.training.pairs import Source
-from BrainDiffLogic.training.run import caches, network_arguments
-from Harness.tiny_training import COMPACT, SHIPPED, TINY, make_data_folder, tiny, write_yaml
+from BrainDiffLogic.training.run import network_arguments
+from Harness.tiny_training import COMPACT, SHIPPED, TINY, make_data_folder, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -131,70 +126,3 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
 def test_a_configuration_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="configuration file|cannot be read"):
         read_configuration(tmp_path / name)
-
-
-# The split
-
-
-def test_the_sources_are_split_by_subject(a_data_folder: Path) -> None:
-    training, validation = find_sources(tiny(), a_data_folder)
-    assert [source.subject for source in training] == ["one", "two"]
-    assert [source.subject for source in validation] == ["three"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"sources": [{"glob": "none/*"}]}, "none"), ({"validation": ["four"]}, "'four'")],
-)
-def test_sources_that_are_not_there_are_refused(a_data_folder: Path, changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        find_sources(tiny(**changes), a_data_folder)
-
-
-def test_a_subject_on_both_sides_is_refused() -> None:
-    with pytest.raises(InputError, match="one is both"):
-        assert_disjoint([Source("a.nii", "one"), Source("b.nii", "two")], [Source("c.nii", "one")])
-
-
-@pytest.mark.parametrize(
-    ("name", "subject"),
-    [
-        ("sub-01_ses-2_run-1_T1w.nii.gz", "sub-01"), ("sub-01_T1w.nii.gz", "sub-01"), ("sub-A1.nii", "sub-A1"),
-        ("ds000011-11_T1w.nii.gz", "ds000011-11"), ("one.mha", "one"), ("subject-7_T1w.nrrd", "subject-7"),
-    ],
-)  # fmt: skip
-def test_a_session_is_no_subject(name: str, subject: str) -> None:
-    assert subject_of(name) == subject
-
-
-def test_all_sessions_of_a_subject_are_on_one_side(a_data_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "heads").mkdir()
-    for name in ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"):
-        shutil.copy(a_data_folder / "heads" / "one_T1w.nii.gz", tmp_path / "heads" / f"{name}_T1w.nii.gz")
-    training, validation = find_sources(tiny(validation=["sub-01"]), tmp_path)
-    assert [len(sources) for sources in (training, validation)] == [1, 2]
-    with pytest.raises(InputError, match="sub-01_ses-1"):
-        find_sources(tiny(validation=["sub-01_ses-1"]), tmp_path)
-
-
-def test_a_file_on_both_sides_is_refused_also_through_a_link(a_data_folder: Path, tmp_path: Path) -> None:
-    file = a_data_folder / "heads" / "one_T1w.nii.gz"
-    (tmp_path / "heads").mkdir()
-    (tmp_path / "heads" / "one_T1w.nii.gz").symlink_to(file)
-    (tmp_path / "heads" / "alias_T1w.nii.gz").symlink_to(file)
-    with pytest.raises(InputError, match="both in training and in validation"):
-        find_sources(tiny(validation=["alias"]), tmp_path)
-
-
-def test_no_trajectory_is_both_trained_on_and_validated_on(a_data_folder: Path) -> None:
-    training, validation = caches(tiny(), a_data_folder, a_data_folder / "pairs")
-    used = [{cache.facts(index)["trajectory"] for index in cache.ready(9)} for cache in (training, validation)]
-    assert [len(names) for names in used] == [3, 2]
-    assert not used[0] & used[1]
-    assert not {training.facts(i)["subject"] for i in range(3)} & {validation.facts(i)["subject"] for i in range(2)}
-
-
-def test_sharing_a_trajectory_stops_the_run(a_data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("BrainDiffLogic.training.run.VALIDATION_SEEDS", 0)
-    with pytest.raises(AssertionError, match="trajectory"):
-        caches(tiny(), a_data_folder, a_data_folder / "pairs")

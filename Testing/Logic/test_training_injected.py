@@ -29,7 +29,6 @@ from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pair_run import (
     BestCheckpoint,
     export_pair_corrector,
-    split_pairs,
     stopped_early,
     train_on_pairs,
 )
@@ -215,12 +214,12 @@ def test_a_network_or_configuration_that_does_not_fit_pairs_is_refused(fit: Call
 
 def test_subjects_are_held_out_whole(a_job: Path) -> None:
     pairs = injected_run(a_job / "injected").pairs
-    training, validation = split_pairs(pairs, 0.5)
+    training, validation = pairs.hold_out(0.5)
     sides = [{pairs.facts[n]["subject"] for n in part} for part in (training, validation)]
     assert not sides[0] & sides[1] and sides[0] | sides[1] == set(pairs.subjects)
     assert sorted([*training, *validation]) == list(range(len(pairs)))
     with pytest.raises(InputError, match="two or more are needed"):
-        split_pairs(pairs, 0.9 if len(pairs.subjects) < 3 else 1.0)
+        pairs.hold_out(0.9 if len(pairs.subjects) < 3 else 1.0)
 
 
 # What comes out
@@ -236,7 +235,7 @@ def test_exported_weights_load_and_their_card_says_what_was_held_out(
     assert read == card
     for name, value in trained_state(checkpoint).items():
         torch.testing.assert_close(corrector.state_dict()[name], value, rtol=0, atol=0)
-    training, validation = split_pairs(start.pairs, 0.5)
+    training, validation = start.pairs.hold_out(0.5)
     assert card["training"]["held_out_subjects"] == sorted({start.pairs.facts[n]["subject"] for n in validation})
     assert card["training"]["slices"] == len(training)
     assert card["training"]["stages"][0]["loss"] == {"l1": 1.0, "info_nce": 0.1}

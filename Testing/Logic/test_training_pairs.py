@@ -13,8 +13,9 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.training import painting
 from BrainDiffLogic.training import pairs as pairs_module
-from BrainDiffLogic.training.pairs import PairCache, Recipe, Source, fourier_resampled, simulate_pair
+from BrainDiffLogic.training.pairs import PairCache, Recipe, Source, fourier_resampled, quiet_name, simulate_pair
 from BrainDiffLogic.volume import Volume
+from Harness.changed_files import change_a_byte
 
 RECIPE = Recipe(max_voxels=3e4)
 
@@ -52,7 +53,7 @@ def test_the_same_seed_and_index_give_the_same_pair(a_source: Source) -> None:
 def test_another_seed_or_index_gives_another_pair(a_source: Source, seed: int, index: int) -> None:
     one, facts = simulate_pair(a_source, RECIPE, 1, 0)
     other, other_facts = simulate_pair(a_source, RECIPE, seed, index)
-    assert facts["trajectory"] != other_facts["trajectory"]
+    assert facts["motion"] != other_facts["motion"]
     assert one.shape != other.shape or not np.array_equal(one, other)
 
 
@@ -176,6 +177,13 @@ def test_what_pairs_depend_on_names_their_folder(a_source: Source, tmp_path: Pat
     }
     assert len(folders) == 5
     assert PairCache(tmp_path, [a_source], Recipe(max_voxels=3e4), 1).folder in folders
+
+
+def test_a_changed_scan_of_the_same_name_size_and_time_gives_other_pairs(a_source: Source, tmp_path: Path) -> None:
+    before = PairCache(tmp_path, [a_source], RECIPE, 1), quiet_name(a_source)
+    change_a_byte(Path(a_source.path))
+    assert PairCache(tmp_path, [a_source], RECIPE, 1).folder != before[0].folder
+    assert quiet_name(a_source) != before[1]
 
 
 def test_pairs_of_a_scan_that_was_processed_anew_are_other_pairs(a_source: Source, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Whole runs on tiny heads, and what they export."""
 
 import os
+import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from BrainDiffLogic import correct
@@ -23,14 +27,17 @@ from BrainDiffLogic.networks import build
 from BrainDiffLogic.training import run_folder, supervised
 from BrainDiffLogic.training.configuration import (
     Configuration,
+    Stage,
     find_configuration,
     read_configuration,
 )
 from BrainDiffLogic.training.export import export, learning_curve
 from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.pair_run import stopped_early
 from BrainDiffLogic.training.pairs import Recipe
 from BrainDiffLogic.training.run import train
-from BrainDiffLogic.training.run_folder import AtomicCheckpoints, steps_done, trained_state
+from BrainDiffLogic.training.run_folder import AtomicCheckpoints, epochs_done, steps_done, trained_state
+from Harness.changed_files import change_a_byte
 from Harness.tiny_training import COMPACT, CONTENT, TINY, make_data_folder, tiny
 
 
@@ -171,11 +178,129 @@ def test_another_draw_begins_and_goes_on_otherwise_with_the_same_pairs(a_data_fo
     assert sorted((a_data_folder / "pairs").rglob("*.npy")) == before
 
 
-def test_a_run_does_not_go_on_with_another_optimiser(a_data_folder: Path, tmp_path: Path) -> None:
-    stages = [replace(tiny().stages[0], steps=1)]
-    trained(tiny(stages=stages, epoch_steps=1), a_data_folder, tmp_path / "run")
-    with pytest.raises(InputError, match="another optimiser"):
-        trained(tiny(stages=stages, epoch_steps=1, optimiser="muon"), a_data_folder, tmp_path / "run")
+class Followed(Callback):
+    """Keeps the network's weights after each step."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: object) -> None:
+        self.weights.append({name: value.clone() for name, value in pl_module.network.state_dict().items()})
+
+
+@pytest.mark.parametrize("ema", [0.6, 0.0])
+def test_the_weights_of_a_run_are_their_moving_average_as_its_card_says(
+    a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    followed = Followed()
+    monkeypatch.setattr("BrainDiffLogic.training.run.progress_callback", lambda steps: followed)
+    configuration = tiny(stages=[replace(tiny().stages[0], steps=4, warmup=1)], epoch_steps=2, ema=ema)
+    checkpoint = trained(configuration, a_data_folder, tmp_path / "run")
+    card = export(configuration, checkpoint, tmp_path / "own.safetensors", a_data_folder)
+    average = followed.weights[0]
+    for weights in followed.weights[1:]:
+        average = {name: ema * average[name] + (1 - ema) * value for name, value in weights.items()}
+    assert len(followed.weights) == 4
+    apart = max(float((average[name] - value).abs().max()) for name, value in followed.weights[-1].items())
+    assert apart > 1e-4 if ema else apart == 0
+    for name, value in trained_state(checkpoint).items():
+        torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-7)
+    assert card["training"]["weights"] == f"EMA {ema}"
+
+
+@pytest.fixture(scope="module")
+def a_finished_run(a_data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    trained(one_step(), a_data_folder, run)
+    return run
+
+
+def one_step(**changes: Any) -> Configuration:
+    return tiny(**{"stages": [replace(tiny().stages[0], steps=1)], "epoch_steps": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optimiser": "muon"}, r"optimiser \(adamw, now muon\)"), ({"seed": 2}, r"seed \(1, now 2\)"),
+        ({"stages": [Stage(1, {"l1": 1.0}, 0.5, 2)]}, r"stages\[0\].learning_rate \(0.001, now 0.5\);"),
+        ({"stages": [Stage(2, {"l1": 1.0}, warmup=2)]}, r"stages\[0\].steps \(1, now 2\);"),
+        ({"stages": [Stage(1, {"l1": 1.0, "tv": 0.1}, warmup=2)]}, r"stages\[0\].loss.tv \(None, now 0.1\);"),
+        ({"recipe": Recipe(max_voxels=3e4, noise=(0.0, 0.1))}, r"recipe.noise\[1\] \(0.03, now 0.1\)"),
+        ({"lesions": 0.5}, r"lesions \(0.0, now 0.5\);"), ({"ema": 0.5}, r"ema \(0.999, now 0.5\);"),
+        ({"seed": 2, "batch": 1}, r"batch \(2, now 1\), another .*seed \(1, now 2\)"),
+    ],
+)  # fmt: skip
+def test_a_run_does_not_go_on_with_another_configuration(
+    a_data_folder: Path, a_finished_run: Path, changes: dict[str, Any], named: str
+) -> None:
+    """Else its card would claim the new values for all steps."""
+    with pytest.raises(InputError, match=f"another {named}") as refused:
+        trained(one_step(**changes), a_data_folder, a_finished_run)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_network_is_asked_may_change_without_training(a_data_folder: Path, a_finished_run: Path) -> None:
+    trained(one_step(least_change=0.1, views=[{"mirrored": True}]), a_data_folder, a_finished_run)
+
+
+def test_a_run_does_not_go_on_with_other_scans_or_from_other_weights(
+    a_data_folder: Path, a_finished_run: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(a_data_folder / "heads", data / "heads")
+    change_a_byte(data / "heads" / "one_T1w.nii.gz")
+    with pytest.raises(InputError, match=r"another pairs_of\[0\] \("):
+        trained(one_step(), data, a_finished_run)
+    export(one_step(), a_finished_run / "last.ckpt", tmp_path / "own.safetensors", a_data_folder)
+    with pytest.raises(InputError, match=r"another initial \(None, now [0-9a-f]{64}\)"):
+        train(
+            one_step(), a_data_folder, a_finished_run, cache=a_data_folder / "pairs", hardware=Hardware("cpu"),
+            initial=tmp_path / "own.safetensors",
+        )  # fmt: skip
+
+
+def test_a_run_without_its_configuration_does_not_go_on(
+    a_data_folder: Path, a_finished_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(a_finished_run, tmp_path / "run")
+    (tmp_path / "run" / "configuration.json").unlink()
+    with pytest.raises(InputError, match="not the configuration of a run; restore it"):
+        trained(one_step(), a_data_folder, tmp_path / "run")
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("read", [run_folder.read_checkpoint, steps_done, epochs_done, trained_state, stopped_early])
+def test_a_crafted_checkpoint_runs_no_code(read: Any, tmp_path: Path) -> None:
+    content = {"state_dict": {}, "global_step": 1, "epoch": 0, "callbacks": {}, "trap": Trap(tmp_path / "sprung")}
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        read(tmp_path / "last.ckpt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_crafted_run_folder_is_refused_and_no_trainer_runs_its_code(
+    a_data_folder: Path, a_finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(a_finished_run, tmp_path / "run")
+    last = tmp_path / "run" / "last.ckpt"
+    whole = torch.load(last, weights_only=True)
+    torch.save({**whole, "trap": Trap(tmp_path / "sprung")}, last)
+    with pytest.raises(InputError, match="not a checkpoint of a run"):
+        trained(one_step(), a_data_folder, tmp_path / "run")
+    monkeypatch.setattr("BrainDiffLogic.training.run.last_checkpoint", lambda run, network: (last, 0))
+    with pytest.raises(pickle.UnpicklingError):
+        trained(one_step(), a_data_folder, tmp_path / "run")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_run_does_not_go_on_with_another_split(a_data_folder: Path, tmp_path: Path) -> None:
@@ -191,7 +316,7 @@ def test_a_folder_with_a_run_of_another_network_is_refused(a_data_folder: Path, 
     trained(tiny(stages=[replace(tiny().stages[0], steps=1)], epoch_steps=1), a_data_folder, run)
     with pytest.raises(InputError, match="another network"):
         trained(tiny(family="mc-net", network=TINY["mc-net"]), a_data_folder, run)
-    with pytest.raises(InputError, match=r"another network \(configuration.json"):  # weights of the same shapes
+    with pytest.raises(InputError, match=r"another network.gain \(None, now 0.5\)"):  # weights of the same shapes
         trained(tiny(network={**TINY["attention-unet"], "gain": 0.5}), a_data_folder, run)
     other = tiny(network={**TINY["attention-unet"], "channels": [4, 4]})
     with pytest.raises(InputError, match="another network"):

@@ -22,7 +22,7 @@ from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
 from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments, read_vae_configuration
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.image_grid import grid
-from BrainDiffLogic.training.ordered_batches import NoisySamples, Shares, hold_out, steps_per_epoch
+from BrainDiffLogic.training.ordered_batches import NoisySamples, Shares, steps_per_epoch
 from BrainDiffLogic.training.rates import rate_share
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
@@ -94,8 +94,8 @@ def test_one_subject_cannot_be_trained_and_validated_on(a_store: Path) -> None:
     store = SliceStore(a_store)
     alone = np.array([n for n, item in enumerate(store.items) if item["subject"] == "sub-0"])
     with pytest.raises(InputError, match="set validation_share: 0"):
-        hold_out(store, alone, 0.1)
-    training, validation = hold_out(store, alone, 0.0)
+        store.hold_out(alone, 0.1)
+    training, validation = store.hold_out(alone, 0.0)
     assert len(training) == len(alone)
     assert not len(validation)
 
