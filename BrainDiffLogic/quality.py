@@ -276,7 +276,7 @@ def foreground_background_energy_ratio(array: np.ndarray, head: np.ndarray) -> f
 
 
 def _volume(image: Image) -> Volume:
-    return image if isinstance(image, Volume) else Volume(np.asarray(image), np.eye(4))
+    return (image if isinstance(image, Volume) else Volume(np.asarray(image), np.eye(4))).without_fill()
 
 
 def _same_grid(image: Volume, reference: Volume) -> None:

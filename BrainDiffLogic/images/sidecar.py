@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.nifti import nifti_affine
 
 PATIENT_AXES = ("LR", "AP", "SI")
 """Named by their ends, in the order of RAS."""
@@ -44,10 +44,7 @@ def phase_encoding(image: str | Path, content: dict[str, Any] | None = None) -> 
     array_axis = str(named or "")[:1]
     if array_axis not in ("i", "j", "k"):
         return None
-    try:
-        along = nib.Nifti1Image.from_filename(image).affine[:3, "ijk".index(array_axis)]
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{image}: cannot be read ({error}); get the file again") from None
+    along = nifti_affine(Path(image))[:3, "ijk".index(array_axis)]
     return PATIENT_AXES[int(np.argmax(np.abs(along)))]
 
 

@@ -165,3 +165,10 @@ def test_the_share_that_changed_does_not_depend_on_the_units(a_noisy_head: Volum
     )
     assert plain["changed_share"] > 0
     assert other["changed_share"] == pytest.approx(plain["changed_share"], rel=0.02)
+
+
+def test_quality_does_not_see_the_fill_of_a_volume_in_memory(tmp_path: Path, a_noisy_head: Volume) -> None:
+    scan = filled(a_noisy_head, -32768)
+    save_nifti(tmp_path / "in.nii", scan.array, scan.affine)
+    in_memory, from_file = (assess(volume).as_dict() for volume in (scan, read_volume(tmp_path / "in.nii")))
+    assert in_memory == from_file and in_memory["tenengrad"] < 10 * assess(a_noisy_head).tenengrad
