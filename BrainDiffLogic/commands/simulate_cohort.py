@@ -15,6 +15,7 @@ from typing import Any
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.commands.progress import Report, shown_progress
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
@@ -181,10 +182,10 @@ def _is_finished(target: Path, subject: str, source: Path) -> bool:
         return False
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
-        before = facts["SourceFile"], facts["SourceBytes"]
+        before = facts["SourceFile"], facts["SourceSHA256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{sidecar}: missing or damaged; delete the folder of sub-{subject} and run again") from None
-    if before != (source.name, source.stat().st_size):
+    if before != (source.name, file_digest(source)):
         raise InputError(f"{source}: sub-{subject} was made from another {before[0]}; delete its folder or rename this")
     return True
 
@@ -196,7 +197,7 @@ def simulate_subject(subject: str, path: Path, target: Path, settings: Settings)
     (part / "anat").mkdir(parents=True)
     traces.mkdir(parents=True, exist_ok=True)
     try:
-        facts: dict[str, Any] = {"Modality": "MR", "SourceFile": path.name, "SourceBytes": path.stat().st_size}
+        facts: dict[str, Any] = {"Modality": "MR", "SourceFile": path.name, "SourceSHA256": file_digest(path)}
         _write_scan(part, _scan_name(subject, 0), volume, facts | {"MotionSimulated": False})
         for level, name in enumerate(settings.levels, start=1):
             scan = _scan_name(subject, level)

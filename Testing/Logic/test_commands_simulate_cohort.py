@@ -16,6 +16,7 @@ from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.motion.levels import draw_trajectory, draw_up_to
 from BrainDiffLogic.motion.traces import read_trajectory
 from BrainDiffLogic.volume import Volume
+from Harness.changed_files import change_a_byte
 from Harness.command_line import assert_refused, braindiff
 
 
@@ -201,6 +202,11 @@ def test_a_cohort_of_other_motion_or_another_scan_is_not_mixed_in(
     capfd.readouterr()
     assert_refused(still_scans.parent, capfd, [*arguments, "--seed", 1], "other levels, severity, axis or seed")
     path = still_scans / "other.nii"
+    change_a_byte(path)
+    assert_refused(still_scans.parent, capfd, arguments, "other.nii", "made from another other.nii")
+    change_a_byte(path)
+    assert braindiff(*arguments) == 0
+    capfd.readouterr()
     path.rename(still_scans / "o-t-h-e-r.nii")
     assert_refused(still_scans.parent, capfd, arguments, "o-t-h-e-r.nii", "made from another other.nii")
 

@@ -100,7 +100,7 @@ def test_what_is_done_is_not_done_again(
     run_safety({"do nothing": nothing}, [folded_head(whole=False, noise=5)], tmp_path)
     assert counted == ["size", "infinite"] * 2
     monkeypatch.setattr(suite, "__version__", "0.0.0")
-    run_safety({"do nothing": nothing}, heads, tmp_path)
+    run_safety({"do nothing": nothing}, [folded_head(whole=False, noise=5)], tmp_path)
     assert counted == ["size", "infinite"] * 3
 
 

@@ -242,6 +242,10 @@ def test_a_finished_run_is_not_started_again(a_run: Path, a_store: Path) -> None
 
 
 def test_a_folder_with_a_run_of_another_network_is_refused(a_run: Path, a_store: Path) -> None:
+    with pytest.raises(InputError, match=r"another .*batch \(.*, now 1\)"):
+        train_vae(vae_plan(batch=1), a_store, a_run.parent, CPU)
+    with pytest.raises(InputError, match=r"another .*decay \(0.0, now 0.5\)"):
+        train_vae(vae_plan(decay=0.5), a_store, a_run.parent, CPU)
     with pytest.raises(InputError, match="another network"):
         train_vae(vae_plan(network={**VAE_NETWORK, "channels": [4, 8, 8]}), a_store, a_run.parent, CPU)
 
