@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from BrainDiffLogic.checkpoints import sha256
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 
 VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -32,7 +32,7 @@ def vgg16_layers(path: str | Path) -> tuple[nn.ModuleList, str]:
             parts += [convolution, nn.ReLU()]
             channels, position = width, position + 2
         layers.append(nn.Sequential(*parts))
-    return layers, sha256(path)
+    return layers, file_digest(path)
 
 
 def lpips_heads(path: str | Path) -> tuple[list[Tensor], str]:
@@ -44,7 +44,7 @@ def lpips_heads(path: str | Path) -> tuple[list[Tensor], str]:
         if name not in state or state[name].numel() != width:
             raise InputError(f"{path}: no heads of LPIPS for VGG16 ({name} is missing or of another size)")
         heads.append(state[name].float().flatten())
-    return heads, sha256(path)
+    return heads, file_digest(path)
 
 
 def _read(path: str | Path, option: str, what: str) -> dict[str, Tensor]:
