@@ -34,7 +34,7 @@ KINDS: dict[str, type] = {
 SHIPPED = {
     "attention-unet": "78156816a3adbf247caebabc43013d199894624d59afb01eb8ab49340af4715d",
     "mc-net": "1e3e9554dd3b120f6cab87deed2243ab92adc38f37a147a9d7a6ce370126c80c",
-    "motion": "de83ead1fabb8e8d3d74324e34269d0bdaff54b816a0ec72c2f1c3c2a61e7cf2",
+    "motion": "cac6e13170087c41ceafd11ee0fad72393da284399a786ce674ba557466dbf26",
     "rmman": "4c9bdf157d0fcfbda95694a9b58ff97e46725d8e268e983900aba9a175c1b0dd",
     "severity": "40d184aa8128fe16546bf04f30b97ec333bc35463578feb6a2685653ec758040",
 }

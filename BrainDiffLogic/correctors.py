@@ -6,13 +6,13 @@ Either takes a ``Job`` and gives a ``Change``; a scan that is better left alone 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.checkpoints import Card
+from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
 from BrainDiffLogic.disagreement import NOT_ASKED, Panel, measure
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import seen_through_mask
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and the name of the stage."""
+
+
+NETWORK_SHARE = 0.1
+"""Of a correction by physics, each of the two times that the network is asked."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +73,58 @@ class Change:
 
 
 def by_physics(job: Job, limits: Limits) -> Change:
-    """Find the motion and take off the artifact that it made; nothing where no motion explains the scan."""
+    """Find the motion, take off the artifact that it made, and ask the default network for what is left.
+
+    Neither the misfit nor the evidence tells poses that are right from poses that are wrong. The network does: it
+    knows nothing of poses, so that where both find the same artifact, both have found it. The poses that agree with
+    it most are chosen, as much of their artifact is taken off as the agreement allows, and where the network finds
+    nothing, nothing is searched.
+    """
     from BrainDiffLogic.motion.estimate import SEARCH_DONE, artifact, estimate_motion
     from BrainDiffLogic.motion.kspace import phase_encode_axis
 
-    scan, motion = job.scan, job.motion
-    change = np.zeros(scan.volume.shape, np.float32)
+    scan, volume = job.scan, job.scan.volume
     if job.pe_axis is not None:
-        phase_encode_axis(scan.volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
-    if not motion.correct:
-        return Change(change, motion, "cpu", {"motion": None})
+        phase_encode_axis(volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
+    network, card = load_checkpoint(DEFAULT_MODEL)
+    first = by_network(replace(job, progress=_part(job, 0.0, NETWORK_SHARE)), network, card)
+    facts = {**first.facts, "network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
+    first = replace(first, facts=facts)
+    if not first.decision.correct:
+        return first
+    search = _part(job, NETWORK_SHARE, (1 - 2 * NETWORK_SHARE) * SEARCH_DONE)
     try:
         estimate = estimate_motion(
-            scan, job.pe_axis, limits=limits, cancelled=job.cancelled, progress=_part(job, 0.0, SEARCH_DONE)
+            scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
         )
     except InputError as error:
-        return Change(change, motion.overruled(f"returned unchanged: {error}"), "cpu", {"motion": None})
-    if job.may_refrain and not estimate.moved:
-        motion = motion.overruled(f"returned unchanged: {estimate.reason}; apply it all the same with --force")
-    else:
-        change = -artifact(scan, estimate, cancelled=job.cancelled)
-    job.report_progress(1.0, "Undoing the motion")
-    return Change(change, motion, "cpu", {"motion": estimate.as_dict()})
+        return replace(first, notes=[*first.notes, f"corrected by {card['name']} alone: {error}"])
+    made = artifact(scan, estimate, cancelled=job.cancelled)
+    share = _share(made[scan.head], -first.change[scan.head], limits)
+    facts["motion"] = {**estimate.as_dict(), "share_taken_off": round(share, 3)}
+    if not share:
+        line = f"corrected by {card['name']} alone: no motion was found that makes what it takes off"
+        return replace(first, notes=[*first.notes, line])
+    made *= np.float32(share)
+    cleaner = Scan(volume.with_array(volume.array - made))
+    rest = by_network(
+        replace(job, scan=cleaner, may_refrain=False, progress=_part(job, 1 - NETWORK_SHARE, NETWORK_SHARE)),
+        network, card,
+    )  # fmt: skip
+    return replace(first, change=rest.change - made)
+
+
+def _share(made: np.ndarray, seen: np.ndarray, limits: Limits) -> float:
+    """How much of the artifact ``made`` (n,) to take off, 0 to 1, where the network saw ``seen`` (n,) of it.
+
+    0 below the limit of agreement. Else the least-squares gain of one on the other, times ``limits.trust``, because
+    the network takes off a part of what it sees.
+    """
+    from BrainDiffLogic.motion.estimate import correlation
+
+    if correlation(made, seen) < limits.agreement:
+        return 0.0
+    return float(np.clip(limits.trust * float(np.vdot(made, seen)) / float(np.vdot(made, made)), 0, 1))
 
 
 def by_network(job: Job, corrector: Corrector, card: Card) -> Change:

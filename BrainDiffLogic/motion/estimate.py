@@ -26,6 +26,8 @@ from BrainDiffLogic.volume import Volume
 
 SPACING = 3.0
 """Voxels in mm on which the motion is searched."""
+JUDGED_SPACING = 2.0
+"""Voxels in mm on which what different poses would take off is compared."""
 TRUSTED = 0.85
 """Share of the coarse lines whose poses are believed: at the ends of the band, where little is seen, they run away."""
 MOVED_RINGS = 1.5
@@ -34,6 +36,7 @@ TRIAL_STEPS = 2
 """Steps of descent by which the phase-encode axes are compared where the axis is not known."""
 LAYING_ROUNDS = 2
 SOLVE_ROUNDS, SOLVE_ITERATIONS = 2, 5
+JUDGED_SOLUTION = 2, 4
 AXIS_DONE, SEARCH_DONE, SOLVE_DONE = 0.2, 0.6, 1.0
 """Shares of the whole work at which choosing the axis, the search and the solution end."""
 
@@ -68,15 +71,21 @@ class Limits:
     """From where on a scan is believed to show motion that was found.
 
     cost_fall  share of F that even motion takes away, more than in still heads (Testing/Benchmarks/still_heads.py)
+    agreement  correlation in the head between the artifact of the poses and what the default network takes off, from
+               which the poses are acted on
+    trust      how many times as much of the artifact is taken off as the network, which is timid, sees of it
     """
 
     cost_fall: float = 0.0072
+    agreement: float = 0.05
+    trust: float = 5.0
 
 
 def estimate_motion(
     volume: Volume | Scan,
     pe_axis: str | None = None,
     *,
+    seen: np.ndarray | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -85,9 +94,12 @@ def estimate_motion(
 
     pe_axis    "AP", "SI" or "LR", the axis along which each line has a pose of its own; None: the one along which
                motion explains most
+    seen       (I, J, K) in the volume's units: what another method, which knows nothing of poses, takes for the
+               artifact. Of the hypotheses that one is chosen whose artifact agrees most with it (facts: "agreement");
+               None: that of lowest evidence
     progress   called with (share done, stage); ``cancelled`` is asked often and raises Cancelled
-    The poses of lines beyond those believed (``TRUSTED``) are those of the first and last of them. Raises InputError
-    for an unknown axis or a stack too thin to show a turning head.
+    The poses of lines beyond those believed (``TRUSTED``) are those of the first and last of them; a steady drift
+    goes on beyond. Raises InputError for an unknown axis or a stack too thin to show a turning head.
     """
     scan = MagnitudeScan(volume, _tick(cancelled))
     report_progress = progress or (lambda share, stage: None)
@@ -99,11 +111,19 @@ def estimate_motion(
     problem, lines = scan.problem(axis, SPACING)
     found = search(problem)
     report_progress(SEARCH_DONE, "Finding the motion")
-    poses = _laid_on_scan(problem, _trusted(found.best.poses))
-    poses = np.pad(poses, ((lines.start, scan.array.shape[axis] - lines.stop), (0, 0)), mode="edge")
+    hypotheses = _hypotheses(found, lines, scan.array.shape[axis])
+    shape, agreement = found.best.shape, None
+    if seen is not None:
+        agreements = _agreements(scan, axis, hypotheses, seen)
+        shape = max(agreements, key=lambda one: agreements[one])
+        agreement = agreements[shape]
+    poses = _laid_on_scan(problem, hypotheses[shape], lines)
     trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
     moved, reason = decision(found, limits)
-    facts = {"pe_axis": name, "moved": moved, **_facts(found, trajectory)}
+    facts = {
+        "pe_axis": name, "moved": moved, **_facts(found, trajectory), "shape": shape,
+        "agreement": None if agreement is None else round(agreement, 3),
+    }  # fmt: skip
     return MotionEstimate(trajectory, name, moved, reason, facts)
 
 
@@ -124,10 +144,8 @@ def artifact(
     problem, _ = scan.problem(axis)
     problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan) if noise is None else noise))
     poses = np.concatenate([estimate.trajectory.translations, estimate.trajectory.rotations], axis=1)
-    model = problem.model(poses)
-    still = problem.solve(poses, None, SOLVE_ROUNDS, SOLVE_ITERATIONS, model)
     change = np.zeros(scan.array.shape, np.float32)
-    change[scan.cut(axis)] = problem.masked(np.abs(image_of(model.kspace(still))) - still) * scan.scale
+    change[scan.cut(axis)] = _artifact(problem, poses, SOLVE_ROUNDS, SOLVE_ITERATIONS) * scan.scale
     return change
 
 
@@ -169,14 +187,51 @@ def _trusted(poses: np.ndarray) -> np.ndarray:
     return np.pad(poses[outer : len(poses) - outer], ((outer, outer), (0, 0)), mode="edge")
 
 
-def _laid_on_scan(problem: Problem, poses: np.ndarray) -> np.ndarray:
-    """The same motion (N, 6), seen from where the scan shows the head."""
+def _hypotheses(found: Search, lines: slice, count: int) -> dict[str, np.ndarray]:
+    """The poses (``count``, 6) of all lines by name, from those of the coarse problem, whose lines are ``lines``."""
+    outside = ((lines.start, count - lines.stop), (0, 0))
+    poses = {one.shape: np.pad(_trusted(one.poses), outside, mode="edge") for one in found.tried[1:]}
+    time = np.arange(count) - count // 2
+    slope = np.polyfit(time[lines], found.ramp, 1)[0]
+    return {**poses, "drift": time[:, None] * slope}
+
+
+def _agreements(
+    scan: MagnitudeScan, axis: int, hypotheses: dict[str, np.ndarray], seen: np.ndarray
+) -> dict[str, float]:
+    """How far the artifact of each hypothesis is correlated in the head with what another method has ``seen``."""
+    problem, lines = scan.problem(axis, JUDGED_SPACING)
+    other, head = (scan.coarse(array, axis, JUDGED_SPACING) for array in (seen, scan.head.astype(np.float32)))
+    inside = head > 0.5
+    found = {}
+    for name, poses in hypotheses.items():
+        shown = problem.centred(poses[lines])
+        found[name] = correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
+    return found
+
+
+def _artifact(problem: Problem, poses: np.ndarray, rounds: int, iterations: int) -> np.ndarray:
+    """What poses (N, 6) add to the image, |A x| - x with x the still head that is solved for them."""
+    model = problem.model(poses)
+    still = problem.solve(poses, None, rounds, iterations, model)
+    return problem.masked(np.abs(image_of(model.kspace(still))) - still)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the values of two images, 0 where one of them is constant."""
+    spread = float(a.std()) * float(b.std())
+    return float(np.mean((a - a.mean()) * (b - b.mean()))) / spread if spread > 0 else 0.0
+
+
+def _laid_on_scan(problem: Problem, every: np.ndarray, lines: slice) -> np.ndarray:
+    """The same motion (all lines, 6), seen from where the scan shows the head; ``lines``: those of the problem."""
     for _ in range(LAYING_ROUNDS):
+        poses = every[lines]
         still = problem.solve(poses, None, 2)
         offset = displacement(still, problem.scan, rigid_basis(still, problem.affine, problem.centre))
-        seen = Trajectory(poses[:, :3], poses[:, 3:]).seen_from((offset[:3], offset[3:]))
-        poses = np.concatenate([seen.translations, seen.rotations], axis=1)
-    return poses
+        seen = Trajectory(every[:, :3], every[:, 3:]).seen_from((offset[:3], offset[3:]))
+        every = np.concatenate([seen.translations, seen.rotations], axis=1)
+    return every
 
 
 def decision(found: Search, limits: Limits) -> tuple[bool, str]:
@@ -200,5 +255,5 @@ def _facts(found: Search, trajectory: Trajectory) -> dict[str, Any]:
         "cost_still": round(found.still.cost, 3), "cost": round(found.best.cost, 3),
         "evidence_still": round(found.still.evidence, 3), "evidence": round(found.best.evidence, 3),
         "cost_fall": round(found.cost_fall, 5), "evidence_fall": round(found.evidence_fall, 5),
-        "rings": round(found.rings, 2), "rings_shape": found.rings_shape, "shape": found.best.shape,
+        "rings": round(found.rings, 2), "rings_shape": found.rings_shape,
     }  # fmt: skip

@@ -47,11 +47,17 @@ class MagnitudeScan:
         self.array, self.affine, self.tick = array / self.scale, volume.affine, tick
         self.centre = head_centre(array, volume.affine)
         self.seen = seen_through_mask(array)
+        self.head = scan.head
         self.box = _box(scan.head, volume.spacing)
 
     def cut(self, axis: int) -> tuple[slice, ...]:
         """The head's box, whole along the phase-encode axis."""
         return tuple(slice(None) if d == axis else side for d, side in enumerate(self.box))
+
+    def coarse(self, array: np.ndarray, axis: int, spacing: float) -> np.ndarray:
+        """An array (I, J, K) on the scan's grid as ``problem`` has the scan: in its box, on coarser voxels."""
+        cut = self.cut(axis)
+        return low_resolution(array[cut].astype(np.float32), self.affine, axis, spacing)[0]
 
     def problem(self, axis: int, spacing: float | None = None) -> tuple[Problem, slice]:
         """The scan in its box on voxels of about ``spacing`` mm (None: its own), and which of all lines it shows."""

@@ -41,6 +41,7 @@ class Search:
     still     the hypothesis of no motion
     cost_fall share of F that even motion takes away
     rings     the best score of odd motion in the power spectrum, and its shape
+    ramp      (N, 6) the steady drift that explains the power spectrum best
     tried     every hypothesis
     """
 
@@ -49,6 +50,7 @@ class Search:
     cost_fall: float
     rings: float
     rings_shape: str
+    ramp: np.ndarray = field(repr=False)
     tried: tuple[Hypothesis, ...]
 
     @property
@@ -72,7 +74,8 @@ def search(problem: Problem) -> Search:
     """The poses of the lines of a coarse problem that explain its scan best."""
     still, even = even_motion(problem)
     tried = [still, even]
-    rings = propose(problem.scan, problem.affine, problem.axis, problem.centre)[0]
+    proposals = propose(problem.scan, problem.affine, problem.axis, problem.centre)
+    rings, ramp = proposals[0], next(one.trajectory for one in proposals if one.shape == "ramp")
     if rings.score > RINGS and rings.shape in DRIFTS:
         poses = moved_by(even.poses, rings.trajectory)
         image = problem.solve(poses, None, 2, 4)
@@ -81,7 +84,7 @@ def search(problem: Problem) -> Search:
     tried = [replace(one, evidence=evidence(problem, one.poses)[0]) for one in tried]
     best = min(tried[1:], key=lambda one: one.evidence)
     fall = (still.cost - even.cost) / still.cost
-    return Search(best, tried[0], fall, rings.score, rings.shape, tuple(tried))
+    return Search(best, tried[0], fall, rings.score, rings.shape, ramp, tuple(tried))
 
 
 def _stretched(

@@ -40,7 +40,8 @@ def test_correct_runs_as_a_process_of_its_own(a_scan: Path) -> None:
     options = ("--device", "cpu", "--strength", "0.5", "--force")  # a phantom shows no motion
     done = child("correct", "scan.nii.gz", "out.nrrd", *options, cwd=a_scan.parent)
     assert done.returncode == 0, done.stderr
-    assert [line.split(":")[0] for line in done.stderr.splitlines()][-2:] == ["Writing", "Done"]
+    stages = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert [stage for stage in stages if stage != "braindiff correct"][-2:] == ["Writing", "Done"]
     assert read_volume(a_scan.parent / "out.nrrd").shape == read_volume(a_scan).shape
 
 
@@ -64,7 +65,7 @@ def test_outside_the_domain_is_said(a_scan: Path, capsys: pytest.CaptureFixture[
 
 def test_far_outside_the_domain_needs_force(a_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = read_volume(a_scan)
-    write_volume(Volume(volume.array, volume.affine @ np.diag([1, 1, 3, 1])), a_scan.parent / "thick.nii")
+    write_volume(Volume(volume.array, volume.affine @ np.diag([3, 1, 3, 1])), a_scan.parent / "thick.nii")
     before = listing(a_scan.parent)
     arguments = ("correct", a_scan.parent / "thick.nii", a_scan.parent / "out.nii")
     assert braindiff(*arguments) == 2
