@@ -6,13 +6,13 @@ beyond numpy, so that Slicer's panel can do both before anything is installed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def verify(checkpoint: str | os.PathLike[str]) -> Card:
     """
     path, card = Path(checkpoint), read_card(checkpoint)
     try:
-        found = sha256(path)
+        found = file_digest(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); make the weights readable") from None
     if card["name"] != path.stem:
@@ -204,7 +204,7 @@ def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[s
         raise InputError(f"{path}: a checkpoint's name ends with {SUFFIX}")
     with staged_output(path) as staged:
         staged.write_bytes(save(state))  # save_file would make a file that only its owner reads
-        card = {**card, "format": FORMAT, "name": path.stem, "sha256": sha256(staged)}
+        card = {**card, "format": FORMAT, "name": path.stem, "sha256": file_digest(staged)}
         staged.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return card
 
@@ -232,9 +232,3 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
         shutil.copyfile(path, staged)
         shutil.copyfile(path.with_suffix(".json"), staged.with_suffix(".json"))
     return target
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from BrainDiffLogic.checkpoints import sha256
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.commands.demo import SOURCE, find_head, simulated, with_air_above
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.volume import Volume, to_sagittal
@@ -50,7 +50,7 @@ def register(volumes: dict[Path, Volume]) -> None:
         name = path.stem.rpartition("-")[2]
         thumbnail = f"BrainDiffSample{name.capitalize()}.png"
         middle_slice(volume).save(RESOURCES / "Icons" / thumbnail)
-        entries.append({"name": path.name, "title": TITLES[name], "sha256": sha256(path), "thumbnail": thumbnail})
+        entries.append({"name": path.name, "title": TITLES[name], "sha256": file_digest(path), "thumbnail": thumbnail})
     text = json.dumps({"source": SOURCE, "files": entries}, indent=1)
     (RESOURCES / "SampleData.json").write_text(text + "\n", encoding="utf-8")
 

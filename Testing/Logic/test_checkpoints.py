@@ -19,6 +19,7 @@ from BrainDiffLogic.checkpoints import (
     save_checkpoint,
     verify,
 )
+from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from Harness.correctors import CARD, save_tiny, tiny_corrector
 
@@ -155,7 +156,7 @@ def test_a_pickle_with_a_valid_checksum_is_refused_and_not_run(tmp_path: Path, a
             return (Path.touch, (tmp_path / "executed",))
 
     a_model.write_bytes(pickle.dumps(Trap()))
-    change_card(a_model, sha256=checkpoints.sha256(a_model))
+    change_card(a_model, sha256=file_digest(a_model))
     assert_refused(a_model, "tiny.safetensors")
     assert not (tmp_path / "executed").exists()
 
