@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from BrainDiffLogic.motion.contrast_transfer import propose
 from BrainDiffLogic.motion.evidence import evidence
 from BrainDiffLogic.motion.joint import Problem, descend, moved_by
+from BrainDiffLogic.motion.odd_motion import propose
 
 EVEN_STEPS, ODD_STEPS = 5, 6
 STRETCH = 1.4
@@ -19,7 +19,7 @@ DRIFTS = ("ramp", "curve")
 """Shapes of odd motion that are believed. Sudden steps and segments of the same score are often wrong, and then F and G
 fall as far as for the truth (tremor of 1 mm: MRE .049 to .064), so they tell that the head moved, not how."""
 RINGS = 5.0
-"""Score (``contrast_transfer``) from which odd motion is taken up; still heads reach 1.3."""
+"""Score (``odd_motion``) from which odd motion is taken up; still heads reach 1.3."""
 
 
 @dataclass(frozen=True)
