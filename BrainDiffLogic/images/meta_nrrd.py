@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.streams import understood
+from BrainDiffLogic.images.streams import check_voxels, understood
 from BrainDiffLogic.volume import Storage, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -42,6 +42,7 @@ def read_meta_nrrd(path: Path) -> Volume:
                 reader.SetFileName(str(path))
                 reader.ReadImageInformation()
                 size = reader.GetSize()
+                check_voxels(path, size)
                 _check_information(reader, path)
                 if len(size) > 3:
                     reader.SetExtractSize((*size[:3], *([0] * (len(size) - 3))))

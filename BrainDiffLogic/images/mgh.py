@@ -10,7 +10,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.streams import opened, understood
+from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood
 from BrainDiffLogic.volume import Storage, Volume
 
 TYPES = tuple(np.dtype(name) for name in ("uint8", "int16", "uint16", "int32", "float32"))
@@ -38,6 +38,8 @@ def read_mgh(path: Path) -> Volume:
         shape = header.get_data_shape()
         if len(shape) > 3 and shape[3] > 1:
             raise InputError(f"{path}: a 4D file of {shape[3]} volumes; extract one of them and give that")
+        check_voxels(path, shape)
+        check_length(path, "MGH", int(np.prod(shape)) * header.get_data_dtype().itemsize)
         raw = ArrayProxy(stream, header, mmap=False).get_unscaled()
     array = raw.reshape(raw.shape[:3], order="F").astype(raw.dtype.newbyteorder("="), copy=False)
     notes = () if int.from_bytes(start[28:30], "big") else (NO_AXES,)

@@ -14,7 +14,7 @@ from nibabel.nifti1 import Nifti1PairHeader
 from nibabel.nifti2 import Nifti2PairHeader
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.streams import opened, understood
+from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood
 from BrainDiffLogic.stored_values import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -43,6 +43,8 @@ def read_nifti(path: Path) -> Volume:
     """One 3D scalar volume from a NIfTI file of either byte order; InputError for anything else."""
     with understood(path, "NIfTI"), _opened(path) as (header, notes, stream):
         _check_header(header, path)
+        needed = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+        check_length(_parts(path)[-1], "NIfTI", needed)
         proxy = ArrayProxy(stream, header, mmap=False)
         slope, intercept = float(proxy.slope), float(proxy.inter)
         raw = proxy.get_unscaled()
@@ -59,7 +61,7 @@ def read_nifti(path: Path) -> Volume:
 def nifti_affine(path: Path) -> np.ndarray:
     """(4, 4) IJK to RAS mm of a NIfTI file, of which only the header is read."""
     with understood(path, "NIfTI"), ExitStack() as stack:
-        return stack.enter_context(_opened(path))[0].get_best_affine()
+        return stack.enter_context(_opened(path, verified=False))[0].get_best_affine()
 
 
 def write_nifti(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:
@@ -91,10 +93,10 @@ def _set_geometry(header: nib.Nifti1Header, affine: np.ndarray) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[nib.Nifti1Header, tuple[str, ...], io.BufferedIOBase]]:
+def _opened(path: Path, verified: bool = True) -> Iterator[tuple[nib.Nifti1Header, tuple[str, ...], io.BufferedIOBase]]:
     """The header, what is worth a note in it, and the file with the voxels."""
     with ExitStack() as stack:
-        header_file, *voxels = [stack.enter_context(opened(file)) for file in _parts(path)]
+        header_file, *voxels = [stack.enter_context(opened(file, verified)) for file in _parts(path)]
         start = header_file.read(540)
         header_file.seek(0)
         size = next((size for size in HEADERS if start[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big"))), 0)
@@ -170,6 +172,7 @@ def _check_header(header: nib.Nifti1Header, path: Path) -> None:
         raise InputError(f"{path}: a 4D file of {shape[3]} volumes; extract one of them and give that")
     if max(shape[4:], default=1) > 1:
         raise InputError(f"{path}: an image of shape {shape} with several values a voxel; extract one 3D volume")
+    check_voxels(path, shape)
     if dtype.fields is not None:
         raise InputError(f"{path}: a colour image; give the grey-value scan it was made from")
     if dtype.kind not in "iuf":

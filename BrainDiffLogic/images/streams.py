@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -17,18 +18,51 @@ from nibabel.wrapstruct import WrapStructError
 from BrainDiffLogic.errors import InputError
 
 GZIP = b"\x1f\x8b"
+MOST_VOXELS = 2**29
+"""Four times 512 x 512 x 512."""
+MOST_DEFLATED = 1032
+"""Bytes that one byte of gzip can stand for at most (the zlib manual)."""
+MOST_BEHIND = 1 << 26
+"""Bytes that may follow the voxels in a gzipped file before it is no scan."""
 INCOMPLETE = (EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The content of a file, unpacked where its first bytes say gzip; on leaving, the checksum is verified."""
-    with path.open("rb") as file:
-        zipped = file.read(2) == GZIP
+def opened(path: Path, verified: bool = True) -> Iterator[io.BufferedIOBase]:
+    """The content of a file, unpacked where its first bytes say gzip.
+
+    verified  read a gzipped file to its end on leaving, so that its checksum is compared; InputError where it goes on
+              much longer than what was read
+    """
+    zipped = is_gzipped(path)
     with gzip.open(path) if zipped else path.open("rb") as stream:
         yield cast(io.BufferedIOBase, stream)
-        while zipped and stream.read(1 << 20):
-            pass
+        behind = 0
+        while zipped and verified and (block := stream.read(1 << 20)):
+            behind += len(block)
+            if behind > MOST_BEHIND:
+                raise InputError(f"{path}: the file goes on long after its voxels end: no scan, or a damaged header")
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the first bytes of a file say gzip."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP
+
+
+def check_voxels(path: Path, shape: Sequence[int]) -> None:
+    """Refuse an absurd number of voxels before memory is taken for them."""
+    voxels = math.prod(int(size) for size in shape)
+    if voxels > MOST_VOXELS:
+        sizes = " x ".join(str(size) for size in shape)
+        raise InputError(f"{path}: {sizes} voxels are more than a scan has ({MOST_VOXELS:.1e}); check the header")
+
+
+def check_length(path: Path, kind: str, needed: int) -> None:
+    """Refuse a file that cannot hold as many bytes as it needs, before memory is taken for them."""
+    most = path.stat().st_size * (MOST_DEFLATED if is_gzipped(path) else 1)
+    if most < needed:
+        raise _damaged(path, kind)
 
 
 @contextmanager
