@@ -225,9 +225,12 @@ def test_damaged_weights_stop_the_run_and_are_no_refusal(a_table: Path, tmp_path
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(an_evaluation: Path) -> None:
-    out, table = an_evaluation.parent / "both", an_evaluation.parent / "pairs.csv"
-    assert braindiff("evaluate", "--pairs", table, "--out", out, "--device", "cpu", "--jobs", 2) == 0
-    one, two = volumes_of(an_evaluation), volumes_of(out)
+    table, model = an_evaluation.parent / "pairs.csv", save_tiny(an_evaluation.parent / "tiny.safetensors")
+    outs = [an_evaluation.parent / f"by {jobs}" for jobs in (1, 2)]
+    for jobs, out in enumerate(outs, 1):
+        options = ("--models", model, "--device", "cpu", "--jobs", jobs)
+        assert braindiff("evaluate", "--pairs", table, "--out", out, *options) == 0
+    one, two = (volumes_of(out) for out in outs)
     assert list(one) == list(two)
     for key in one:
         for name in set(one[key]) - {"seconds"}:
