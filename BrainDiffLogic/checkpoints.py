@@ -40,7 +40,7 @@ SHIPPED = {
 }
 """The sha256 of the shipped weights. A sum on a card beside them proves nothing: who changes one can change both."""
 PHYSICS = "motion"
-"""The family that finds the motion and undoes it: no network, its numbers are the limits that still heads set."""
+"""The family that finds the motion and undoes it, beside the default network; its numbers are limits, not weights."""
 Card = dict[str, Any]
 
 

@@ -125,8 +125,9 @@ def correct(
 
     By a network: the volume is cut into sagittal slices without resampling, brought to one robust scale, and the
     model's residual is taken off in the input's own units (BrainDiff eq. 2): where the model predicts zero, the input
-    comes back bit for bit. By physics (the model "motion"): the poses of the head are found from the image alone, and
-    what they added to it is taken off (``motion.estimate``). Raises InputError for bad input, an unknown model, or a
+    comes back bit for bit. By physics (the model "motion", ``correctors.by_physics``): the poses of the head are found
+    from the image alone, what they added to it is taken off as far as the default network sees the same, and the
+    network corrects what is left. Raises InputError for bad input, an unknown model, or a
     volume far outside the model's domain.
     """
     check_strength(strength)
@@ -151,6 +152,7 @@ def correct(
         **found.decision.facts, **found.facts,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
+    job.report_progress(1.0, "Correcting")
     exact = np.result_type(scan.volume.array.dtype, np.float32)  # float64 where float32 would round the input
     change = _possible(found.change.astype(exact, copy=False), scan.volume)
     return Finding(given, change, scan.head, facts, found.disagreement, scan.scale.offset).blended(strength)

@@ -80,7 +80,7 @@ def by_physics(job: Job, limits: Limits) -> Change:
     it most are chosen, as much of their artifact is taken off as the agreement allows, and where the network finds
     nothing, nothing is searched.
     """
-    from BrainDiffLogic.motion.estimate import SEARCH_DONE, artifact, estimate_motion
+    from BrainDiffLogic.motion.estimate import artifact, correlation, estimate_motion
     from BrainDiffLogic.motion.kspace import phase_encode_axis
 
     scan, volume = job.scan, job.scan.volume
@@ -90,9 +90,9 @@ def by_physics(job: Job, limits: Limits) -> Change:
     first = by_network(replace(job, progress=_part(job, 0.0, NETWORK_SHARE)), network, card)
     facts = {**first.facts, "network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
     first = replace(first, facts=facts)
-    if not first.decision.correct:
+    if not first.decision.correct or not first.change.any():
         return first
-    search = _part(job, NETWORK_SHARE, (1 - 2 * NETWORK_SHARE) * SEARCH_DONE)
+    search = _part(job, NETWORK_SHARE, 1 - 2 * NETWORK_SHARE)
     try:
         estimate = estimate_motion(
             scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
@@ -100,31 +100,29 @@ def by_physics(job: Job, limits: Limits) -> Change:
     except InputError as error:
         return replace(first, notes=[*first.notes, f"corrected by {card['name']} alone: {error}"])
     made = artifact(scan, estimate, cancelled=job.cancelled)
-    share = _share(made[scan.head], -first.change[scan.head], limits)
-    facts["motion"] = {**estimate.as_dict(), "share_taken_off": round(share, 3)}
+    inside = made[scan.head], -first.change[scan.head]
+    agreement = correlation(*inside)
+    share = _share(*inside, limits.trust) if agreement >= limits.agreement else 0.0
+    facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
         line = f"corrected by {card['name']} alone: no motion was found that makes what it takes off"
         return replace(first, notes=[*first.notes, line])
-    made *= np.float32(share)
+    made = np.minimum(np.float32(share) * made, volume.array - volume.array.min())  # no voxel below the lowest
     cleaner = Scan(volume.with_array(volume.array - made))
     rest = by_network(
         replace(job, scan=cleaner, may_refrain=False, progress=_part(job, 1 - NETWORK_SHARE, NETWORK_SHARE)),
         network, card,
     )  # fmt: skip
-    return replace(first, change=rest.change - made)
+    notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
+    return replace(first, change=rest.change - made.astype(np.float32), device=rest.device, notes=notes)
 
 
-def _share(made: np.ndarray, seen: np.ndarray, limits: Limits) -> float:
+def _share(made: np.ndarray, seen: np.ndarray, trust: float) -> float:
     """How much of the artifact ``made`` (n,) to take off, 0 to 1, where the network saw ``seen`` (n,) of it.
 
-    0 below the limit of agreement. Else the least-squares gain of one on the other, times ``limits.trust``, because
-    the network takes off a part of what it sees.
+    The least-squares gain of one on the other, times ``trust``, because the network takes off a part of what it sees.
     """
-    from BrainDiffLogic.motion.estimate import correlation
-
-    if correlation(made, seen) < limits.agreement:
-        return 0.0
-    return float(np.clip(limits.trust * float(np.vdot(made, seen)) / float(np.vdot(made, made)), 0, 1))
+    return float(np.clip(trust * float(np.vdot(made, seen)) / float(np.vdot(made, made)), 0, 1))
 
 
 def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
@@ -154,7 +152,6 @@ def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
             panel, residual, scan.slices,
             lambda other, shown, n: ask(other, shown, progress=_part(job, n * share, share)).residual,
         )  # fmt: skip
-    job.report_progress(1.0, "Correcting")
     disagreement = None
     if job.disagreement:
         facts, notes = {**facts, "disagreement": how.facts}, [*notes, *how.notes]

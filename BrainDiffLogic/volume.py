@@ -10,7 +10,6 @@ import numpy as np
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.fill import Fill, find_fill
 
-LEFT_RIGHT = 0  # row of an affine, and axis of a RAS+ array
 KINDS = ("magnitude", "difference", "mask")
 SMALLEST_RANGE, LARGEST_VALUE = 1e-12, 1e15
 """What lies beyond leaves float32 once it is squared."""

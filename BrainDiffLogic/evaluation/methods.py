@@ -139,6 +139,8 @@ def _made_by(method: ModelMethod) -> list[Any]:
     from BrainDiffLogic.inference import choose_device
 
     parts = [choose_device(method.device).type, *(card[entry] for entry in ("sha256", "views") if entry in card)]
+    if card["family"] == checkpoints.PHYSICS:  # asks the default network
+        parts.append(checkpoints.read_card(checkpoints.find_checkpoint(checkpoints.DEFAULT_MODEL))["sha256"])
     if method.gated:
         gate = shipped_weights()
         parts += [card.get("least_change", 0.0), file_digest(gate.with_suffix(".json")) if gate else None]

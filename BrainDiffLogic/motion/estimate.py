@@ -37,8 +37,8 @@ TRIAL_STEPS = 2
 LAYING_ROUNDS = 2
 SOLVE_ROUNDS, SOLVE_ITERATIONS = 2, 5
 JUDGED_SOLUTION = 2, 4
-AXIS_DONE, SEARCH_DONE, SOLVE_DONE = 0.2, 0.6, 1.0
-"""Shares of the whole work at which choosing the axis, the search and the solution end."""
+AXIS_DONE, SEARCH_DONE = 0.2, 0.7
+"""Shares of the whole work at which choosing the axis and the search end."""
 
 Progress = Callable[[float, str], None]
 
@@ -63,7 +63,7 @@ class MotionEstimate:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the facts and the trajectory, a row a line: mm along and degrees about R, A, S."""
         rows = np.concatenate([self.trajectory.translations, self.trajectory.rotations], axis=1)
-        return {**self.facts, "reason": self.reason, "trajectory": np.round(rows, 4).tolist()}
+        return {**self.facts, "trajectory": np.round(rows, 4).tolist()}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def estimate_motion(
                motion explains most
     seen       (I, J, K) in the volume's units: what another method, which knows nothing of poses, takes for the
                artifact. Of the hypotheses that one is chosen whose artifact agrees most with it (facts: "agreement");
-               None: that of lowest evidence
+               None: that of lowest evidence, and ``limits`` say whether it is believed (facts: "moved", "reason")
     progress   called with (share done, stage); ``cancelled`` is asked often and raises Cancelled
     The poses of lines beyond those believed (``TRUSTED``) are those of the first and last of them; a steady drift
     goes on beyond. Raises InputError for an unknown axis or a stack too thin to show a turning head.
@@ -109,21 +109,19 @@ def estimate_motion(
     name = pe_axis or list(PE_AXES)[axes.index(axis)]
     report_progress(AXIS_DONE, "Finding the motion")
     problem, lines = scan.problem(axis, SPACING)
-    found = search(problem)
+    found = search(problem, cancelled)
     report_progress(SEARCH_DONE, "Finding the motion")
     hypotheses = _hypotheses(found, lines, scan.array.shape[axis])
-    shape, agreement = found.best.shape, None
+    moved, reason = decision(found, limits)
+    shape, judged = found.best.shape, {"moved": moved, "reason": reason}
     if seen is not None:
         agreements = _agreements(scan, axis, hypotheses, seen)
         shape = max(agreements, key=lambda one: agreements[one])
-        agreement = agreements[shape]
+        judged = {"agreement": round(agreements[shape], 3)}
     poses = _laid_on_scan(problem, hypotheses[shape], lines)
     trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
-    moved, reason = decision(found, limits)
-    facts = {
-        "pe_axis": name, "moved": moved, **_facts(found, trajectory), "shape": shape,
-        "agreement": None if agreement is None else round(agreement, 3),
-    }  # fmt: skip
+    report_progress(1.0, "Finding the motion")
+    facts = {"pe_axis": name, **judged, **_facts(found, trajectory), "shape": shape}
     return MotionEstimate(trajectory, name, moved, reason, facts)
 
 
@@ -131,18 +129,16 @@ def artifact(
     volume: Volume | Scan,
     estimate: MotionEstimate,
     *,
-    noise: float | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """(I, J, K) float32 in the volume's units: what the motion added to the image, |A x| - x with x the still head.
 
-    noise  its standard deviation as a share of the head's 99th percentile; None: measured
     0 outside the box of the head. The scan minus this is the corrected scan, with the noise that it had.
     """
     scan = MagnitudeScan(volume, _tick(cancelled))
     axis = phase_encode_axis(scan.affine, estimate.pe_axis)
     problem, _ = scan.problem(axis)
-    problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan) if noise is None else noise))
+    problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan)))
     poses = np.concatenate([estimate.trajectory.translations, estimate.trajectory.rotations], axis=1)
     change = np.zeros(scan.array.shape, np.float32)
     change[scan.cut(axis)] = _artifact(problem, poses, SOLVE_ROUNDS, SOLVE_ITERATIONS) * scan.scale

@@ -27,7 +27,7 @@ LEAST_VOXELS = 16
 class MagnitudeScan:
     """A magnitude image as the search sees it.
 
-    volume  its lowest value, where below 0, stands for no signal
+    volume  its lowest value stands for no signal, wherever the units have their zero; spikes are taken out
     tick    called often; may raise to stop the search
     Where most of the air is exactly empty, the scan was masked after it was made: what motion left outside of the
     mask is not known, and counts for nothing. Raises InputError for a stack too thin to show a turning head.
@@ -40,13 +40,11 @@ class MagnitudeScan:
             raise InputError(
                 f"{volume.name}: {min(volume.shape)} voxels along an axis; finding motion needs {LEAST_VOXELS} or more"
             )
-        array = volume.array.astype(np.float32)
-        self.floor = min(np.float32(0), array.min())
-        array -= self.floor
         self.scale = np.float32(scan.scale.scale)
-        self.array, self.affine, self.tick = array / self.scale, volume.affine, tick
-        self.centre = head_centre(array, volume.affine)
-        self.seen = seen_through_mask(array)
+        self.array = np.ascontiguousarray(scan.uncut(scan.slices - scan.slices.min()))
+        self.affine, self.tick = volume.affine, tick
+        self.centre = head_centre(self.array, volume.affine)
+        self.seen = seen_through_mask(self.array)
         self.head = scan.head
         self.box = _box(scan.head, volume.spacing)
 

@@ -3,6 +3,7 @@ judge."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -70,11 +71,11 @@ def even_motion(
     return still, _stretched(problem, even, 3, only_symmetric=True, most=stretches)
 
 
-def search(problem: Problem) -> Search:
-    """The poses of the lines of a coarse problem that explain its scan best."""
+def search(problem: Problem, cancelled: Callable[[], bool] | None = None) -> Search:
+    """The poses of the lines of a coarse problem that explain its scan best; ``cancelled`` as for ``propose``."""
     still, even = even_motion(problem)
     tried = [still, even]
-    proposals = propose(problem.scan, problem.affine, problem.axis, problem.centre)
+    proposals = propose(problem.scan, problem.affine, problem.axis, problem.centre, cancelled=cancelled)
     rings, ramp = proposals[0], next(one.trajectory for one in proposals if one.shape == "ramp")
     if rings.score > RINGS and rings.shape in DRIFTS:
         poses = moved_by(even.poses, rings.trajectory)

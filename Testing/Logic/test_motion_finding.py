@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,14 +147,14 @@ def test_a_still_head_comes_back_bit_for_bit_with_the_reason():
     assert found.report["gate"] == "returned unchanged" and "returned unchanged" in found.report["notes"][-1]
 
 
-def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray) -> Correction:
+def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, **options: Any) -> Correction:
     """The scan corrected by physics and a network that takes ``seen`` off the scan, and nothing off what is left."""
     answers = iter((-seen.astype(np.float32), np.zeros(seen.shape, np.float32)))
     decision = Decision("corrected", {"gate": "corrected"}, [])
     monkeypatch.setattr(
         "BrainDiffLogic.correctors.by_network", lambda job, *_: Change(next(answers), decision, "cpu", {})
     )
-    return correct(a_moved_scan().moved, "motion", pe_axis="AP", force=True)
+    return correct(a_moved_scan().moved, "motion", pe_axis="AP", force=True, **options)
 
 
 def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch):
@@ -180,6 +181,34 @@ def test_poses_with_which_the_network_does_not_agree_are_not_acted_on(monkeypatc
     assert found.report["motion"]["share_taken_off"] == 0
     assert "alone: no motion was found" in found.report["notes"][-1]
     np.testing.assert_allclose(found.difference.array, -seen, atol=1e-5)
+
+
+def test_nothing_is_searched_where_the_network_finds_nothing(monkeypatch: pytest.MonkeyPatch):
+    def no_search(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.estimate_motion", no_search)
+    found = joined(monkeypatch, np.zeros(a_moved_scan().moved.shape))
+    assert np.array_equal(found.corrected.array, a_moved_scan().moved.array) and found.report["motion"] is None
+
+
+def test_hot_voxels_and_the_zero_of_the_units_do_not_change_what_is_seen():
+    scan = a_moved_scan().moved
+    hot = scan.array.copy()
+    hot[0, 0, :3] = 90
+    plain, other, spiked = (
+        MagnitudeScan(scan.with_array(array)).array for array in (scan.array, 700 * scan.array + 50, hot)
+    )
+    np.testing.assert_allclose(other, plain, atol=1e-4)
+    np.testing.assert_allclose(spiked[1:], plain[1:], atol=0.01)
+    assert spiked.max() < 2
+
+
+def test_the_share_done_rises_to_one(monkeypatch: pytest.MonkeyPatch):
+    seen = 0.3 * (a_moved_scan().moved.array - a_moved_scan().reference.array)
+    shares: list[float] = []
+    joined(monkeypatch, seen, progress=lambda share, stage: shares.append(share))
+    assert shares == sorted(shares) and shares[0] < 0.2 and shares[-1] == 1
 
 
 def test_of_the_hypotheses_that_one_is_chosen_that_agrees_most():
@@ -235,7 +264,7 @@ def test_a_stack_too_thin_is_refused_by_the_search_and_left_to_the_network():
         (0.004, 9.0, False, "the head moved"),
     ],
 )
-def test_only_what_still_heads_never_show_is_acted_on(fall, rings, moved, reason):
+def test_only_what_still_heads_never_show_is_called_motion(fall, rings, moved, reason):
     none = Hypothesis(np.zeros((2, 6)), np.zeros((1, 1, 1)), 1.0, "even", 100.0)
     found = decision(Search(none, none, fall, rings, "ramp", np.zeros((2, 6)), ()), Limits(0.005))
     assert found[0] == moved and reason in found[1]
