@@ -95,8 +95,8 @@ def test_every_command_and_option_exists(page: Path, capsys: pytest.CaptureFixtu
 
 
 @pages
-def test_pages_are_ascii(page: Path) -> None:
-    assert page.read_bytes().isascii()
+def test_pages_are_ascii_and_finished(page: Path) -> None:
+    assert page.read_bytes().isascii() and b"@@" not in page.read_bytes()
 
 
 @pytest.mark.parametrize("target", ["missing.md", "#nothing", "../../README.md#nothing", "../../../elsewhere.md"])
