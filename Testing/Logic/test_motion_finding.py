@@ -15,7 +15,7 @@ from BrainDiffLogic import correct, write_volume
 from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.correction import Correction
-from BrainDiffLogic.correctors import Change
+from BrainDiffLogic.correctors import Change, Job
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
@@ -151,10 +151,17 @@ def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, **options: Any) ->
     """The scan corrected by physics and a network that takes ``seen`` off the scan, and nothing off what is left."""
     answers = iter((-seen.astype(np.float32), np.zeros(seen.shape, np.float32)))
     decision = Decision("corrected", {"gate": "corrected"}, [])
-    monkeypatch.setattr(
-        "BrainDiffLogic.correctors.by_network", lambda job, *_: Change(next(answers), decision, "cpu", {})
-    )
-    return correct(a_moved_scan().moved, "motion", pe_axis="AP", force=True, **options)
+    shown = []
+
+    def network(job: Job, *_: object) -> Change:
+        shown.append(job.scan.volume.array)
+        return Change(next(answers), decision, "cpu", {})
+
+    monkeypatch.setattr("BrainDiffLogic.correctors.by_network", network)
+    found = correct(a_moved_scan().moved, "motion", pe_axis="AP", force=True, **options)
+    assert np.array_equal(shown[0], a_moved_scan().moved.array)
+    assert len(shown) == 1 or np.allclose(shown[1], found.corrected.array, atol=1e-6)
+    return found
 
 
 def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch):
