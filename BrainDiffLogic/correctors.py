@@ -107,7 +107,8 @@ def by_physics(job: Job, limits: Limits) -> Change:
     if not share:
         line = f"corrected by {card['name']} alone: no motion was found that makes what it takes off"
         return replace(first, notes=[*first.notes, line])
-    made = np.minimum(np.float32(share) * made, volume.array - volume.array.min())  # no voxel below the lowest
+    above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
+    made = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
     cleaner = Scan(volume.with_array(volume.array - made))
     rest = by_network(
         replace(job, scan=cleaner, may_refrain=False, progress=_part(job, 1 - NETWORK_SHARE, NETWORK_SHARE)),

@@ -147,7 +147,9 @@ def test_a_still_head_comes_back_bit_for_bit_with_the_reason():
     assert found.report["gate"] == "returned unchanged" and "returned unchanged" in found.report["notes"][-1]
 
 
-def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, **options: Any) -> Correction:
+def joined(
+    monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | None = None, **options: Any
+) -> Correction:
     """The scan corrected by physics and a network that takes ``seen`` off the scan, and nothing off what is left."""
     answers = iter((-seen.astype(np.float32), np.zeros(seen.shape, np.float32)))
     decision = Decision("corrected", {"gate": "corrected"}, [])
@@ -158,9 +160,10 @@ def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, **options: Any) ->
         return Change(next(answers), decision, "cpu", {})
 
     monkeypatch.setattr("BrainDiffLogic.correctors.by_network", network)
-    found = correct(a_moved_scan().moved, "motion", pe_axis="AP", force=True, **options)
-    assert np.array_equal(shown[0], a_moved_scan().moved.array)
-    assert len(shown) == 1 or np.allclose(shown[1], found.corrected.array, atol=1e-6)
+    scan = scan or a_moved_scan().moved
+    found = correct(scan, "motion", pe_axis="AP", force=True, **options)
+    assert np.array_equal(shown[0], scan.array)
+    assert len(shown) == 1 or np.allclose(shown[1], found.corrected.array, rtol=1e-6, atol=1e-6)
     return found
 
 
@@ -179,6 +182,16 @@ def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(found.difference.array, found.corrected.array - moved.array)
     assert np.abs(half.difference.array).sum() == pytest.approx(0.5 * np.abs(found.difference.array).sum(), rel=1e-3)
     json.dumps(found.report)
+
+
+def test_integers_over_their_whole_range_are_corrected_as_floats_are(monkeypatch: pytest.MonkeyPatch):
+    moved = a_moved_scan().moved
+    seen = 0.2 * (moved.array - a_moved_scan().reference.array)
+    gain, offset = 60000 / float(moved.array.max()), -30000
+    whole = moved.with_array(np.round(gain * moved.array + offset).astype(np.int16))
+    one = joined(monkeypatch, seen).difference.array
+    other = joined(monkeypatch, gain * seen, whole).difference.array
+    np.testing.assert_allclose(other / gain, one, atol=0.02)
 
 
 def test_poses_with_which_the_network_does_not_agree_are_not_acted_on(monkeypatch: pytest.MonkeyPatch):
