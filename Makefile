@@ -14,8 +14,9 @@ PYTEST := $(BIN)/python -m pytest --durations=10
 demo: $(READY)
 	$(BIN)/braindiff demo --out demo
 
+# One worker a core; more threads in each would only get in the others' way.
 test: $(READY)
-	$(PYTEST) -m "not slow and not gpu and not shared"
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=auto --dist=loadfile -m "not slow and not gpu and not shared"
 
 # Also proves that weights of monai-generative load with the same output; it lies apart, as it pins an old MONAI.
 test-slow: $(READY) $(LEGACY)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from BrainDiffLogic.cohort import bids
+from BrainDiffLogic.data import bids
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import READABLE, file_suffix
 from BrainDiffLogic.images.sidecar import phase_encoding, read_sidecar
@@ -172,7 +172,7 @@ def find_pairs(folder: str | Path) -> tuple[list[Pair], list[str]]:
     """The pairs of a BIDS folder like MR-ART's (acq-standard, acq-headmotionN), and what a reader must know of them.
 
     Facts come from the sidecar of the moved scan; ``group`` is its level. Pairs whose still scan was rated worse than
-    good are left out, as it is no reference. Raises InputError as ``cohort.bids.find_scans``, and where no pair is
+    good are left out, as it is no reference. Raises InputError as ``data.bids.find_scans``, and where no pair is
     left.
     """
     scans = bids.find_scans(folder)

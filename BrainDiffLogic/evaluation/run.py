@@ -119,7 +119,7 @@ def _yardstick(pair: Pair, moved: Volume, setting: Setting) -> Yardstick:
     try:
         if not setting.register:
             return Yardstick(still)
-        from BrainDiffLogic.cohort.pairing import align_reference
+        from BrainDiffLogic.data.pairing import align_reference
 
         alignment = align_reference(still, moved)
         return Yardstick(alignment.reference, alignment.inside)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from BrainDiffLogic.checkpoints import load_checkpoint
-from BrainDiffLogic.cohort.split import DEFAULT_SHARES
+from BrainDiffLogic.data.split import DEFAULT_SHARES
 from BrainDiffLogic.evaluation.denoisers import DENOISERS
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.reproduction.correctors import train

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from BrainDiffLogic.cohort.bids import Scan, find_scans, pairs, without_bad_stills
-from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint
+from BrainDiffLogic.data.bids import Scan, find_scans, pairs, without_bad_stills
+from BrainDiffLogic.data.split import SPLITS, Manifest, assert_disjoint
 from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 

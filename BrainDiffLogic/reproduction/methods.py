@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from BrainDiffLogic.cohort.split import Manifest
+from BrainDiffLogic.data.split import Manifest
 from BrainDiffLogic.networks import Corrector
 from BrainDiffLogic.reproduction.found import assert_split
 from BrainDiffLogic.reproduction.measures import Measured

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.cohort.bids import Scan
-from BrainDiffLogic.cohort.pairing import align_reference
+from BrainDiffLogic.data.bids import Scan
+from BrainDiffLogic.data.pairing import align_reference
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.motion.kspace import phase_encode_axis

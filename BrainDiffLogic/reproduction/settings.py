@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from BrainDiffLogic.cohort.split import DEFAULT_SHARES
+from BrainDiffLogic.data.split import DEFAULT_SHARES
 from BrainDiffLogic.digests import SHORT, digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.inject import PAPER, Plan
@@ -41,7 +41,7 @@ class Settings:
     canvas, spacing_mm, step  of the slices, see ``slice_store.build_store``
     vae, ldm, corrector       of phases 1, 2 (motion; the control differs in its group alone) and 4
     injection                 of phase 3
-    shares                    of the subjects, see ``cohort.split``
+    shares                    of the subjects, see ``data.split``
     worst_still               still scans with a worse expert score are left out
     pe_axis                   phase encoding of the physics pairs
     """

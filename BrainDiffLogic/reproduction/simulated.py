@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from BrainDiffLogic.cohort.bids import Scan
+from BrainDiffLogic.data.bids import Scan
 from BrainDiffLogic.digests import digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
-from BrainDiffLogic.cohort.split import cohort_manifest
+from BrainDiffLogic.data.split import cohort_manifest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.reproduction.found import check_enough, describe
 from BrainDiffLogic.reproduction.report import TABLE

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from BrainDiffLogic.cohort.split import Manifest, read_manifest
+from BrainDiffLogic.data.split import Manifest, read_manifest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.inference import choose_device
@@ -32,7 +32,7 @@ class RecipeSettings(Protocol):
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """Of the subjects, see ``cohort.split``."""
+        """Of the subjects, see ``data.split``."""
 
     @property
     def worst_still(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.cohort.subjects import assert_apart, names_subject
+from BrainDiffLogic.data.subjects import assert_apart, names_subject
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.training.configuration import (
     Configuration,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.cohort.subjects import assert_apart, names_subject, subject_of
+from BrainDiffLogic.data.subjects import assert_apart, names_subject, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from BrainDiffLogic.cohort.split import hold_out
+from BrainDiffLogic.data.split import hold_out
 
 
 class SlicePairs(Dataset[dict[str, Tensor]]):
@@ -30,7 +30,7 @@ class SlicePairs(Dataset[dict[str, Tensor]]):
         return sorted({facts["subject"] for facts in self.facts})
 
     def hold_out(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """(training, validation): indices of the pairs, by subject, see ``cohort.split.hold_out``."""
+        """(training, validation): indices of the pairs, by subject, see ``data.split.hold_out``."""
         return hold_out([facts["subject"] for facts in self.facts], share)
 
     def __len__(self) -> int:

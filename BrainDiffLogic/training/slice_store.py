@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy import ndimage
 
-from BrainDiffLogic.cohort.bids import Scan
-from BrainDiffLogic.cohort.split import SPLITS, Manifest, assert_disjoint, hold_out
+from BrainDiffLogic.data.bids import Scan
+from BrainDiffLogic.data.split import SPLITS, Manifest, assert_disjoint, hold_out
 from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, staged_output
@@ -80,7 +80,7 @@ class SliceStore:
         return np.array(hits, dtype=np.int64)
 
     def hold_out(self, indices: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """(training, validation) of the indices, by subject, see ``cohort.split.hold_out``."""
+        """(training, validation) of the indices, by subject, see ``data.split.hold_out``."""
         training, validation = hold_out([self.items[n]["subject"] for n in indices], share)
         return indices[training], indices[validation]
 

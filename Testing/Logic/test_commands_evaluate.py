@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from BrainDiffLogic import checkpoints, read_volume, write_volume
-from BrainDiffLogic.cohort import pairing
-from BrainDiffLogic.cohort.pairing import Alignment
+from BrainDiffLogic.data import pairing
+from BrainDiffLogic.data.pairing import Alignment
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import run as engine
 from BrainDiffLogic.evaluation.measures import CONVENTION

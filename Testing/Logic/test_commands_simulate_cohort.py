@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from BrainDiffLogic.cohort.bids import find_scans, pairs
 from BrainDiffLogic.commands import simulate_cohort as command
 from BrainDiffLogic.commands.simulate_cohort import subject_of
+from BrainDiffLogic.data.bids import find_scans, pairs
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.motion.levels import draw_trajectory, draw_up_to

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,12 @@ def start(code: list[str], arguments: list[object], folder: Path, **options: obj
 def test_a_stopped_command_leaves_nothing_behind(a_scan: Path, name: str) -> None:
     before = listing(a_scan.parent)
     options = ["--difference", "d.nii.gz", "--strength", "0", "--device", "cpu", "--force"]
-    process = start(["-c", STUCK], ["correct", a_scan, "o.nii.gz", *options], a_scan.parent)
+    number = getattr(signal, name)
+    heeded = partial(signal.signal, number, signal.SIG_DFL)  # nohup has it ignored, by everything that it starts
+    process = start(["-c", STUCK], ["correct", a_scan, "o.nii.gz", *options], a_scan.parent, preexec_fn=heeded)
     assert process.stdout is not None and process.stdout.readline() == "written\n"
     assert len(listing(a_scan.parent)) > len(before)
-    process.send_signal(getattr(signal, name))
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1 and errors.splitlines()[-1].endswith("stopped; nothing was written")
     assert "Traceback" not in errors and listing(a_scan.parent) == before

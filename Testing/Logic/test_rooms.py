@@ -12,7 +12,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
 FLOORS = (
     "errors", "digests", "threads", "ellipsoids", "views", "tasks", "fill", "volume", "stored_values", "images",
     "intensity", "scan", "sharpness", "tissues", "quality", "motion", "pictures", "networks", "inference",
-    "checkpoints", "averaging", "domain", "cohort", "training", "injection", "severity", "disagreement", "blending",
+    "checkpoints", "averaging", "domain", "data", "training", "injection", "severity", "disagreement", "blending",
     "correctors", "correction", "delivery", "evaluation", "reproduction", "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from BrainDiffLogic.cohort.bids import Scan
-from BrainDiffLogic.cohort.split import Manifest, split_subjects
+from BrainDiffLogic.data.bids import Scan
+from BrainDiffLogic.data.split import Manifest, split_subjects
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from BrainDiffLogic.cohort.subjects import subject_of
+from BrainDiffLogic.data.subjects import subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion import preset, with_severity
 from BrainDiffLogic.severity import configuration as severity_configuration

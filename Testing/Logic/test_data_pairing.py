@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from BrainDiffLogic.cohort.pairing import Alignment, align_reference, robust_gain
+from BrainDiffLogic.data.pairing import Alignment, align_reference, robust_gain
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.quality import Comparison, compare
 from BrainDiffLogic.volume import Volume

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from BrainDiffLogic.cohort.split import (
+from BrainDiffLogic.data.split import (
     DEFAULT_SHARES,
     SPLITS,
     assert_disjoint,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from BrainDiffLogic.cohort.bids import find_scans, pairs, parse_name, without_bad_stills
+from BrainDiffLogic.data.bids import find_scans, pairs, parse_name, without_bad_stills
 from BrainDiffLogic.errors import InputError
 
 LEVELS = ("standard", "headmotion1", "headmotion2")

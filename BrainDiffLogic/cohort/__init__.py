@@ -1,1 +1,0 @@
-"""Cohorts: which scans there are, which belong together, and which subjects train, correct and test."""

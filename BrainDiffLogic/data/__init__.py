@@ -1,0 +1,1 @@
+"""Which scans there are, which belong together, and which subjects train, correct and test."""
