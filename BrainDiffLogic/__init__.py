@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Volume", "correct", "read_volume", "write_volume"]
+__all__ = ["Volume", "correct", "correct_file", "read_volume", "write_volume"]
 
-_HOMES = {"Volume": "volume", "correct": "correction", "read_volume": "images", "write_volume": "images"}
+_HOMES = {
+    "Volume": "volume",
+    "correct": "correction",
+    "correct_file": "correction_files",
+    "read_volume": "images",
+    "write_volume": "images",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -90,12 +90,12 @@ def run(args: argparse.Namespace) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
     say("<filter-start>" + tag("name", NAME) + tag("comment", "Starting") + "</filter-start>\nStarting")
-    from BrainDiffLogic import delivery
+    from BrainDiffLogic import correction_files
     from BrainDiffLogic.images.outputs import staging_in
 
-    tags = FilterTags([delivery.LOADING, delivery.CORRECTING, delivery.WRITING, 1.0])
+    tags = FilterTags([correction_files.LOADING, correction_files.CORRECTING, correction_files.WRITING, 1.0])
     with staging_in(args.staging):
-        report = delivery.correct_file(
+        report = correction_files.correct_file(
             args.input, args.output, difference=args.difference, report=args.report,
             disagreement=args.disagreement, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,

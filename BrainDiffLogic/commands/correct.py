@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, correct, write all outputs or none."""
-    from BrainDiffLogic.delivery import correct_file
+    from BrainDiffLogic.correction_files import correct_file
 
     with shown_progress() as progress:
         report = correct_file(

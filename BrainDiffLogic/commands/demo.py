@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
     """Simulate, correct, measure, draw; prints the table."""
     from BrainDiffLogic.checkpoints import load_checkpoint
     from BrainDiffLogic.correction import correct
-    from BrainDiffLogic.delivery import staged_outputs, write_correction
+    from BrainDiffLogic.correction_files import write_correction
     from BrainDiffLogic.images import read_volume, write_volume
+    from BrainDiffLogic.images.outputs import staged_outputs
     from BrainDiffLogic.motion.traces import write_trajectory
     from BrainDiffLogic.pictures import difference_picture
 

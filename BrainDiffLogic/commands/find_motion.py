@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything, search, print and write."""
     from BrainDiffLogic.checkpoints import PHYSICS, find_checkpoint, load_checkpoint
-    from BrainDiffLogic.delivery import check_outputs
     from BrainDiffLogic.images import read_volume
+    from BrainDiffLogic.images.outputs import check_outputs
     from BrainDiffLogic.images.sidecar import phase_encoding_beside
     from BrainDiffLogic.motion.estimate import estimate_motion
     from BrainDiffLogic.motion.traces import write_trajectory

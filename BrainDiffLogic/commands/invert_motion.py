@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, invert, write all outputs or none."""
-    from BrainDiffLogic.delivery import check_outputs, staged_outputs
     from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
+    from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
     from BrainDiffLogic.motion.inversion import DAMPING, invert_motion
     from BrainDiffLogic.motion.traces import read_trajectory
 

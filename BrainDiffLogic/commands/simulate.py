@@ -80,8 +80,8 @@ def _add_coil_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, simulate, write all outputs or none."""
-    from BrainDiffLogic.delivery import check_outputs, staged_outputs
     from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
+    from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
     from BrainDiffLogic.motion.coils import smooth_coils
     from BrainDiffLogic.motion.object_phase import smooth_phase
     from BrainDiffLogic.motion.simulation import simulate_motion

@@ -15,7 +15,6 @@ from jinja2 import Environment, FileSystemLoader
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.checkpoints import shipped_folder
-from BrainDiffLogic.delivery import staged_outputs
 from BrainDiffLogic.evaluation.measures import AGAINST_REFERENCE, CONVENTION, METRICS, WITHOUT_REFERENCE
 from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.pairs import FACTS
@@ -23,6 +22,7 @@ from BrainDiffLogic.evaluation.run import MEASURED, PICTURES, REFUSED, Row
 from BrainDiffLogic.evaluation.statistics import STATISTICS, Summary, summarise
 from BrainDiffLogic.evaluation.strips import CAPTION
 from BrainDiffLogic.evaluation.tables import Section, Table, sections
+from BrainDiffLogic.images.outputs import staged_outputs
 
 VOLUMES, TABLES, MARKDOWN, PAGE = "volumes.csv", "tables.csv", "tables.md", "report.html"
 TITLE = "What the corrections are worth"

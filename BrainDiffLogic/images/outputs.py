@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -61,6 +61,21 @@ def check_output(
     return path
 
 
+def check_outputs(
+    outputs: Iterable[tuple[Path, tuple[str, ...]]], inputs: Iterable[str | Path], overwrite: bool
+) -> None:
+    """Refuse outputs, each a path and the extensions it may have, before any work is done.
+
+    Raises InputError as ``check_output`` does, and where two outputs are one file.
+    """
+    seen: list[Path] = []
+    for path, suffixes in outputs:
+        check_output(path, inputs, overwrite, suffixes)
+        if path.resolve() in seen:
+            raise InputError(f"{path}: named for two outputs; give each a file of its own")
+        seen.append(path.resolve())
+
+
 _staging: Path | None = None
 
 
@@ -101,6 +116,23 @@ def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({reason}); free space or choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def staged_outputs(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Paths to write to, one for each of ``paths``; when the block ends well, the files move into place.
+
+    When the block or one of the moves fails, no file remains that was not there before.
+    """
+    paths = list(paths)
+    new = [path for path in paths if not os.path.lexists(path)]
+    try:
+        with ExitStack() as stack:
+            yield [stack.enter_context(staged_output(path)) for path in paths]
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _move_into_place(folder: Path, path: Path) -> None:

@@ -18,7 +18,7 @@ from Harness.command_line import braindiff, listing
 ROOT = Path(__file__).resolve().parents[2]
 STUCK = """
 import sys, time
-from BrainDiffLogic import delivery
+from BrainDiffLogic import correction_files
 from BrainDiffLogic.commands.main import main
 
 def write(*arguments, **options):
@@ -26,7 +26,7 @@ def write(*arguments, **options):
     print("written", flush=True)
     time.sleep(60)
 
-written, delivery.write_volume = delivery.write_volume, write
+written, correction_files.write_volume = correction_files.write_volume, write
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -17,8 +17,9 @@ from nibabel.orientations import inv_ornt_aff
 
 from BrainDiffLogic import correct, read_volume, write_volume
 from BrainDiffLogic.correction import Correction
-from BrainDiffLogic.delivery import check_outputs, staged_outputs, write_correction
+from BrainDiffLogic.correction_files import write_correction
 from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.volume import Storage, Volume, to_sagittal
 from Harness.correctors import CARD, save_tiny, tiny_corrector
 

@@ -11,7 +11,7 @@ import pytest
 from image_files import assert_one_line, save_nifti
 
 from BrainDiffLogic import correct, read_volume, write_volume
-from BrainDiffLogic.delivery import write_correction
+from BrainDiffLogic.correction_files import write_correction
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.fill import find_fill
 from BrainDiffLogic.quality import assess

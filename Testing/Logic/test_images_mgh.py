@@ -10,7 +10,7 @@ import pytest
 from image_files import OBLIQUE, ORIENTATIONS, assert_one_line, oriented, save_nifti, voxels
 
 from BrainDiffLogic import correct
-from BrainDiffLogic.delivery import write_correction
+from BrainDiffLogic.correction_files import write_correction
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import grid_notes, read_volume, write_volume
 from BrainDiffLogic.volume import Volume

@@ -13,7 +13,7 @@ FLOORS = (
     "errors", "digests", "threads", "ellipsoids", "views", "tasks", "fill", "volume", "stored_values", "images",
     "intensity", "scan", "sharpness", "tissues", "quality", "motion", "pictures", "networks", "inference",
     "checkpoints", "averaging", "domain", "data", "training", "injection", "severity", "disagreement", "blending",
-    "correctors", "correction", "delivery", "evaluation", "reproduction", "commands",
+    "correctors", "correction", "correction_files", "evaluation", "reproduction", "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier."""
 PACKAGE = "BrainDiffLogic"

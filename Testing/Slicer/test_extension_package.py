@@ -95,7 +95,7 @@ def test_the_package_holds_every_file_and_nothing_else(a_tree: Path) -> None:
 
 def test_the_package_holds_what_the_extension_cannot_do_without(a_tree: Path) -> None:
     for name in (
-        "BrainDiffSlicer.py", "BrainDiffSlicerLib/__init__.py", "BrainDiffLogic/delivery.py",
+        "BrainDiffSlicer.py", "BrainDiffSlicerLib/__init__.py", "BrainDiffLogic/correction_files.py",
         "Resources/UI/BrainDiffSlicer.ui", "Resources/Icons/BrainDiffSlicer.png", "Resources/requirements.txt",
         "Resources/Checkpoints/attention-unet.safetensors", "Resources/Checkpoints/attention-unet.json",
     ):  # fmt: skip
@@ -301,7 +301,7 @@ def test_a_correction_imports_all_that_is_required_and_does_without_the_rest(
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({absent!r}))\n"
         "from pathlib import Path\n"
-        "from BrainDiffLogic.delivery import correct_file\n"
+        "from BrainDiffLogic.correction_files import correct_file\n"
         "correct_file('scan.nii.gz', Path('out.nii.gz'), report=Path('report.json'), device='cpu')\n"
         f"print(*(set({present!r}) & set(sys.modules)))\n"
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.delivery import staged_outputs
 from BrainDiffLogic.evaluation.safety.outcome import ALL_SCANS, Outcome
+from BrainDiffLogic.images.outputs import staged_outputs
 
 REPORT = "safety.md"
 COLUMNS = ("head", "method", "check", "case", "number", "relation", "limit", "unit", "passed", "note")

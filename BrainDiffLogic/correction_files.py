@@ -1,12 +1,10 @@
-"""The main job on files, from reading to writing: all outputs appear, or none."""
+"""The main job on files: read, correct, write; all outputs appear, or none."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from BrainDiffLogic.blending import check_strength
 from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import WRITABLE, check_output, grid_notes, read_volume, staged_output, write_volume
+from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
+from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
 from BrainDiffLogic.quality import assess
 from BrainDiffLogic.stored_values import OutputType
@@ -85,38 +84,6 @@ def _check_device(device: str) -> None:
     from BrainDiffLogic.inference import choose_device  # loads PyTorch, which bad input need not wait for
 
     choose_device(device)
-
-
-@contextmanager
-def staged_outputs(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """Paths to write to, one for each of ``paths``; when the block ends well, the files move into place.
-
-    When the block or one of the moves fails, no file remains that was not there before.
-    """
-    paths = list(paths)
-    new = [path for path in paths if not os.path.lexists(path)]
-    try:
-        with ExitStack() as stack:
-            yield [stack.enter_context(staged_output(path)) for path in paths]
-    except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def check_outputs(
-    outputs: Iterable[tuple[Path, tuple[str, ...]]], inputs: Iterable[str | Path], overwrite: bool
-) -> None:
-    """Refuse outputs, each a path and the extensions it may have, before any work is done.
-
-    Raises InputError as ``images.check_output`` does, and where two outputs are one file.
-    """
-    seen: list[Path] = []
-    for path, suffixes in outputs:
-        check_output(path, inputs, overwrite, suffixes)
-        if path.resolve() in seen:
-            raise InputError(f"{path}: named for two outputs; give each a file of its own")
-        seen.append(path.resolve())
 
 
 def write_correction(
