@@ -2,7 +2,8 @@
 
 Every reader returns a ``Volume`` whose affine maps voxel indices to RAS millimetres; files which keep LPS
 (NRRD, MetaImage, DICOM) are converted by exact sign changes. Every writer stages the files beside their
-destination and renames them when they are complete.
+destination and renames them when they are complete. The libraries that read and write a type of file are loaded with
+the first such file.
 """
 
 from __future__ import annotations
@@ -13,11 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.dicom_series import is_dicom_file, read_dicom_series
-from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd, write_meta_nrrd
-from BrainDiffLogic.images.mgh import TYPES as MGH_TYPES
-from BrainDiffLogic.images.mgh import read_mgh, write_mgh
-from BrainDiffLogic.images.nifti import read_nifti, write_nifti
 from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
 from BrainDiffLogic.stored_values import OutputType, choose_storage, stored_values
 from BrainDiffLogic.volume import Storage, Volume
@@ -36,6 +32,8 @@ __all__ = [
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 META_NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")
 MGH = (".mgz", ".mgh")
+MGH_TYPES = tuple(np.dtype(name) for name in ("uint8", "int16", "uint16", "int32", "float32"))
+"""What a FreeSurfer file can hold."""
 DICOM = (".dcm", ".ima")
 SHEARED = 1e-4
 """Cosine between two axes of a grid from which ITK refuses to read it from a NIfTI file."""
@@ -60,17 +58,35 @@ def read_volume(path: str | PathLike[str]) -> Volume:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; check the path")
     if path.is_dir():
-        return read_dicom_series(path)
+        return _read_series(path)
     suffix = file_suffix(path)
     if suffix in NIFTI:
+        from BrainDiffLogic.images.nifti import read_nifti
+
         return read_nifti(path)
     if suffix in META_NRRD:
+        from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd
+
         return read_meta_nrrd(path)
     if suffix in MGH:
+        from BrainDiffLogic.images.mgh import read_mgh
+
         return read_mgh(path)
     if suffix in DICOM or is_dicom_file(path):
-        return read_dicom_series(path)
+        return _read_series(path)
     raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether the file carries DICOM's magic word."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _read_series(path: Path) -> Volume:
+    from BrainDiffLogic.images.dicom_series import read_dicom_series
+
+    return read_dicom_series(path)
 
 
 def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:
@@ -102,9 +118,8 @@ def write_volume(
     suffix = file_suffix(path)
     if suffix not in WRITABLE:
         raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
-    storage = choose_storage(
-        volume, like.storage, dtype, can_scale=suffix in NIFTI, types=MGH_TYPES if suffix in MGH else None
-    )
+    types = MGH_TYPES if suffix in MGH else None
+    storage = choose_storage(volume, like.storage, dtype, can_scale=suffix in NIFTI, types=types)
     stored = stored_values(volume.array, storage)
     if volume.fill is not None and volume.kind != "mask":
         values = volume.fill.values[:, None]
@@ -112,10 +127,21 @@ def write_volume(
             values = values - values  # NaN stays NaN
         stored = volume.fill.put_back_into(stored, stored_values(values, storage)[:, 0])
     with staged_output(path) as staged:
-        if suffix in MGH:
-            write_mgh(stored, volume, storage, staged)
-        elif suffix in NIFTI:
-            write_nifti(stored, volume, storage, staged)
-        else:
-            write_meta_nrrd(stored, volume, staged)
+        _write(stored, volume, storage, staged)
     return storage
+
+
+def _write(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:
+    suffix = file_suffix(path)
+    if suffix in MGH:
+        from BrainDiffLogic.images.mgh import write_mgh
+
+        write_mgh(stored, volume, storage, path)
+    elif suffix in NIFTI:
+        from BrainDiffLogic.images.nifti import write_nifti
+
+        write_nifti(stored, volume, storage, path)
+    else:
+        from BrainDiffLogic.images.meta_nrrd import write_meta_nrrd
+
+        write_meta_nrrd(stored, volume, path)

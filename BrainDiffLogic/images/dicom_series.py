@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from pydicom.misc import is_dicom
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS, quiet
@@ -36,12 +37,6 @@ class _Slice:
     spacing: np.ndarray
     size: tuple[int, ...]
     rescale: tuple[str, float, float]  # stored type, slope, intercept
-
-
-def is_dicom_file(path: Path) -> bool:
-    """Whether the file carries DICOM's magic word."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def read_dicom_series(path: Path) -> Volume:
@@ -98,7 +93,7 @@ def _series_files(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _folder_below(path: Path) -> Path:
     """The one folder somewhere below that has DICOM files."""
-    below = sorted({file.parent for file in path.rglob("*") if file.is_file() and is_dicom_file(file)} - {path})
+    below = sorted({file.parent for file in path.rglob("*") if file.is_file() and is_dicom(file)} - {path})
     if len(below) == 1:
         return below[0]
     if not below:
@@ -112,7 +107,7 @@ def _refuse_damaged(folder: Path, names: tuple[str, ...]) -> None:
     first = _information(names[0])
     uid, sop_class = (first.GetMetaData(key).strip("\0 ").encode() for key in (SERIES_UID, SOP_CLASS))
     for file in {path for path in folder.iterdir() if path.is_file()} - {Path(name) for name in names}:
-        content = file.read_bytes() if is_dicom_file(file) else b""
+        content = file.read_bytes() if is_dicom(file) else b""
         if sop_class in content[:META_BYTES] and uid in content and _is_unreadable(file):
             raise InputError(f"{file}: this file of the DICOM series is damaged; export the series again")
 

@@ -13,8 +13,6 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood
 from BrainDiffLogic.volume import Storage, Volume
 
-TYPES = tuple(np.dtype(name) for name in ("uint8", "int16", "uint16", "int32", "float32"))
-"""What such a file can hold."""
 VERSION = b"\0\0\0\1"
 SCAN = ("tr", "flip_angle", "te", "ti", "fov")
 """Header fields that an output repeats."""
