@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.stored_values import narrowest_type, rounded_to
+from BrainDiffLogic.storage import narrowest_type, rounded_to
 
 
 def check_strength(strength: float) -> None:

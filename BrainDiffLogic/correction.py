@@ -12,17 +12,17 @@ import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.blending import blend, check_strength
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
 from BrainDiffLogic.correctors import Job, Progress, by_network, by_physics
-from BrainDiffLogic.domain import judge
 from BrainDiffLogic.errors import InputError, Refused
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
+from BrainDiffLogic.models.domain import judge
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.severity.gate import decide
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 if TYPE_CHECKING:
+    from BrainDiffLogic.models.corrector import Corrector
     from BrainDiffLogic.motion.estimate import Limits
-    from BrainDiffLogic.networks import Corrector
 
 NO_DISAGREEMENT = 'the model "motion" has no disagreement map; leave it out, or choose a network'
 

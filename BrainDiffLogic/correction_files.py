@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.blending import check_strength
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
 from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
-from BrainDiffLogic.quality import assess
-from BrainDiffLogic.stored_values import OutputType
+from BrainDiffLogic.metrics.quality import assess
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
+from BrainDiffLogic.storage import OutputType
 from BrainDiffLogic.volume import Volume
 
 READING, LOADING, CORRECTING, WRITING = 0.0, 0.03, 0.08, 0.6

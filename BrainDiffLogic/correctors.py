@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
 from BrainDiffLogic.disagreement import NOT_ASKED, Panel, measure
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import seen_through_mask
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
 from BrainDiffLogic.scan import Scan
 
 if TYPE_CHECKING:
+    from BrainDiffLogic.models.corrector import Corrector
     from BrainDiffLogic.motion.estimate import Limits
-    from BrainDiffLogic.networks import Corrector
     from BrainDiffLogic.severity.gate import Decision
 
 Progress = Callable[[float, str], None]

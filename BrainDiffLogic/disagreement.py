@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.checkpoints import PHYSICS, SUFFIX, Card, load_checkpoint, read_card, shipped_folder
-from BrainDiffLogic.views import View
+from BrainDiffLogic.models.checkpoints import PHYSICS, SUFFIX, Card, load_checkpoint, read_card, shipped_folder
+from BrainDiffLogic.models.views import View
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.networks import Corrector
+    from BrainDiffLogic.models.corrector import Corrector
 
 
 VIEWS = (View(mirrored=True), View(shift=(5, 3)), View(mirrored=True, shift=(2, 7)))
@@ -76,7 +76,7 @@ class Panel:
 
         stack  (slices, rows, columns) in network units
         """
-        from BrainDiffLogic.networks.augmented import AugmentedCorrector
+        from BrainDiffLogic.models.corrector import AugmentedCorrector
 
         yield first
         for asked, view in enumerate(VIEWS, 1):

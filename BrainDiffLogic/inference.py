@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.networks import Corrector
+from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.volume import pad_to_multiple
 
 BATCHES = {"cpu": 8, "mps": 16, "cuda": 64}

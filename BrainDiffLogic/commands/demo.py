@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL
 from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.volume import ras_axes
 
 if TYPE_CHECKING:
+    from BrainDiffLogic.metrics.quality import Comparison
     from BrainDiffLogic.motion import Simulation
-    from BrainDiffLogic.quality import Comparison
     from BrainDiffLogic.volume import Volume
 
 HEAD_FILE = Path("data", "niftis", "templates", "ch2.nii.gz")
@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, correct, measure, draw; prints the table."""
-    from BrainDiffLogic.checkpoints import load_checkpoint
     from BrainDiffLogic.correction import correct
     from BrainDiffLogic.correction_files import write_correction
     from BrainDiffLogic.images import read_volume, write_volume
     from BrainDiffLogic.images.outputs import staged_outputs
+    from BrainDiffLogic.models.checkpoints import load_checkpoint
     from BrainDiffLogic.motion.traces import write_trajectory
     from BrainDiffLogic.pictures import difference_picture
 
@@ -124,14 +124,14 @@ def simulated(clean: Volume, kind: str = MOTION, severity: float = SEVERITY_MM) 
 
 
 def _compared(clean: Volume, motion: Volume, corrected: Volume) -> dict[str, Comparison]:
-    from BrainDiffLogic.quality import compare
+    from BrainDiffLogic.metrics.quality import compare
 
     return {"do nothing": compare(motion, clean), "corrected": compare(corrected, clean)}
 
 
 def table(rows: Mapping[str, Comparison], title: str) -> str:
     """The numbers as Markdown, with what they mean below."""
-    from BrainDiffLogic.quality import CONVENTION
+    from BrainDiffLogic.metrics.quality import CONVENTION
 
     lines = [
         f"Colin27, {title}",

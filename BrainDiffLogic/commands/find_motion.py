@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, search, print and write."""
-    from BrainDiffLogic.checkpoints import PHYSICS, find_checkpoint, load_checkpoint
     from BrainDiffLogic.images import read_volume
     from BrainDiffLogic.images.outputs import check_outputs
     from BrainDiffLogic.images.sidecar import phase_encoding_beside
+    from BrainDiffLogic.models.checkpoints import PHYSICS, find_checkpoint, load_checkpoint
     from BrainDiffLogic.motion.estimate import estimate_motion
     from BrainDiffLogic.motion.traces import write_trajectory
 

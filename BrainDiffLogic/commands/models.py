@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from BrainDiffLogic import checkpoints
-from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import check_output
+from BrainDiffLogic.models import checkpoints
+from BrainDiffLogic.models.checkpoints import Card
 
 HEADLINE = "all above 1 mm"
 """The row of a card's table that ``list`` shows."""
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average(models: list[str], output: Path, overwrite: bool) -> None:
-    from BrainDiffLogic.averaging import average
+    from BrainDiffLogic.models.averaging import average
 
     files = [checkpoints.find_checkpoint(model) for model in models]
     check_output(output, files, overwrite, (checkpoints.SUFFIX,))

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, measure, print."""
     from BrainDiffLogic.images import read_volume
-    from BrainDiffLogic.quality import CONVENTION, assess, compare
+    from BrainDiffLogic.metrics.quality import CONVENTION, assess, compare
 
     image = read_volume(args.image)
     say_notes("quality", args.image, image.notes)

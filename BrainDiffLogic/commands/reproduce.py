@@ -13,8 +13,8 @@ from BrainDiffLogic.commands.train import require_training_packages
 from BrainDiffLogic.errors import InputError
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.reproduction.stages import Stage
-    from BrainDiffLogic.reproduction.work import RecipeSettings
+    from BrainDiffLogic.papers.stages import Stage
+    from BrainDiffLogic.papers.work import RecipeSettings
 
 OWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "braindiff": ("perceptual", "vgg", "paper_injection"), "mcnet": (), "rmman": ("inception",),
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the stages that are not done; print where the table is."""
     require_training_packages()
     from BrainDiffLogic.inference import choose_device
-    from BrainDiffLogic.reproduction.stages import reproduce
-    from BrainDiffLogic.reproduction.work import Work
+    from BrainDiffLogic.papers.stages import reproduce
+    from BrainDiffLogic.papers.work import Work
 
     for name in {name for names in OWN_OPTIONS.values() for name in names} - set(OWN_OPTIONS[args.paper]):
         if getattr(args, name) is not None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stages(paper: str) -> tuple[Stage[Any], ...]:
-    from BrainDiffLogic.reproduction import braindiff, mcnet, rmman
+    from BrainDiffLogic.papers import braindiff, mcnet, rmman
 
     recipes: dict[str, tuple[Stage[Any], ...]] = {
         "braindiff": braindiff.STAGES, "mcnet": mcnet.STAGES, "rmman": rmman.STAGES,
@@ -78,7 +78,7 @@ def _stages(paper: str) -> tuple[Stage[Any], ...]:
 
 
 def _settings(args: argparse.Namespace) -> RecipeSettings:
-    from BrainDiffLogic.reproduction import mcnet, rmman, settings
+    from BrainDiffLogic.papers import mcnet, rmman, settings
 
     if args.paper == "mcnet":
         return mcnet.mcnet_settings(args.size, args.seed)

@@ -24,7 +24,7 @@ from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
-from BrainDiffLogic.tasks import run_all
+from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from BrainDiffLogic.checkpoints import SUFFIX
 from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.checkpoints import SUFFIX
 
 if TYPE_CHECKING:
     from BrainDiffLogic.injection.inject import Plan

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from BrainDiffLogic.checkpoints import SUFFIX
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import check_output
+from BrainDiffLogic.models.checkpoints import SUFFIX
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import Configuration

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from BrainDiffLogic import quality
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.fidelity import high_frequency_error, visual_information_fidelity
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.quality import HIGH_PERCENTILE, LOW_PERCENTILE
-from BrainDiffLogic.tissues import Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics import quality
+from BrainDiffLogic.metrics.quality import HIGH_PERCENTILE, LOW_PERCENTILE
+from BrainDiffLogic.metrics.tissues import Tissues, inner_head_mask, tissue_masks
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 HIGHEST_PSNR = 100.0

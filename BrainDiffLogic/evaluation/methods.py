@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic import checkpoints
-from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import denoisers
+from BrainDiffLogic.models import checkpoints
+from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.severity.weights import shipped_weights
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.networks import Corrector
+    from BrainDiffLogic.models.corrector import Corrector
 
 Method = Callable[[Volume], np.ndarray]
 """A moved volume to an (I, J, K) array on its grid, in its units; raises Refused outside its domain."""
@@ -70,8 +70,8 @@ class ModelMethod:
         if not self.views:
             return corrector, card
         from BrainDiffLogic.disagreement import VIEWS
-        from BrainDiffLogic.networks.augmented import AugmentedCorrector
-        from BrainDiffLogic.views import AS_IT_IS
+        from BrainDiffLogic.models.corrector import AugmentedCorrector
+        from BrainDiffLogic.models.views import AS_IT_IS
 
         return AugmentedCorrector(corrector, [AS_IT_IS, *VIEWS]), card
 

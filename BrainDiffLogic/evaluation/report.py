@@ -14,7 +14,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import shipped_folder
 from BrainDiffLogic.evaluation.measures import AGAINST_REFERENCE, CONVENTION, METRICS, WITHOUT_REFERENCE
 from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.pairs import FACTS
@@ -23,6 +22,7 @@ from BrainDiffLogic.evaluation.statistics import STATISTICS, Summary, summarise
 from BrainDiffLogic.evaluation.strips import CAPTION
 from BrainDiffLogic.evaluation.tables import Section, Table, sections
 from BrainDiffLogic.images.outputs import staged_outputs
+from BrainDiffLogic.resources import resources
 
 VOLUMES, TABLES, MARKDOWN, PAGE = "volumes.csv", "tables.csv", "tables.md", "report.html"
 TITLE = "What the corrections are worth"
@@ -134,7 +134,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _page(found: Sequence[Section], notes: Sequence[str], shown: Sequence[Showcase], out: Path) -> str:
     """The page as one file: style, script and pictures within it."""
-    environment = Environment(loader=FileSystemLoader(shipped_folder().parent / "Evaluation"), autoescape=True)
+    environment = Environment(loader=FileSystemLoader(resources() / "Evaluation"), autoescape=True)
     pictures = [(case, base64.b64encode((out / case.picture).read_bytes()).decode("ascii")) for case in shown]
     return environment.get_template("report.html.jinja").render(
         title=TITLE, version=__version__, statistics=STATISTICS, convention=CONVENTION, sections=found, notes=notes,

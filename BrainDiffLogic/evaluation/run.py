@@ -19,7 +19,7 @@ from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, ma
 from BrainDiffLogic.evaluation.pairs import Pair
 from BrainDiffLogic.evaluation.strips import write_strip
 from BrainDiffLogic.images import read_volume, staged_output
-from BrainDiffLogic.tasks import run_all
+from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.volume import Volume
 
 MARKER, CASES, PICTURES = "evaluation.json", "cases", "pictures"

@@ -15,7 +15,7 @@ import numpy as np
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
-from BrainDiffLogic.stored_values import OutputType, choose_storage, stored_values
+from BrainDiffLogic.storage import OutputType, choose_storage, stored_values
 from BrainDiffLogic.volume import Storage, Volume
 
 __all__ = [

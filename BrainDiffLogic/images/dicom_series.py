@@ -12,7 +12,7 @@ from pydicom.misc import is_dicom
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS, quiet
 from BrainDiffLogic.images.streams import understood
-from BrainDiffLogic.stored_values import real_values
+from BrainDiffLogic.storage import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
 SERIES_UID, SOP_CLASS, DESCRIPTION = "0020|000e", "0008|0016", "0008|103e"

@@ -15,7 +15,7 @@ from nibabel.nifti2 import Nifti2PairHeader
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood
-from BrainDiffLogic.stored_values import real_values
+from BrainDiffLogic.storage import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
 FORMS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")

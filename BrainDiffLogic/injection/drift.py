@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from BrainDiffLogic.quality import SSIM_K1, SSIM_K2
+from BrainDiffLogic.metrics.quality import SSIM_K1, SSIM_K2
 
 LOW_PASS_MM = 5.0
 """Standard deviation of the Gaussian low-pass, and of the window that SSIM is taken in afterwards. At half of it 6 mm

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.severity import calibration
 from BrainDiffLogic.severity.configuration import (
     SeverityConfiguration,

@@ -13,8 +13,7 @@ from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional
 
-from BrainDiffLogic.networks.layers import activation_layer, init_he_normal, norm_layer
-from BrainDiffLogic.networks.monai_build import build_from
+from BrainDiffLogic.models.layers import activation_layer, build_from, init_he_normal, norm_layer
 
 PATCH, STEP = 8, 4
 """Side of the patches whose spectra are taken, and the pixels from one to the next."""

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from BrainDiffLogic import checkpoints
-from BrainDiffLogic.checkpoints import SUFFIX, Card, verify
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models import checkpoints
+from BrainDiffLogic.models.checkpoints import SUFFIX, Card, verify
 from BrainDiffLogic.severity.network import SeverityNetwork, build_severity
 
 FAMILY = "severity"

@@ -13,7 +13,7 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from BrainDiffLogic.networks.autoencoder import build_discriminator
+from BrainDiffLogic.models.generative import build_discriminator
 from BrainDiffLogic.training.generative_configuration import VaeConfiguration
 from BrainDiffLogic.training.image_grid import log_grid
 from BrainDiffLogic.training.ordered_batches import Sample

@@ -12,11 +12,11 @@ from typing import Any
 
 from BrainDiffLogic.data.subjects import assert_apart, names_subject, subject_of
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.views import read_views
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import Limits, check_number, check_numbers, check_parts, make_section, read_yaml
 from BrainDiffLogic.training.pairs import RECORDED, Recipe, Source
 from BrainDiffLogic.training.recorded import RecordedTraces
-from BrainDiffLogic.views import read_views
 
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
 DATA = ("volumes", "pairs")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, Configuration, find_sources
 from BrainDiffLogic.training.run import network_arguments, started_from
 from BrainDiffLogic.training.run_folder import steps_done, trained_state

@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import SUFFIX, Card, save_checkpoint, verify
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks.autoencoder import build_autoencoder
-from BrainDiffLogic.networks.diffusion import build_diffusion
+from BrainDiffLogic.models.checkpoints import SUFFIX, Card, save_checkpoint, verify
+from BrainDiffLogic.models.generative import build_autoencoder, build_diffusion
 from BrainDiffLogic.training.slice_store import SAME_SPACING, SliceStore
 
 NAMES = {"vae": "autoencoder", "ldm": "diffusion model"}

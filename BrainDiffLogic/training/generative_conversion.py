@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.checkpoints import Card
-from BrainDiffLogic.networks.autoencoder import CONFIGURATIONS as AUTOENCODERS
-from BrainDiffLogic.networks.autoencoder import build_autoencoder
-from BrainDiffLogic.networks.diffusion import CONFIGURATIONS as DIFFUSION_MODELS
-from BrainDiffLogic.networks.diffusion import SCHEDULE, build_diffusion
-from BrainDiffLogic.networks.generative_import import load_old_state, read_old_state, translate_arguments
+from BrainDiffLogic.models.checkpoints import Card
+from BrainDiffLogic.models.generative import (
+    AUTOENCODERS,
+    DIFFUSION_MODELS,
+    SCHEDULE,
+    build_autoencoder,
+    build_diffusion,
+    load_old_state,
+    read_old_state,
+    translate_arguments,
+)
 from BrainDiffLogic.training.generative_checkpoints import generative_card, load_vae, save_generative
 from BrainDiffLogic.training.generative_configuration import LdmConfiguration, VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.latents import latent_shape, measured_scale
@@ -51,7 +56,7 @@ def convert_ldm(
     plan   its network, and the group of scans that it was trained on
     vae    the autoencoder (.safetensors) of its latents
     scale  that it was trained with; None: that on the autoencoder's card
-    It must predict the noise of the schedule ``networks.diffusion.SCHEDULE``.
+    It must predict the noise of the schedule ``models.generative.SCHEDULE``.
     """
     arguments = translate_arguments(chosen_arguments(plan.network, DIFFUSION_MODELS))
     network = build_diffusion(arguments).eval()

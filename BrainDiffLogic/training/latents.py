@@ -14,7 +14,7 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
-from BrainDiffLogic.networks.autoencoder import downsampling
+from BrainDiffLogic.models.generative import downsampling
 from BrainDiffLogic.training.slice_store import SliceStore
 
 LATENTS, FACTS = "latents.npy", "latents.json"

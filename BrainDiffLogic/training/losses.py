@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from BrainDiffLogic.networks.rmman import image_pyramid
+from BrainDiffLogic.models.rmman import image_pyramid
 
 TV_EXPONENT = 1.25
 """MC-Net eq. 2: with squared differences inside a TV of power 2.5; 0.5 would be isotropic total variation."""

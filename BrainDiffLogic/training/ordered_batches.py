@@ -11,7 +11,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from BrainDiffLogic.networks.diffusion import SCHEDULE
+from BrainDiffLogic.models.generative import SCHEDULE
 from BrainDiffLogic.training.generative_configuration import GenerativeConfiguration
 
 Sample = dict[str, Tensor]

@@ -14,10 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.digests import SHORT, digest
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import Corrector, build
+from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, Configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.export import how_to_correct

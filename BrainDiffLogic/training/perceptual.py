@@ -11,11 +11,11 @@ from monai.losses.ssim_loss import SSIMLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import Corrector
-from BrainDiffLogic.networks.attention_unet import ResidualAttentionUnet
-from BrainDiffLogic.networks.mcnet import McNet
+from BrainDiffLogic.models.attention_unet import ResidualAttentionUnet
+from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.mc_net import McNet
 from BrainDiffLogic.training.vgg import VGG_LAYERS, lpips_heads, vgg16_layers
 
 TERMS = ("none", "gradient", "self", "lpips")

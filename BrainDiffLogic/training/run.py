@@ -17,10 +17,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.checkpoints import find_checkpoint, load_checkpoint, read_card
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import CONFIGURATIONS, build
-from BrainDiffLogic.tasks import run_all
+from BrainDiffLogic.models.checkpoints import find_checkpoint, load_checkpoint, read_card
+from BrainDiffLogic.models.families import CONFIGURATIONS, build
+from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, Configuration, find_sources, find_traces
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
 from BrainDiffLogic.training.leaks import assert_other_motion, assert_other_runs

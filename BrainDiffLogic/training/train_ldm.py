@@ -9,9 +9,9 @@ import lightning as L
 import numpy as np
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 
-from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks.diffusion import CONFIGURATIONS, SCHEDULE, build_diffusion
+from BrainDiffLogic.models.checkpoints import Card
+from BrainDiffLogic.models.generative import DIFFUSION_MODELS, SCHEDULE, build_diffusion
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, prior_slices
 from BrainDiffLogic.training.generative_checkpoints import check_slices, generative_card, load_vae, save_generative
 from BrainDiffLogic.training.generative_configuration import LdmConfiguration, chosen_arguments
@@ -38,7 +38,7 @@ def train_ldm(
     check_slices(card, store)
     training, validation = store.hold_out(prior_slices(store, plan.group), plan.validation_share)
     L.seed_everything(plan.seed, workers=True, verbose=False)
-    arguments = chosen_arguments(plan.network, CONFIGURATIONS)
+    arguments = chosen_arguments(plan.network, DIFFUSION_MODELS)
     network = build_diffusion(arguments)
     check_latents(latent_shape(autoencoder, store.canvas), arguments)
     last, done = finished(run, network, plan)
@@ -98,7 +98,7 @@ def export_ldm(plan: LdmConfiguration, checkpoint: Path, path: Path, data: str |
     training, validation = store.hold_out(prior_slices(store, plan.group), plan.validation_share)
     slices = np.concatenate([training, validation])
     latents = load_latents(checkpoint.parent, latents_key(vae_card["sha256"], store, slices, len(training)))
-    arguments = chosen_arguments(plan.network, CONFIGURATIONS)
+    arguments = chosen_arguments(plan.network, DIFFUSION_MODELS)
     network = build_diffusion(arguments)
     network.load_state_dict(trained_state(checkpoint))
     facts = {

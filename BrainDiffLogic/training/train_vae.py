@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 
-from BrainDiffLogic.checkpoints import Card
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks.autoencoder import CONFIGURATIONS, build_autoencoder, downsampling, start_narrow
+from BrainDiffLogic.models.checkpoints import Card
+from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, downsampling, start_narrow
 from BrainDiffLogic.training.autoencoder_phase import AutoencoderTraining, reconstruction_quality
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments
@@ -47,7 +47,7 @@ def train_vae(plan: VaeConfiguration, data: str | Path, run: str | Path, hardwar
     store, run = SliceStore(data), Path(run)
     training, validation = vae_slices(plan, store)
     L.seed_everything(plan.seed, workers=True, verbose=False)
-    arguments = chosen_arguments(plan.network, CONFIGURATIONS)
+    arguments = chosen_arguments(plan.network, AUTOENCODERS)
     network = build_autoencoder(arguments)
     if plan.posterior_sd:
         start_narrow(network, plan.posterior_sd)
@@ -77,7 +77,7 @@ def export_vae(plan: VaeConfiguration, checkpoint: Path, path: Path, data: str |
     """
     store = SliceStore(data)
     training, validation = vae_slices(plan, store)
-    arguments = chosen_arguments(plan.network, CONFIGURATIONS)
+    arguments = chosen_arguments(plan.network, AUTOENCODERS)
     network = build_autoencoder(arguments).eval()
     network.load_state_dict(trained_state(checkpoint))
     perceptual = build_perceptual(plan.perceptual, plan.perceptual_options)

@@ -28,7 +28,7 @@ class ModelCard:
     """
 
     def __init__(self, card: dict[str, Any]) -> None:
-        """Keep a card as ``BrainDiffLogic.checkpoints.read_card`` returns it."""
+        """Keep a card as ``BrainDiffLogic.models.checkpoints.read_card`` returns it."""
         self._card = card
 
     def html(self) -> str:

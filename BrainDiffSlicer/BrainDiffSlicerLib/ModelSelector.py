@@ -74,7 +74,7 @@ class ModelSelector:
         self._showCard()
 
     def _available(self) -> list[str]:
-        from BrainDiffLogic import checkpoints
+        from BrainDiffLogic.models import checkpoints
 
         names = list(checkpoints.available())
         return sorted(names, key=lambda name: (name != checkpoints.DEFAULT_MODEL, name))
@@ -100,8 +100,8 @@ class ModelSelector:
             self._onChanged()
 
     def _showCard(self) -> None:
-        from BrainDiffLogic import checkpoints
         from BrainDiffLogic.errors import InputError
+        from BrainDiffLogic.models import checkpoints
 
         self.problem = ""
         try:

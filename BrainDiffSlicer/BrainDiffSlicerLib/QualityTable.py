@@ -12,7 +12,7 @@ MISSING = "-"
 
 
 class Metric(NamedTuple):
-    """A number of ``BrainDiffLogic.quality.assess``: its key there, its short name, what it means."""
+    """A number of ``BrainDiffLogic.metrics.quality.assess``: its key there, its short name, what it means."""
 
     key: str
     name: str

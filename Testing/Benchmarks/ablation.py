@@ -21,8 +21,8 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
+from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.motion import STRATUM_NAMES
-from BrainDiffLogic.networks import CONFIGURATIONS, build
 from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.run import caches, make_pairs, network_arguments, train

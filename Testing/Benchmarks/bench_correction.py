@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from BrainDiffLogic.checkpoints import networks
+from BrainDiffLogic.models.checkpoints import networks
 
 SHAPE = (192, 256, 256)
 

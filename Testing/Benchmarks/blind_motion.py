@@ -21,11 +21,11 @@ import numpy as np
 from BrainDiffLogic.correction import Correction, correct
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
 from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.quality import compare
 from BrainDiffLogic.training.quiet import quieted
 from BrainDiffLogic.training.recorded import RecordedTraces
 from BrainDiffLogic.volume import Volume

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.checkpoints import SUFFIX, read_card, shipped_folder
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.measures import CONVENTION
 from BrainDiffLogic.evaluation.methods import NOTHING, ModelMethod, made_by
@@ -28,6 +27,7 @@ from BrainDiffLogic.evaluation.run import CASES
 from BrainDiffLogic.evaluation.safety.report import REPORT
 from BrainDiffLogic.evaluation.safety.suite import FOLDER as SUITE
 from BrainDiffLogic.evaluation.strata import SEVERITY, SEVERITY_GROUPS
+from BrainDiffLogic.models.checkpoints import SUFFIX, read_card, shipped_folder
 
 NAMES = {"below 1": "all below 1 mm", "1-4": "all of 1 to 4 mm", "above 1": "all above 1 mm"}
 """As cards and README call the groups of several strata."""

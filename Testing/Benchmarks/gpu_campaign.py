@@ -52,7 +52,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.networks import CONFIGURATIONS, build
+from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.training import losses
 
 PAPER = {**CONFIGURATIONS["mc-net"]["paper"], "context": 3, "residual": True, "zero_init": True, "gain": 0.05}
@@ -321,7 +321,7 @@ def _wait(device: torch.device) -> None:
 def export(run: Path, pack: Path, out: Path) -> dict[str, Any]:
     """Write the averaged weights of a run as a project checkpoint and its card; returns the card."""
     from BrainDiffLogic import __version__
-    from BrainDiffLogic.checkpoints import save_checkpoint
+    from BrainDiffLogic.models.checkpoints import save_checkpoint
     from BrainDiffLogic.training.export import EVIDENCE, EXTENT_MM, SPACING_MM
 
     found = load_run(run)

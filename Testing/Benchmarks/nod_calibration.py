@@ -29,12 +29,12 @@ import SimpleITK as sitk
 from scipy.optimize import brentq
 
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.metrics.quality import AIR_SHARE, entropy_focus_criterion, joint_variation, signal_to_noise
+from BrainDiffLogic.metrics.tissues import Tissues, inner_head_mask, tissue_masks
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import nod
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.trajectory import scaled
-from BrainDiffLogic.quality import AIR_SHARE, entropy_focus_criterion, joint_variation, signal_to_noise
-from BrainDiffLogic.tissues import Tissues, inner_head_mask, tissue_masks
 from BrainDiffLogic.volume import Volume
 
 METRICS = ("cjv", "efc", "snr_total")

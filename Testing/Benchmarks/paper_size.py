@@ -33,10 +33,10 @@ def run_stage(stage: str, data: Path, out: Path, steps: int, device: str) -> dic
     """One stage at the published size; its seconds without loading Python, and the peak memory of the process."""
     from BrainDiffLogic.errors import InputError
     from BrainDiffLogic.injection.inject import Plan
-    from BrainDiffLogic.reproduction.braindiff import STAGES as ALL
-    from BrainDiffLogic.reproduction.settings import settings_of
-    from BrainDiffLogic.reproduction.stages import reproduce
-    from BrainDiffLogic.reproduction.work import Work
+    from BrainDiffLogic.papers.braindiff import STAGES as ALL
+    from BrainDiffLogic.papers.settings import settings_of
+    from BrainDiffLogic.papers.stages import reproduce
+    from BrainDiffLogic.papers.work import Work
 
     paper = settings_of("paper", perceptual="gradient")
     short = {"epochs": 1, "epoch_steps": steps, "accumulate": PARTS}

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.correction import correct
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.metrics.quality import compare
+from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.quality import compare
 from BrainDiffLogic.training.masking import drawn_mask
 from BrainDiffLogic.training.pairs import FFT_ACCURACY, Source, load
 from BrainDiffLogic.training.quiet import quiet_base

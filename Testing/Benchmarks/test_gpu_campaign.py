@@ -13,8 +13,8 @@ from gpu_heads import UNIT, on_device, pack_heads, read_pack
 from gpu_pairs import PackedTraces, Recipe, Scans
 from gpu_simulation import Base, Scan, moved_kspace, simulate
 
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.images import write_volume
+from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import moved_kspace as exact_kspace
 from BrainDiffLogic.motion.rigid import rotation_matrices

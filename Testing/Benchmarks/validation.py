@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from BrainDiffLogic.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.evaluation.pairs import PLANES, read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import Setting, evaluate
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.models.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.training.pairs import fourier_resampled

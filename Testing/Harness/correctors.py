@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from BrainDiffLogic.checkpoints import Card, save_checkpoint
-from BrainDiffLogic.networks import Corrector, build
+from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
+from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.families import build
 
 FAMILY = "attention-unet"
 ARGUMENTS: dict[str, Any] = {"design": "residual", "channels": [4, 8], "context": 3, "shuffle": 2, "gain": 0.02}

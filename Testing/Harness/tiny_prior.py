@@ -12,8 +12,7 @@ from scipy import ndimage
 
 from BrainDiffLogic.injection.inject import MotionPrior
 from BrainDiffLogic.injection.schedule import NoiseSchedule
-from BrainDiffLogic.networks.autoencoder import build_autoencoder
-from BrainDiffLogic.networks.diffusion import SCHEDULE, build_diffusion
+from BrainDiffLogic.models.generative import SCHEDULE, build_autoencoder, build_diffusion
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.slice_store import SliceStore
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from BrainDiffLogic import checkpoints, write_volume
+from BrainDiffLogic import write_volume
+from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import save_tiny
 from Harness.severities import save_severity

@@ -62,7 +62,8 @@ def test_a_strength_outside_0_to_1_is_refused(strength):
 
 def test_models_are_found_and_blended_with_numpy_alone():
     code = (
-        "import sys, BrainDiffLogic.blending, BrainDiffLogic.checkpoints as c; c.read_card(c.available()['mc-net']);"
+        "import sys, BrainDiffLogic.blending, BrainDiffLogic.models.checkpoints as c;"
+        "c.read_card(c.available()['mc-net']);"
         "print([m for m in ('torch', 'nibabel', 'SimpleITK', 'scipy', 'skimage', 'monai', 'tqdm') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from BrainDiffLogic import checkpoints
-from BrainDiffLogic.checkpoints import (
+from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models import checkpoints
+from BrainDiffLogic.models.checkpoints import (
     available,
     find_checkpoint,
     import_checkpoint,
@@ -19,8 +21,6 @@ from BrainDiffLogic.checkpoints import (
     save_checkpoint,
     verify,
 )
-from BrainDiffLogic.digests import file_digest
-from BrainDiffLogic.errors import InputError
 from Harness.correctors import CARD, save_tiny, tiny_corrector
 
 

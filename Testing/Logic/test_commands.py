@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from BrainDiffLogic import checkpoints, read_volume, write_volume
+from BrainDiffLogic import read_volume, write_volume
 from BrainDiffLogic.commands import demo, models
 from BrainDiffLogic.commands.progress import shown_progress
+from BrainDiffLogic.metrics.quality import CONVENTION
+from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.motion.traces import read_trajectory
 from BrainDiffLogic.pictures import View
-from BrainDiffLogic.quality import CONVENTION
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff, child
 from Harness.correctors import CARD, save_tiny

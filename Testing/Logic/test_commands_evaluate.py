@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from BrainDiffLogic import checkpoints, read_volume, write_volume
+from BrainDiffLogic import read_volume, write_volume
 from BrainDiffLogic.data import pairing
 from BrainDiffLogic.data.pairing import Alignment
 from BrainDiffLogic.errors import InputError
@@ -27,6 +27,7 @@ from BrainDiffLogic.evaluation.methods import ModelMethod, build_methods, made_b
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.strips import PANELS, write_strip
+from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
 from Harness.command_line import assert_refused, braindiff

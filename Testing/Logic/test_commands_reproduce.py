@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_reproduction import tiny_comparison, tiny_settings, write_cohort
 
-from BrainDiffLogic.reproduction import mcnet, rmman, settings
+from BrainDiffLogic.papers import mcnet, rmman, settings
 from Harness.command_line import assert_refused, braindiff
 
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic.data.pairing import Alignment, align_reference, robust_gain
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.quality import Comparison, compare
+from BrainDiffLogic.metrics.quality import Comparison, compare
 from BrainDiffLogic.volume import Volume
 from Harness.phantom import HEAD, Ellipsoid, Phantom
 

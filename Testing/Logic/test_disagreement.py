@@ -14,7 +14,7 @@ from test_correction import small_head
 from BrainDiffLogic import correct, disagreement, read_volume
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.disagreement import VIEWS, Calibration, Panel, measure, spread
-from BrainDiffLogic.networks import Corrector
+from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.volume import to_sagittal
 from Harness.correctors import CARD, save_tiny, tiny_corrector
 
@@ -60,7 +60,7 @@ def test_the_answers_are_the_model_s_own_its_views_and_the_others() -> None:
 
 
 def test_the_panel_of_a_shipped_model_is_the_three_families() -> None:
-    from BrainDiffLogic.checkpoints import load_checkpoint
+    from BrainDiffLogic.models.checkpoints import load_checkpoint
 
     panel = Panel.around(load_checkpoint("mc-net"))
     assert {card["family"] for _, card in panel.others} == {"attention-unet", "rmman"}
@@ -106,7 +106,7 @@ def test_a_calibration_does_not_hold_for_the_same_weights_asked_otherwise() -> N
 
 
 def test_the_shipped_calibration_is_that_of_the_shipped_default() -> None:
-    from BrainDiffLogic.checkpoints import DEFAULT_MODEL, load_checkpoint
+    from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, load_checkpoint
 
     curve = Calibration.of(Panel.around(load_checkpoint(DEFAULT_MODEL)).sums)
     assert curve is not None, "the weights changed: run Testing/Benchmarks/disagreement.py --out"

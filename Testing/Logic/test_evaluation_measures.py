@@ -18,8 +18,8 @@ from BrainDiffLogic.evaluation.measures import (
     Yardstick,
 )
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.quality import assess, compare
-from BrainDiffLogic.tissues import inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.quality import assess, compare
+from BrainDiffLogic.metrics.tissues import inner_head_mask, tissue_masks
 from BrainDiffLogic.volume import Volume
 
 SEWAR = {

@@ -14,7 +14,7 @@ from BrainDiffLogic import correct, read_volume, write_volume
 from BrainDiffLogic.correction_files import write_correction
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.fill import find_fill
-from BrainDiffLogic.quality import assess
+from BrainDiffLogic.metrics.quality import assess
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, tiny_corrector
 

@@ -12,9 +12,14 @@ from tiny_stores import LDM_NETWORK, VAE_NETWORK, write_store
 from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks.autoencoder import build_autoencoder
-from BrainDiffLogic.networks.diffusion import build_diffusion
-from BrainDiffLogic.networks.generative_import import RENAMED, load_old_state, read_old_state, translate_arguments
+from BrainDiffLogic.models.generative import (
+    RENAMED,
+    build_autoencoder,
+    build_diffusion,
+    load_old_state,
+    read_old_state,
+    translate_arguments,
+)
 from BrainDiffLogic.training.generative_checkpoints import check_partners, load_ldm, load_vae
 from BrainDiffLogic.training.slice_store import SliceStore
 from Harness.command_line import braindiff

@@ -11,7 +11,7 @@ from torch import Tensor
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.ddim import add_noise, ddim_update, denoise, sampling_steps
 from BrainDiffLogic.injection.schedule import CLEAN, NoiseSchedule
-from BrainDiffLogic.networks.diffusion import SCHEDULE
+from BrainDiffLogic.models.generative import SCHEDULE
 
 PAPER = NoiseSchedule()
 MEAN, SPREAD = 0.8, 0.3

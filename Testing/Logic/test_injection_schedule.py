@@ -8,7 +8,7 @@ from monai.networks.schedulers import DDPMScheduler
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.schedule import CLEAN, NoiseSchedule, draw_level
-from BrainDiffLogic.networks.diffusion import SCHEDULE
+from BrainDiffLogic.models.generative import SCHEDULE
 
 PAPER = NoiseSchedule()
 

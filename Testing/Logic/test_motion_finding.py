@@ -12,12 +12,12 @@ import pytest
 from scipy import ndimage
 
 from BrainDiffLogic import correct, write_volume
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.correction import Correction
 from BrainDiffLogic.correctors import Change, Job
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
 from BrainDiffLogic.motion.alignment import displacement, rigid_basis
 from BrainDiffLogic.motion.estimate import Limits, _hypotheses, artifact, decision, estimate_motion, noise_of

@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic import read_volume
 from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion import Trajectory, invert_motion, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, spectrum_of
 from BrainDiffLogic.motion.rigid import compose
-from BrainDiffLogic.quality import compare
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff
 

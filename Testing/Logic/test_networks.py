@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import CONFIGURATIONS, FAMILIES, Corrector, build, image_pyramid
-from BrainDiffLogic.networks.rmman import ResidualBlock
+from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.families import CONFIGURATIONS, FAMILIES, build
+from BrainDiffLogic.models.rmman import ResidualBlock, image_pyramid
 
 TINY: dict[str, dict[str, Any]] = {
     "attention-unet": {"channels": [4, 6, 8, 10]},
@@ -254,7 +255,7 @@ def test_nafnet_of_width_32_has_17_1_million_parameters() -> None:
 
 
 def test_a_new_naf_block_is_the_identity_as_published() -> None:
-    from BrainDiffLogic.networks.nafnet import NafBlock
+    from BrainDiffLogic.models.nafnet import NafBlock
 
     x = torch.rand(2, 6, 5, 7)
     assert torch.equal(NafBlock(6, begin=0.0)(x), x)

@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from tiny_stores import LDM_NETWORK, VAE_NETWORK
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import autoencoder, diffusion
-from BrainDiffLogic.networks.autoencoder import build_autoencoder, build_discriminator, downsampling
-from BrainDiffLogic.networks.diffusion import SCHEDULE, build_diffusion, build_schedule
+from BrainDiffLogic.models.generative import (
+    AUTOENCODERS,
+    DIFFUSION_MODELS,
+    SCHEDULE,
+    build_autoencoder,
+    build_diffusion,
+    build_discriminator,
+    build_schedule,
+    downsampling,
+)
 
 
 def count(network: torch.nn.Module) -> int:
@@ -20,7 +27,7 @@ def count(network: torch.nn.Module) -> int:
 
 def test_the_autoencoder_of_the_paper_makes_a_latent_of_3_x_48_x_64() -> None:
     with torch.device("meta"):
-        network = build_autoencoder(autoencoder.CONFIGURATIONS["paper"])
+        network = build_autoencoder(AUTOENCODERS["paper"])
         mean, sd = network.encode(torch.empty(1, 1, 192, 256))
         assert mean.shape == sd.shape == (1, 3, 48, 64)
         assert network.decode(mean).shape == (1, 1, 192, 256)
@@ -29,13 +36,13 @@ def test_the_autoencoder_of_the_paper_makes_a_latent_of_3_x_48_x_64() -> None:
 
 def test_the_diffusion_network_of_the_paper_has_64_million_weights() -> None:
     with torch.device("meta"):
-        network = build_diffusion(diffusion.CONFIGURATIONS["paper"])
+        network = build_diffusion(DIFFUSION_MODELS["paper"])
     assert count(network) == pytest.approx(64.1e6, rel=0.02)
 
 
 def test_the_compact_networks_fit_together_and_are_small() -> None:
-    vae = build_autoencoder(autoencoder.CONFIGURATIONS["compact"])
-    ldm = build_diffusion(diffusion.CONFIGURATIONS["compact"])
+    vae = build_autoencoder(AUTOENCODERS["compact"])
+    ldm = build_diffusion(DIFFUSION_MODELS["compact"])
     mean, _ = vae.encode(torch.zeros(1, 1, 32, 48))
     assert ldm(mean, torch.tensor([5])).shape == mean.shape == (1, 3, 16, 24)
     assert count(vae) < 0.5e6

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from BrainDiffLogic.checkpoints import save_checkpoint
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import build
+from BrainDiffLogic.models.checkpoints import save_checkpoint
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training.perceptual import FrozenFeatures, PerceptualTerm, build_perceptual
 from BrainDiffLogic.training.vgg import BLOCKS, vgg16_layers
 from Harness.correctors import save_tiny

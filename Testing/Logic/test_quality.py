@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.quality import (
+from BrainDiffLogic.metrics.quality import (
     assess,
     compare,
     contrast_to_noise,
@@ -24,7 +24,7 @@ from BrainDiffLogic.quality import (
     signal_to_noise,
     ssim_map,
 )
-from BrainDiffLogic.tissues import Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.tissues import Tissues, inner_head_mask, tissue_masks
 from BrainDiffLogic.volume import Volume
 
 

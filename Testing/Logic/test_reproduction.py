@@ -14,16 +14,16 @@ import torch
 from skimage.metrics import structural_similarity
 from tiny_reproduction import tiny_corrector, tiny_settings, write_cohort
 
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.reproduction import correctors, generation, table
-from BrainDiffLogic.reproduction.braindiff import STAGES
-from BrainDiffLogic.reproduction.found import find_cohort
-from BrainDiffLogic.reproduction.measures import Measured, Row
-from BrainDiffLogic.reproduction.settings import Settings
-from BrainDiffLogic.reproduction.stages import reproduce as reproduce_stages
-from BrainDiffLogic.reproduction.work import Work
+from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.papers import correctors, generation, table
+from BrainDiffLogic.papers.braindiff import STAGES
+from BrainDiffLogic.papers.found import find_cohort
+from BrainDiffLogic.papers.measures import Measured, Row
+from BrainDiffLogic.papers.settings import Settings
+from BrainDiffLogic.papers.stages import reproduce as reproduce_stages
+from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.training.pair_run import stack_run
 from BrainDiffLogic.training.run_folder import steps_done
 from BrainDiffLogic.training.stack_pairs import StackPairs

@@ -18,17 +18,17 @@ from tiny_reproduction import tiny_comparison, write_cohort
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.motion.presets import PRESETS
-from BrainDiffLogic.networks import build
-from BrainDiffLogic.reproduction import correctors
-from BrainDiffLogic.reproduction.comparison import ComparisonSettings, simulate_pairs, train_variant
-from BrainDiffLogic.reproduction.found import find_cohort
-from BrainDiffLogic.reproduction.magnitude import magnitude
-from BrainDiffLogic.reproduction.mcnet import FACTOR, SETS, STAGES, TITLES, in_plane, mcnet_settings, rotation
-from BrainDiffLogic.reproduction.rmman import rmman_settings
-from BrainDiffLogic.reproduction.simulated import Simulating, assert_other_traces, middle_slices, on_grid
-from BrainDiffLogic.reproduction.stages import reproduce
-from BrainDiffLogic.reproduction.work import Work
+from BrainDiffLogic.papers import correctors
+from BrainDiffLogic.papers.comparison import ComparisonSettings, simulate_pairs, train_variant
+from BrainDiffLogic.papers.found import find_cohort
+from BrainDiffLogic.papers.magnitude import magnitude
+from BrainDiffLogic.papers.mcnet import FACTOR, SETS, STAGES, TITLES, in_plane, mcnet_settings, rotation
+from BrainDiffLogic.papers.rmman import rmman_settings
+from BrainDiffLogic.papers.simulated import Simulating, assert_other_traces, middle_slices, on_grid
+from BrainDiffLogic.papers.stages import reproduce
+from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.training.run import network_arguments
 from BrainDiffLogic.training.stack_pairs import StackPairs
 from BrainDiffLogic.volume import Volume

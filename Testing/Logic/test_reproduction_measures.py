@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.denoisers import DENOISERS, noise_of
 from BrainDiffLogic.injection.inject import PAPER
-from BrainDiffLogic.reproduction.measures import Measured, over_subjects, slice_mask, slice_quality
-from BrainDiffLogic.reproduction.settings import settings_of, without_contrast
+from BrainDiffLogic.papers.measures import Measured, over_subjects, slice_mask, slice_quality
+from BrainDiffLogic.papers.settings import settings_of, without_contrast
 
 
 def a_slice(seed: int = 0, noise: float = 0.0) -> np.ndarray:

@@ -15,13 +15,13 @@ from hypothesis.extra.numpy import arrays
 from tiny_reproduction import tiny_comparison, write_cohort
 from torch import nn
 
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.reproduction import rmman
-from BrainDiffLogic.reproduction.inception import class_probabilities, inception_score, load_classifier
-from BrainDiffLogic.reproduction.rmman import STAGES, rmman_settings, six_parameters
-from BrainDiffLogic.reproduction.stages import reproduce
-from BrainDiffLogic.reproduction.work import Work
+from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.papers import rmman
+from BrainDiffLogic.papers.inception import class_probabilities, inception_score, load_classifier
+from BrainDiffLogic.papers.rmman import STAGES, rmman_settings, six_parameters
+from BrainDiffLogic.papers.stages import reproduce
+from BrainDiffLogic.papers.work import Work
 
 CLASSES = 4
 

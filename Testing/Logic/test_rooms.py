@@ -10,10 +10,9 @@ import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
 FLOORS = (
-    "errors", "digests", "threads", "ellipsoids", "views", "tasks", "fill", "volume", "stored_values", "images",
-    "intensity", "scan", "sharpness", "tissues", "quality", "motion", "pictures", "networks", "inference",
-    "checkpoints", "averaging", "domain", "data", "training", "injection", "severity", "disagreement", "blending",
-    "correctors", "correction", "correction_files", "evaluation", "reproduction", "commands",
+    "errors", "resources", "digests", "parallel", "ellipsoids", "fill", "volume", "storage", "images", "intensity",
+    "scan", "metrics", "motion", "pictures", "models", "inference", "data", "training", "injection", "severity",
+    "disagreement", "blending", "correctors", "correction", "correction_files", "evaluation", "papers", "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier."""
 PACKAGE = "BrainDiffLogic"
@@ -70,5 +69,5 @@ def test_no_import_runs_upward() -> None:
     ],
 )
 def test_an_import_upward_is_seen_however_it_is_written(source: str) -> None:
-    assert [to for _, to in upward(source, "reproduction")] == ["commands"]
+    assert [to for _, to in upward(source, "papers")] == ["commands"]
     assert not upward(source, "commands")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from BrainDiffLogic.correction import correct
-from BrainDiffLogic.networks import Corrector
+from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 

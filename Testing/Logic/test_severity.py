@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from BrainDiffLogic import checkpoints, correct, read_volume
+from BrainDiffLogic import correct, read_volume
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.severity import calibration, estimate_severity
 from BrainDiffLogic.severity.calibration import Judged
 from BrainDiffLogic.severity.estimate import aggregate

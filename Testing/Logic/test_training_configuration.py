@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import build
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training.configuration import (
     find_configuration,
     read_configuration,

@@ -15,12 +15,12 @@ import torch
 import yaml
 from tiny_reproduction import NETWORK, tiny_corrector
 
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.corrector_run import injected_run
 from BrainDiffLogic.injection.inject import Plan, load_prior
 from BrainDiffLogic.injection.job import synthesize
-from BrainDiffLogic.networks import build
+from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss

@@ -19,9 +19,7 @@ from tiny_stores import LDM_NETWORK, VAE_NETWORK, ldm_plan, vae_plan, write_stor
 
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import diffusion
-from BrainDiffLogic.networks.autoencoder import build_autoencoder
-from BrainDiffLogic.networks.diffusion import build_diffusion
+from BrainDiffLogic.models.generative import DIFFUSION_MODELS, build_autoencoder, build_diffusion
 from BrainDiffLogic.training.configuration import find_configuration
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, assert_prior, prior_slices
 from BrainDiffLogic.training.generative_checkpoints import (
@@ -70,7 +68,7 @@ def test_a_shipped_configuration_of_the_diffusion_model_loads(name: str) -> None
     plan = read_ldm_configuration(find_configuration(name))
     assert plan.group == "motion"
     with torch.device("meta"):
-        build_diffusion(chosen_arguments(plan.network, diffusion.CONFIGURATIONS))
+        build_diffusion(chosen_arguments(plan.network, DIFFUSION_MODELS))
 
 
 def test_the_papers_configuration_is_the_default() -> None:

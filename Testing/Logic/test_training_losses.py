@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from BrainDiffLogic.networks import build
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Stage
 from BrainDiffLogic.training.supervised import SupervisedCorrection, learning_rate, stage_at

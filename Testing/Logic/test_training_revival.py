@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from BrainDiffLogic.networks import CONFIGURATIONS, build
+from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.training.revival import RevivingReLU, revive
 
 

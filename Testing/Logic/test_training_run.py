@@ -20,10 +20,10 @@ from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from BrainDiffLogic import correct
-from BrainDiffLogic.checkpoints import load_checkpoint
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import build
+from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import run_folder, supervised
 from BrainDiffLogic.training.configuration import (
     Configuration,

@@ -14,8 +14,7 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.networks import autoencoder
-from BrainDiffLogic.networks.autoencoder import build_autoencoder, start_narrow
+from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, start_narrow
 from BrainDiffLogic.training.autoencoder_phase import kl_divergence, reconstruction_quality
 from BrainDiffLogic.training.configuration import find_configuration
 from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
@@ -50,7 +49,7 @@ def a_run(a_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shipped_configuration_of_the_autoencoder_loads(name: str) -> None:
     plan = read_vae_configuration(find_configuration(name))
     with torch.device("meta"):
-        build_autoencoder(chosen_arguments(plan.network, autoencoder.CONFIGURATIONS))
+        build_autoencoder(chosen_arguments(plan.network, AUTOENCODERS))
 
 
 def test_the_papers_configuration_is_the_default_but_for_the_moving_average() -> None:
@@ -152,7 +151,7 @@ def test_the_divergence_is_that_of_torch_summed_over_the_latent() -> None:
 
 @pytest.mark.parametrize("sd", [0.02, 0.5])
 def test_a_posterior_can_start_narrow(sd: float) -> None:
-    network = build_autoencoder(chosen_arguments("compact", autoencoder.CONFIGURATIONS))
+    network = build_autoencoder(chosen_arguments("compact", AUTOENCODERS))
     image = torch.rand(2, 1, 32, 48)
     mean, wide = network.encode(image)
     start_narrow(network, sd)

@@ -13,8 +13,8 @@ from BrainDiffLogic.commands.simulate_cohort import Settings as CohortSettings
 from BrainDiffLogic.commands.simulate_cohort import simulate_cohort
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.injection.inject import Plan
-from BrainDiffLogic.reproduction.comparison import ComparisonSettings
-from BrainDiffLogic.reproduction.settings import Settings
+from BrainDiffLogic.papers.comparison import ComparisonSettings
+from BrainDiffLogic.papers.settings import Settings
 from BrainDiffLogic.training.configuration import Configuration, Stage
 from BrainDiffLogic.volume import Volume
 

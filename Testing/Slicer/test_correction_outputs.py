@@ -14,7 +14,7 @@ from panel_parts import saved_and_loaded
 from vtk import vtkMatrix4x4
 from vtk.util.numpy_support import vtk_to_numpy
 
-from BrainDiffLogic.quality import Assessment
+from BrainDiffLogic.metrics.quality import Assessment
 
 if TYPE_CHECKING:
     from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs

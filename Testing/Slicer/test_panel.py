@@ -9,7 +9,7 @@ import sys
 import pytest
 from panel_parts import MODULE, add_head
 
-from BrainDiffLogic.checkpoints import DEFAULT_MODEL, find_checkpoint, read_card
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint, read_card
 from Harness.correctors import save_tiny
 
 

@@ -8,7 +8,7 @@ from BrainDiffLogic.evaluation.methods import Method
 from BrainDiffLogic.evaluation.safety.outcome import Outcome, at_least, at_most
 from BrainDiffLogic.evaluation.safety.scene import STILL, Scene
 from BrainDiffLogic.evaluation.safety.tissue_volumes import TISSUES, tissue_volumes
-from BrainDiffLogic.quality import compare
+from BrainDiffLogic.metrics.quality import compare
 
 CHECK = "clean in"
 LEAST_SSIM = 0.995

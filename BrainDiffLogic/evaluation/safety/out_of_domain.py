@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from BrainDiffLogic.domain import judge
 from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod
 from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
@@ -12,6 +11,7 @@ from BrainDiffLogic.evaluation.safety.outcome import Outcome
 from BrainDiffLogic.evaluation.safety.remembered import Remembered
 from BrainDiffLogic.evaluation.safety.scene import Scene
 from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.models.domain import judge
 from BrainDiffLogic.volume import Volume
 
 CHECK = "out of domain"

@@ -11,10 +11,10 @@ from skimage.filters import threshold_multiotsu
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.safety.lesions import Lesion, implanted, place_lesions
 from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale
+from BrainDiffLogic.metrics.tissues import inner_head_mask
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import image_of, moved_kspace, phase_encode_axis
 from BrainDiffLogic.motion.trajectory import Trajectory
-from BrainDiffLogic.tissues import inner_head_mask
 from BrainDiffLogic.volume import Volume
 
 STILL = "still"

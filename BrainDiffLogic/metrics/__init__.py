@@ -1,0 +1,1 @@
+"""Image quality with a reference and without one, in one declared convention."""

@@ -1,0 +1,315 @@
+"""Image quality with a reference (``compare``) and without one (``assess``), in one declared convention.
+
+The convention moves SSIM more than any correction does: numbers from two conventions must not share a table.
+SSIM and PSNR reward a mild blur, so each comparison carries a sharpness ratio beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_entropy, tenengrad
+from BrainDiffLogic.metrics.tissues import TOO_FEW, Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.volume import Volume, to_sagittal
+
+CONVENTION = (
+    "both images on the reference's scale (percentiles 1 and 99.9 of its volume to 0 and 1, not clipped), "
+    "mask: the reference's head; PSNR in the mask, data range 1; SSIM: 3D Gaussian window, sigma 1.5, "
+    "population covariance, data range 1, map averaged in the mask; "
+    "MRE: sum|error| / sum|reference| in the mask, on that scale; "
+    "sharpness: Tenengrad of the image / of the reference in the mask"
+)
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.9  # Marchetto et al., MAGMA 2025, support percentiles and a mask
+SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # 11 voxels, as scikit-image and MONAI truncate it
+SSIM_K1, SSIM_K2 = 0.01, 0.03  # Wang et al., IEEE TIP 2004
+SLICE_SHARE = 0.05
+"""Sagittal slices with less than this share of the fullest slice's mask cannot be called the worst."""
+AIR_SHARE = 0.1
+"""Air counts as measured if at least this share of the voxels outside the head is not exactly zero."""
+NO_AIR = "no air background: the voxels outside the head are (nearly) all zero or missing"
+
+Image = Volume | np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An image against its reference, by ``CONVENTION``. Higher is better except ``mre``.
+
+    ``worst_slice`` indexes the sagittal stack (``volume.to_sagittal``), whose per-slice SSIM ``slice_ssim``
+    holds (NaN outside the mask); ``slice_ssim_mean`` is its mean.
+    """
+
+    psnr: float
+    ssim: float
+    mre: float
+    tenengrad_ratio: float
+    worst_slice: int
+    worst_slice_ssim: float
+    slice_ssim_mean: float
+    slice_ssim: np.ndarray = field(repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers for a JSON report, without the per-slice array; what is not finite (PSNR inf) is
+        None."""
+        return _plain({key: value for key, value in vars(self).items() if key != "slice_ssim"})
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """No-reference metrics; NaN where one cannot be had, with the reason under its name in ``reasons``.
+
+    Better is lower for cjv, efc and gradient_entropy; higher for snr_*, cnr, fber, tenengrad and aes. Meant
+    for an image against another of the same head: across scanners none of them has an absolute meaning.
+    """
+
+    cjv: float
+    efc: float
+    snr_csf: float
+    snr_gm: float
+    snr_wm: float
+    snr_total: float
+    cnr: float
+    fber: float
+    tenengrad: float
+    aes: float
+    gradient_entropy: float
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers for a JSON report; what is not finite is None, and ``reasons`` says why."""
+        return _plain(asdict(self))
+
+
+def compare(image: Image, reference: Image, mask: Image | None = None) -> Comparison:
+    """Quality of ``image`` against ``reference`` on the same grid (Volumes, or arrays (I, J, K) taken as
+    RAS+).
+
+    ``mask`` (non-zero counts) replaces the reference's head mask. Register and match intensities first: half
+    a voxel or 5 % gain between the two already caps PSNR near 30 dB.
+
+    Raises InputError if the grids differ, or if mask or reference is empty or constant.
+    """
+    moved, clean = _volume(image), _volume(reference)
+    _same_grid(moved, clean)
+    inside = _mask(mask, clean) if mask is not None else head_mask(clean.array)
+    low, high = np.percentile(clean.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    if high <= low:
+        raise InputError(f"{clean.name}: percentiles 1 and 99.9 are equal; choose a reference with contrast")
+    box = _bounding_box(inside, SSIM_RADIUS)
+    cut = inside[box]
+    x, y = (_normalise(volume.array[box], low, high) for volume in (moved, clean))
+    error = np.abs(x[cut].astype(np.float64) - y[cut])
+    similarity = ssim_map(x, y)
+    squared = float(np.mean(error**2))
+    sharp = tenengrad(y, cut)
+    total = float(np.abs(y[cut], dtype=np.float64).sum())
+    full_map = np.zeros(clean.shape, dtype=np.float32)
+    full_map[box] = similarity
+    return Comparison(
+        psnr=float("inf") if squared == 0 else float(-10 * np.log10(squared)),
+        ssim=float(similarity[cut].mean(dtype=np.float64)),
+        mre=float(error.sum()) / total if total > 0 else float("nan"),
+        tenengrad_ratio=tenengrad(x, cut) / sharp if sharp > 0 else float("nan"),
+        **_by_slice(clean.with_array(full_map, kind="difference"), clean.with_array(inside, kind="mask")),
+    )
+
+
+def is_smoothing(before: Comparison, after: Comparison) -> bool:
+    """Whether a gain in SSIM came with a loss of sharpness: then the correction mostly blurred."""
+    return after.ssim > before.ssim and after.tenengrad_ratio < min(1.0, before.tenengrad_ratio)
+
+
+def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """SSIM at each voxel, float32, for data range 1 (Wang et al. 2004, Gaussian window; borders reflect).
+
+    Equals scikit-image's ``structural_similarity(..., gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1, full=True)``.
+    """
+    mean_x, mean_y = _window(x), _window(y)
+    product = mean_x * mean_y
+    covariance = _window(x * y) - product
+    squares = mean_x * mean_x + mean_y * mean_y
+    variances = _window(x * x + y * y) - squares  # the two variances enter only as their sum
+    c1, c2 = np.float32(SSIM_K1**2), np.float32(SSIM_K2**2)
+    return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+
+
+def _window(array: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(array, SSIM_SIGMA, radius=SSIM_RADIUS, mode="reflect")
+
+
+def _normalise(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    return ((array - low) / (high - low)).astype(np.float32)
+
+
+def _by_slice(similarity: Volume, mask: Volume) -> dict[str, Any]:
+    inside = to_sagittal(mask)
+    count = np.count_nonzero(inside, axis=(1, 2))
+    total = np.where(inside, to_sagittal(similarity), 0).sum(axis=(1, 2), dtype=np.float64)
+    per_slice = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    worst = int(np.argmin(np.where(count >= max(1, SLICE_SHARE * count.max()), per_slice, np.inf)))
+    return {
+        "worst_slice": worst,
+        "worst_slice_ssim": float(per_slice[worst]),
+        "slice_ssim_mean": float(np.nanmean(per_slice)),
+        "slice_ssim": per_slice,
+    }
+
+
+def assess(volume: Image, mask: Image | None = None, tissues: Tissues | None = None) -> Assessment:
+    """Quality of one T1-weighted image (a Volume, or an array (I, J, K) taken as RAS+ of 1 mm) by itself.
+
+    ``mask`` replaces the head mask, inside which tenengrad, aes and gradient_entropy are taken and outside
+    which lies the air. ``tissues`` fixes the tissue masks, as found on the reference by ``tissue_masks``: the
+    same voxels before and after. By default they are found on the image itself inside ``inner_head_mask``, as
+    MRIQC does.
+
+    cjv, snr, cnr, efc and fber are MRIQC's (0.16): medians, CJV with scaled MAD, the others with SD. MRIQC
+    removes the bias field and sets white matter to 1000 first; here the image is taken as it is. efc and fber
+    are NaN without measured air. tenengrad and aes are on the image's own scale (percentiles 1 and 99.9 to 0
+    and 1).
+    """
+    scan = _volume(volume)
+    head = _mask(mask, scan) if mask is not None else head_mask(scan.array)
+    reasons: dict[str, str] = {}
+    air = scan.array[~head]
+    measured = has_measured_air(scan.array, head)
+    if not measured:
+        reasons |= dict.fromkeys(("efc", "fber"), NO_AIR)
+    numbers = _tissue_metrics(scan, tissues, float(np.std(air)) if measured else 0.0, reasons)
+    low, high = np.percentile(scan.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    scaled = _normalise(scan.array, low, high if high > low else low + 1)
+    stack, inside = to_sagittal(scan.with_array(scaled)), to_sagittal(scan.with_array(head, kind="mask"))
+    return Assessment(
+        efc=entropy_focus_criterion(scan.array) if measured else float("nan"),
+        fber=foreground_background_energy_ratio(scan.array, head) if measured else float("nan"),
+        tenengrad=tenengrad(scaled, head),
+        gradient_entropy=gradient_entropy(scaled, head),
+        aes=average_edge_strength(stack, inside),
+        reasons=reasons,
+        **numbers,
+    )
+
+
+def has_measured_air(array: np.ndarray, head: np.ndarray) -> bool:
+    """Whether the air around a head (I, J, K) holds what was measured, and was not set to 0 by a mask."""
+    air = array[~head]
+    return bool(air.size > 0 and np.count_nonzero(air) >= AIR_SHARE * air.size)
+
+
+def _tissue_metrics(scan: Volume, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]) -> dict[str, float]:
+    names = ("cjv", "cnr", "snr_csf", "snr_gm", "snr_wm", "snr_total")
+    try:
+        found = tissues or tissue_masks(scan.array, inner_head_mask(scan))
+    except InputError as error:
+        reasons |= dict.fromkeys(names, str(error))
+        return dict.fromkeys(names, float("nan"))
+    if found.wm.shape != scan.shape:
+        raise InputError(f"tissue masks {found.wm.shape} do not fit {scan.name} {scan.shape}: use its grid")
+    values = {name: scan.array[getattr(found, name)].astype(np.float64) for name in ("csf", "gm", "wm")}
+    few = [name for name, part in values.items() if part.size < TOO_FEW]
+    numbers = {f"snr_{name}": _or_nan(signal_to_noise, part) for name, part in values.items()}
+    numbers["snr_total"] = float(np.mean([numbers[f"snr_{name}"] for name in values]))
+    numbers["cjv"] = _or_nan(joint_variation, values["gm"], values["wm"])
+    numbers["cnr"] = _or_nan(lambda gm, wm: contrast_to_noise(gm, wm, air_sd), values["gm"], values["wm"])
+    if few:
+        text = f"fewer than {TOO_FEW} voxels of {', '.join(few)}"
+        reasons |= {name: text for name, number in numbers.items() if np.isnan(number)}
+    return numbers
+
+
+def _or_nan(metric: Callable[..., float], *parts: np.ndarray) -> float:
+    return metric(*parts) if all(part.size >= TOO_FEW for part in parts) else float("nan")
+
+
+def joint_variation(gm: np.ndarray, wm: np.ndarray) -> float:
+    """CJV of the values in grey and white matter (Ganzetti et al. 2016; MRIQC): scaled MADs over the medians'
+    gap."""
+    gap = abs(np.median(wm) - np.median(gm))
+    return float((_scaled_mad(wm) + _scaled_mad(gm)) / gap) if gap > 0 else float("nan")
+
+
+def signal_to_noise(values: np.ndarray) -> float:
+    """SNR of one tissue's voxel values (MRIQC): median / (SD * sqrt(n / (n - 1))), with the population's
+    SD."""
+    noise = float(np.std(values)) * np.sqrt(values.size / (values.size - 1))
+    return float(np.median(values) / noise) if noise > 0 else float("nan")
+
+
+def contrast_to_noise(gm: np.ndarray, wm: np.ndarray, air_sd: float) -> float:
+    """CNR (Magnotta et al. 2006; MRIQC): the medians' gap over the root of the summed variances."""
+    noise = float(np.sqrt(np.var(gm) + np.var(wm) + air_sd**2))
+    return float(abs(np.median(wm) - np.median(gm)) / noise) if noise > 0 else float("nan")
+
+
+def _scaled_mad(values: np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def entropy_focus_criterion(array: np.ndarray) -> float:
+    """EFC (Atkinson et al. 1997; MRIQC): entropy of the voxels' shares of the image's energy, 1 if all are
+    equal.
+
+    Ghosts in the air raise it. Over the whole volume; negative values count as 0.
+    """
+    values = np.maximum(array, 0).astype(np.float64).ravel()
+    energy = float(np.sqrt(values @ values))
+    if energy == 0 or values.size < 2:
+        return float("nan")
+    share = values[values > 0] / energy
+    most = np.sqrt(values.size) * np.log(np.sqrt(values.size))
+    return float(-(share * np.log(share)).sum() / most)
+
+
+def foreground_background_energy_ratio(array: np.ndarray, head: np.ndarray) -> float:
+    """FBER (Shehzad et al. 2015; MRIQC): median squared value in the head over that in the air; NaN if that
+    is 0."""
+    air = float(np.median(array[~head].astype(np.float64) ** 2))
+    return float(np.median(array[head].astype(np.float64) ** 2)) / air if air > 0 else float("nan")
+
+
+def _volume(image: Image) -> Volume:
+    return (image if isinstance(image, Volume) else Volume(np.asarray(image), np.eye(4))).without_fill()
+
+
+def _same_grid(image: Volume, reference: Volume) -> None:
+    if image.shape != reference.shape:
+        raise InputError(
+            f"{image.name} {image.shape} and {reference.name} {reference.shape} have different grids: "
+            "resample the reference to the image's grid"
+        )
+    if not np.allclose(image.affine, reference.affine, atol=1e-3):
+        raise InputError(
+            f"{image.name} and {reference.name} lie differently in space (affines differ): "
+            "resample the reference to the image's grid"
+        )
+
+
+def _mask(mask: Image, volume: Volume) -> np.ndarray:
+    if isinstance(mask, Volume):
+        _same_grid(mask, volume)
+    inside = np.asarray(mask.array if isinstance(mask, Volume) else mask) != 0
+    if inside.shape != volume.shape:
+        raise InputError(f"the mask {inside.shape} does not fit {volume.name} {volume.shape}: use its grid")
+    if not inside.any():
+        raise InputError(f"the mask for {volume.name} is empty: mark the voxels to compare with 1")
+    return inside
+
+
+def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+    box = []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin))
+    return tuple(box)
+
+
+def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in numbers.items()}

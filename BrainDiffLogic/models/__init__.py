@@ -1,0 +1,1 @@
+"""Models: networks that know nothing of training, files or volumes; their weights, cards and domain."""

@@ -1,0 +1,228 @@
+"""Checkpoints: weights in one .safetensors file, and beside it a .json card that says what they are for.
+
+Loading reads numbers and text; it never executes code from a file. Finding models and reading cards needs no package
+beyond numpy, so that Slicer's panel can do both before anything is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.resources import resources
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.models.corrector import Corrector
+    from BrainDiffLogic.motion.estimate import Limits
+
+FORMAT = 1
+SUFFIX = ".safetensors"
+DEFAULT_MODEL = "mc-net"
+OWN_FOLDER = "BRAINDIFF_MODELS"
+"""Environment variable that names the folder of imported models (default: ~/.braindiff/models)."""
+REQUIRED = ("format", "name", "version", "family", "arguments", "input", "training", "metrics", "sha256")
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("name", "version", "family", "sha256"), str),
+    **{"arguments": dict, "input": dict, "metrics": list},
+}  # fmt: skip
+"""What these entries of a card must be."""
+
+SHIPPED = {
+    "attention-unet": "78156816a3adbf247caebabc43013d199894624d59afb01eb8ab49340af4715d",
+    "mc-net": "1e3e9554dd3b120f6cab87deed2243ab92adc38f37a147a9d7a6ce370126c80c",
+    "motion": "cac6e13170087c41ceafd11ee0fad72393da284399a786ce674ba557466dbf26",
+    "rmman": "4c9bdf157d0fcfbda95694a9b58ff97e46725d8e268e983900aba9a175c1b0dd",
+    "severity": "40d184aa8128fe16546bf04f30b97ec333bc35463578feb6a2685653ec758040",
+}
+"""The sha256 of the shipped weights. A sum on a card beside them proves nothing: who changes one can change both."""
+PHYSICS = "motion"
+"""The family that finds the motion and undoes it, beside the default network; its numbers are limits, not weights."""
+Card = dict[str, Any]
+
+
+def shipped_folder() -> Path:
+    """Where the shipped weights are."""
+    return resources() / "Checkpoints"
+
+
+def imported_folder() -> Path:
+    """Where ``import_checkpoint`` puts models."""
+    return Path(os.environ.get(OWN_FOLDER) or Path.home() / ".braindiff" / "models")
+
+
+def available() -> dict[str, Path]:
+    """The weights by model name; a shipped model comes before an imported one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in (imported_folder(), shipped_folder()):
+        found.update({path.stem: path for path in sorted(folder.glob("*" + SUFFIX))})
+    return found
+
+
+def networks() -> dict[str, Path]:
+    """The weights of networks by model name: ``available`` without physics."""
+    return {name: path for name, path in available().items() if path.stem != PHYSICS}
+
+
+def find_checkpoint(model: str | os.PathLike[str]) -> Path:
+    """The .safetensors file of a model by name or path. Raises InputError when there is none."""
+    path = Path(model)
+    if path.suffix == SUFFIX or len(path.parts) > 1:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such checkpoint; give a {SUFFIX} file or a model's name")
+        return path
+    models = available()
+    if str(model) not in models:
+        raise InputError(f"there is no model {str(model)!r}; available: {', '.join(models) or 'none'}")
+    return models[str(model)]
+
+
+def read_card(checkpoint: str | os.PathLike[str]) -> Card:
+    """The card beside a checkpoint. Raises InputError when it is missing, no card, or of another format."""
+    path = Path(checkpoint).with_suffix(".json")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        name = Path(checkpoint).name
+        raise InputError(f"{path}: the card of {name} is missing; keep the two files together") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make the card readable") from None
+    except ValueError:  # no JSON, no text
+        raise InputError(f"{path}: not a model card (no valid JSON); get the model again") from None
+    missing = [name for name in REQUIRED if not isinstance(card, dict) or name not in card]
+    if missing:
+        raise InputError(f"{path}: not a model card ({missing[0]!r} is missing); get the model again")
+    if card["format"] != FORMAT:
+        raise InputError(
+            f"{path}: card of format {card['format']}, this version reads {FORMAT}; update BrainDiff"
+        )
+    wrong = [name for name, kind in KINDS.items() if not isinstance(card[name], kind)]
+    if wrong or not _is_range(card["input"].get("spacing_mm")):
+        raise InputError(
+            f"{path}: not a model card ({(wrong or ['spacing_mm'])[0]!r} is malformed); get the model again"
+        )
+    return card
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
+
+
+def verify(checkpoint: str | os.PathLike[str]) -> Card:
+    """The card, once it is that of the weights: their name, their sha256, and of shipped weights that of ``SHIPPED``.
+
+    Raises InputError when it is not.
+    """
+    path, card = Path(checkpoint), read_card(checkpoint)
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make the weights readable") from None
+    if card["name"] != path.stem:
+        raise InputError(f"{path}: its card is that of {card['name']!r}; give weights and card the card's name")
+    if path.resolve().parent.parent == resources() and found != SHIPPED.get(path.stem):
+        raise InputError(f"{path}: not the weights that BrainDiff ships (sha256 differs); install BrainDiff again")
+    if found != card["sha256"]:
+        raise InputError(
+            f"{path}: the weights are not those of the card (sha256 differs); get the model again"
+        )
+    return card
+
+
+def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Any, Card]:
+    """The corrector of a model, ready to correct, and its card. ``model`` is a name or a .safetensors file.
+
+    A ``models.corrector.Corrector``; of the family ``PHYSICS`` the ``motion.estimate.Limits`` of its search.
+
+    Where the card has "views", the corrector answers with the mean over the slices as they are and over these.
+    Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the
+    weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = find_checkpoint(model)
+    card = verify(path)
+    if card["family"] == PHYSICS:
+        return _limits(path), card
+    from BrainDiffLogic.models.families import build
+
+    try:
+        corrector = build(card["family"], card["arguments"])
+    except InputError as error:
+        raise InputError(f"{path.with_suffix('.json')}: {error}; get the model again") from None
+    try:
+        corrector.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (SafetensorError, RuntimeError, AttributeError):
+        raise InputError(
+            f"{path}: the weights do not fit the network of their card; get the model again"
+        ) from None
+    return _with_views(corrector, card, path).eval(), card
+
+
+def _limits(path: Path) -> Limits:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from BrainDiffLogic.motion.estimate import Limits
+
+    try:
+        return Limits(**{name: float(value) for name, value in load_file(path).items()})
+    except (SafetensorError, TypeError):
+        raise InputError(f"{path}: these are not the limits of a search; get the model again") from None
+
+
+def _with_views(corrector: Corrector, card: Card, path: Path) -> Corrector:
+    from BrainDiffLogic.models.corrector import AugmentedCorrector
+    from BrainDiffLogic.models.views import AS_IT_IS, read_views
+
+    try:
+        views = read_views(card.get("views", []))
+    except ValueError as error:
+        raise InputError(f"{path.with_suffix('.json')}: views: {error}; get the model again") from None
+    return AugmentedCorrector(corrector, [AS_IT_IS, *views]) if views else corrector
+
+
+def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[str]) -> Card:
+    """Write weights (names to tensors) and their card; returns the card with the sha256 of the weights."""
+    from safetensors.torch import save
+
+    from BrainDiffLogic.images.outputs import staged_output
+
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path}: a checkpoint's name ends with {SUFFIX}")
+    with staged_output(path) as staged:
+        staged.write_bytes(save(state))  # save_file would make a file that only its owner reads
+        card = {**card, "format": FORMAT, "name": path.stem, "sha256": file_digest(staged)}
+        staged.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Copy a checkpoint and its card, verified and loaded once, to the user's models; returns the copy."""
+    from BrainDiffLogic.images.outputs import staged_output
+
+    path = find_checkpoint(source)
+    load_checkpoint(path)
+    if path.stem in SHIPPED:
+        raise InputError(f"{path}: {path.stem!r} is the name of a shipped model; give weights and card another name")
+    target = imported_folder() / path.name
+    if target.exists() and not overwrite:
+        raise InputError(
+            f"{target}: a model of this name is there already; rename yours or allow it with --overwrite"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{target.parent}: cannot be created ({error.strerror}); name another folder in {OWN_FOLDER}"
+        ) from None
+    with staged_output(target) as staged:
+        shutil.copyfile(path, staged)
+        shutil.copyfile(path.with_suffix(".json"), staged.with_suffix(".json"))
+    return target

@@ -1,0 +1,75 @@
+"""MC-Net (Zhang, ISMRM abstract; Algorithms 2024, 17(5):215, doi 10.3390/a17050215): a plain 2D U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.corrector import Body
+from BrainDiffLogic.models.layers import init_he_normal, norm_layer
+
+FILTERS = (32, 64, 128, 256, 512)
+"""Filters from the finest to the coarsest level (the published network)."""
+
+
+def _convolutions(inputs: int, outputs: int, count: int, norm: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(count):
+        layers += [
+            nn.Conv2d(inputs if index == 0 else outputs, outputs, 3, padding=1, bias=norm == "none"),
+            norm_layer(norm, outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class McNet(Body):
+    """U-Net body of MC-Net.
+
+    Each level is twice (3 x 3 convolution, normalisation, ReLU); levels are joined by 2 x 2 max pooling on
+    the way down and by nearest upsampling with a 3 x 3 convolution on the way up; skips are concatenated.
+    Where we depart: the 1 x 1 head is linear (the published sigmoid cannot restore values above the training
+    maximum), and batch normalisation runs over channels whatever the memory layout.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        filters: filters of each level, finest first.
+        norm: "batch" (published), "instance" or "none".
+    """
+
+    def __init__(
+        self, in_channels: int = 1, out_channels: int = 1, filters: Sequence[int] = FILTERS,
+        norm: str = "batch",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if len(filters) < 2:
+            raise InputError(f"filters needs two levels or more, got {list(filters)}")
+        inputs = [in_channels, *filters[:-1]]
+        self.down = nn.ModuleList(_convolutions(a, b, 2, norm) for a, b in zip(inputs, filters, strict=True))
+        self.pool = nn.MaxPool2d(2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        pairs = list(zip(filters[:0:-1], filters[-2::-1], strict=True))
+        self.up = nn.ModuleList(_convolutions(coarse, fine, 1, norm) for coarse, fine in pairs)
+        self.merge = nn.ModuleList(_convolutions(2 * fine, fine, 2, norm) for _, fine in pairs)
+        self.head = nn.Conv2d(filters[0], out_channels, 1)
+        self.multiple = 2 ** (len(filters) - 1)
+        init_he_normal(self)
+
+    @property
+    def heads(self) -> list[nn.Conv2d]:
+        """The one linear output layer."""
+        return [self.head]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(self.pool(x) if level else x)
+            skips.append(x)
+        for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
+            x = merge(torch.cat([skip, up(self.upsample(x))], dim=1))
+        return self.head(x)

@@ -1,0 +1,52 @@
+"""The stages that train a corrector: on injected pairs with and without the contrastive term, and on simulated ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from BrainDiffLogic.injection.corrector_run import injected_run
+from BrainDiffLogic.papers.found import assert_split
+from BrainDiffLogic.papers.settings import Settings, without_contrast
+from BrainDiffLogic.papers.work import S, Work
+from BrainDiffLogic.training.configuration import Configuration
+from BrainDiffLogic.training.pair_run import PairRun, export_pair_corrector, stack_run, train_on_pairs
+
+CORRECTORS = {
+    "corrector": "corrector, L1 + InfoNCE",
+    "corrector-l1": "corrector, L1 alone",
+    "corrector-physics": "corrector, simulated pairs",
+}
+"""Stage: what the table calls it."""
+
+
+def corrector(work: Work[Settings]) -> dict[str, Any]:
+    """Phase 4."""
+    return train(work, "corrector", work.settings.corrector, _injected(work))
+
+
+def corrector_without_contrast(work: Work[Settings]) -> dict[str, Any]:
+    """Phase 4 without the contrastive term."""
+    return train(work, "corrector-l1", without_contrast(work.settings.corrector), _injected(work))
+
+
+def physics_corrector(work: Work[Settings]) -> dict[str, Any]:
+    """The network, loss and slices of phase 4, the motion simulated."""
+    start = stack_run(
+        work.out / "physics", work.settings.spacing_mm, "simulated", work.weights("vae"), work.hardware
+    )
+    return train(work, "corrector-physics", work.settings.corrector, start)
+
+
+def _injected(work: Work[Settings]) -> PairRun:
+    return injected_run(work.out / "injected", work.weights("vae"), work.hardware)
+
+
+def train(
+    work: Work[S], name: str, configuration: Configuration, start: PairRun, splits: tuple[str, ...] = ("correction",)
+) -> dict[str, Any]:
+    """Train the corrector of the stage ``name`` on pairs of subjects of the ``splits``; returns the facts to note."""
+    assert_split(name, start.pairs.subjects, work.manifest, *splits)
+    checkpoint = train_on_pairs(configuration, start, work.out / name)
+    card = export_pair_corrector(configuration, start, checkpoint, work.weights(name))
+    facts = {key: card["training"][key] for key in ("slices", "subjects", "held_out_subjects", "steps")}
+    return {**facts, "pairs": len(start.pairs)}

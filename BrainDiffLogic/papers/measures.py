@@ -1,0 +1,123 @@
+"""Quality of single slices against their clean ones, and its means over subjects, in one declared convention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.metrics.quality import ssim_map
+from BrainDiffLogic.metrics.sharpness import tenengrad
+
+CONVENTION = (
+    "single sagittal slices in network units (99th percentile of the head of the input's volume = 1), not clipped, "
+    "data range 1; in the head of the clean slice: PSNR; SSIM (2D Gaussian window, sigma 1.5, population covariance, "
+    "as scikit-image); MRE = sum|error| / sum|clean|; sharpness = Tenengrad of the image / of the clean slice. Means "
+    "over subjects of the means over a subject's slices. Worse: MRE above that of the input"
+)
+METRICS = ("psnr", "ssim", "mre", "sharpness")
+SMALLEST_ERROR = 1e-10
+"""Mean squared error below which PSNR is not counted higher: 100 dB, and an identical slice has a number too."""
+
+
+def slice_quality(image: np.ndarray, clean: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """``METRICS`` of one slice (rows, columns) float32 against its clean one, inside ``mask``."""
+    error = np.abs(image[mask].astype(np.float64) - clean[mask])
+    total = float(np.abs(clean[mask], dtype=np.float64).sum())
+    sharp = tenengrad(clean, mask)
+    return {
+        "psnr": float(-10 * np.log10(max(float(np.mean(error**2)), SMALLEST_ERROR))),
+        "ssim": float(ssim_map(image, clean)[mask].mean(dtype=np.float64)),
+        "mre": float(error.sum()) / total if total > 0 else float("nan"),
+        "sharpness": tenengrad(image, mask) / sharp if sharp > 0 else float("nan"),
+    }
+
+
+def slice_mask(clean: np.ndarray) -> np.ndarray:
+    """(rows, columns) bool: the head in a clean slice."""
+    return head_mask(clean[None])[0]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    section  what was measured on; method: what was done to it
+    psnr, ssim, mre, sharpness  means over subjects
+    subjects, slices            how many
+    ssim_slices, ssim_sd        mean and standard deviation of SSIM over all slices, as MC-Net gives it
+    worse_slices, worse_subjects  shares with an MRE above the input's, None where there is no input to compare with
+    ssim_fell  SSIM is below that of the input
+    """
+
+    section: str
+    method: str
+    psnr: float
+    ssim: float
+    mre: float
+    sharpness: float
+    subjects: int
+    slices: int
+    worse_slices: float | None = None
+    worse_subjects: float | None = None
+    ssim_fell: bool = False
+    ssim_slices: float = math.nan
+    ssim_sd: float = math.nan
+
+
+class Measured:
+    """The quality of every slice of one section, by method; the method ``INPUT`` is doing nothing.
+
+    whole  measure the air around the head too, as papers do that name no mask: it flatters PSNR and SSIM
+    """
+
+    INPUT = "do nothing"
+
+    def __init__(self, section: str, whole: bool = False) -> None:
+        self.section, self.whole = section, whole
+        self.subjects: list[str] = []
+        self.values: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, subject: str, clean: np.ndarray, versions: Mapping[str, np.ndarray]) -> None:
+        """Measure the ``versions`` (rows, columns) of one slice of a subject against the clean slice."""
+        mask = np.ones(clean.shape, dtype=bool) if self.whole else slice_mask(clean)
+        self.subjects.append(subject)
+        for method, image in versions.items():
+            lists = self.values.setdefault(method, {name: [] for name in METRICS})
+            for name, value in slice_quality(image.astype(np.float32), clean, mask).items():
+                lists[name].append(value)
+
+    def rows(self) -> list[Row]:
+        """A row for each method, in the order they came."""
+        return [self._row(method) for method in self.values]
+
+    def _row(self, method: str) -> Row:
+        means = {name: over_subjects(self.subjects, values) for name, values in self.values[method].items()}
+        psnr, ssim, mre, sharpness = (float(np.mean(list(means[name].values()))) for name in METRICS)
+        slices = np.array(self.values[method]["ssim"])
+        row = Row(
+            self.section, method, psnr, ssim, mre, sharpness, len(set(self.subjects)), len(self.subjects),
+            ssim_slices=float(slices.mean()), ssim_sd=float(slices.std()),
+        )  # fmt: skip
+        if method == self.INPUT or self.INPUT not in self.values:
+            return row
+        before = self.values[self.INPUT]
+        worse_slices = np.array(self.values[method]["mre"]) > np.array(before["mre"])
+        subject_before = over_subjects(self.subjects, before["mre"])
+        worse = [means["mre"][subject] > subject_before[subject] for subject in subject_before]
+        ssim_before = float(np.mean(list(over_subjects(self.subjects, before["ssim"]).values())))
+        return replace(
+            row, worse_slices=float(np.mean(worse_slices)), worse_subjects=float(np.mean(worse)),
+            ssim_fell=ssim < ssim_before,
+        )  # fmt: skip
+
+
+def over_subjects(subjects: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """The mean of the values of each subject; NaN, where a slice has no number, is left out."""
+    groups: dict[str, list[float]] = {}
+    for subject, value in zip(subjects, values, strict=True):
+        groups.setdefault(subject, []).append(value)
+    return {subject: float(np.nanmean(group)) for subject, group in groups.items()}
