@@ -78,8 +78,8 @@ def _converted(args: argparse.Namespace) -> Card:
     from BrainDiffLogic.commands.train import require_training_packages
 
     require_training_packages()
-    from BrainDiffLogic.training.configuration import find_configuration
-    from BrainDiffLogic.training.generative_configuration import read_ldm_configuration, read_vae_configuration
+    from BrainDiffLogic.training.configuration import LdmConfiguration, VaeConfiguration
+    from BrainDiffLogic.training.fields import read_section
     from BrainDiffLogic.training.generative_conversion import convert_ldm, convert_vae
 
     if (args.phase == "ldm") != (args.vae is not None):
@@ -87,10 +87,10 @@ def _converted(args: argparse.Namespace) -> Card:
     if args.scale is not None and not args.scale > 0:
         raise InputError(f"--scale {args.scale}: must be above 0")
     check_output(args.output, [args.old, *([args.vae] if args.vae else [])], args.overwrite, (checkpoints.SUFFIX,))
-    config = find_configuration(args.config)
     if args.phase == "vae":
-        return convert_vae(args.old, args.output, read_vae_configuration(config), args.data, args.scale)
-    return convert_ldm(args.old, args.output, read_ldm_configuration(config), args.data, args.vae, args.scale)
+        return convert_vae(args.old, args.output, read_section(VaeConfiguration, args.config), args.data, args.scale)
+    plan = read_section(LdmConfiguration, args.config)
+    return convert_ldm(args.old, args.output, plan, args.data, args.vae, args.scale)
 
 
 def _list() -> None:

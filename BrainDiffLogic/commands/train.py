@@ -14,7 +14,7 @@ from BrainDiffLogic.images.outputs import check_output
 from BrainDiffLogic.models.checkpoints import SUFFIX
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.training.configuration import Configuration
+    from BrainDiffLogic.training.configuration import CorrectorConfiguration
     from BrainDiffLogic.training.hardware import Hardware
 
 OWN_OPTIONS = {
@@ -73,6 +73,7 @@ def require_training_packages() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorboard looks for TensorFlow and warns about it
     try:
         import lightning  # noqa: F401
+        import pydantic  # noqa: F401
         import tensorboard  # noqa: F401
         import yaml  # noqa: F401
     except ImportError as error:
@@ -116,7 +117,7 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
     return export(configuration, checkpoint, args.export, args.data, args.initial)
 
 
-def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> dict[str, Any] | None:
+def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfiguration) -> dict[str, Any] | None:
     from BrainDiffLogic.injection.corrector_run import injected_run
     from BrainDiffLogic.training.pair_run import export_pair_corrector, train_on_pairs
 
@@ -131,24 +132,23 @@ def _pair_corrector(args: argparse.Namespace, configuration: Configuration) -> d
 
 
 def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
-    from BrainDiffLogic.training.configuration import find_configuration
-    from BrainDiffLogic.training.generative_configuration import read_vae_configuration
+    from BrainDiffLogic.training.configuration import VaeConfiguration
+    from BrainDiffLogic.training.fields import read_section
     from BrainDiffLogic.training.train_vae import export_vae, train_vae
 
     options = {"vgg": str(args.vgg)} if args.vgg else None
-    plan = read_vae_configuration(
-        find_configuration(args.config), epochs=args.epochs, perceptual=args.perceptual, perceptual_options=options
-    )
+    changes = {"epochs": args.epochs, "perceptual": args.perceptual, "perceptual_options": options}
+    plan = read_section(VaeConfiguration, args.config, **changes)
     checkpoint = train_vae(plan, args.data, args.folder, _hardware(args))
     return export_vae(plan, checkpoint, args.export, args.data) if args.export and _is_first() else None
 
 
 def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
-    from BrainDiffLogic.training.configuration import find_configuration
-    from BrainDiffLogic.training.generative_configuration import read_ldm_configuration
+    from BrainDiffLogic.training.configuration import LdmConfiguration
+    from BrainDiffLogic.training.fields import read_section
     from BrainDiffLogic.training.train_ldm import export_ldm, train_ldm
 
-    plan = read_ldm_configuration(find_configuration(args.config), epochs=args.epochs, group=args.group)
+    plan = read_section(LdmConfiguration, args.config, epochs=args.epochs, group=args.group)
     checkpoint = train_ldm(plan, args.data, args.vae, args.folder, _hardware(args))
     if not args.export or not _is_first():
         return None
@@ -156,12 +156,12 @@ def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
-    from BrainDiffLogic.severity.configuration import read_severity_configuration
     from BrainDiffLogic.severity.export import export_severity
     from BrainDiffLogic.severity.run import train_severity
-    from BrainDiffLogic.training.configuration import find_configuration
+    from BrainDiffLogic.training.configuration import SeverityConfiguration
+    from BrainDiffLogic.training.fields import read_section
 
-    plan = read_severity_configuration(find_configuration(args.config), epochs=args.epochs)
+    plan = read_section(SeverityConfiguration, args.config, epochs=args.epochs)
     checkpoint = train_severity(
         plan, args.data, args.folder, _hardware(args), cache=args.cache, pairs=args.pairs, jobs=args.jobs,
         report=_report,
@@ -184,12 +184,13 @@ def _is_first() -> bool:
     return rank_zero_only.rank == 0
 
 
-def _configuration(args: argparse.Namespace) -> Configuration:
+def _configuration(args: argparse.Namespace) -> CorrectorConfiguration:
     from dataclasses import replace
 
-    from BrainDiffLogic.training.configuration import find_configuration, read_configuration
+    from BrainDiffLogic.training.configuration import CorrectorConfiguration
+    from BrainDiffLogic.training.fields import read_section
 
-    configuration = read_configuration(find_configuration(args.config), pairs=args.pairs)
+    configuration = read_section(CorrectorConfiguration, args.config, pairs=args.pairs)
     if args.steps is None:
         return configuration
     last = replace(configuration.stages[-1], steps=args.steps)

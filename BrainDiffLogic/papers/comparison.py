@@ -21,7 +21,7 @@ from BrainDiffLogic.papers.simulated import Simulating, Traces, assert_other_tra
 from BrainDiffLogic.papers.stages import MANIFEST, Stage, split_stage
 from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.parallel import run_all
-from BrainDiffLogic.training.configuration import Configuration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.pair_run import stack_run
 from BrainDiffLogic.training.stack_pairs import StackPairs
 
@@ -41,7 +41,7 @@ class ComparisonSettings:
     inception    torchvision's inception_v3 weights, where the Inception Score is asked for
     """
 
-    variants: Mapping[str, Configuration]
+    variants: Mapping[str, CorrectorConfiguration]
     simulation: Simulating
     shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
     worst_still: int = 1

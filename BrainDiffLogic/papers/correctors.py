@@ -8,7 +8,7 @@ from BrainDiffLogic.injection.corrector_run import injected_run
 from BrainDiffLogic.papers.found import assert_split
 from BrainDiffLogic.papers.settings import Settings, without_contrast
 from BrainDiffLogic.papers.work import S, Work
-from BrainDiffLogic.training.configuration import Configuration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.pair_run import PairRun, export_pair_corrector, stack_run, train_on_pairs
 
 CORRECTORS = {
@@ -42,8 +42,9 @@ def _injected(work: Work[Settings]) -> PairRun:
 
 
 def train(
-    work: Work[S], name: str, configuration: Configuration, start: PairRun, splits: tuple[str, ...] = ("correction",)
-) -> dict[str, Any]:
+    work: Work[S], name: str, configuration: CorrectorConfiguration, start: PairRun,
+    splits: tuple[str, ...] = ("correction",),
+) -> dict[str, Any]:  # fmt: skip
     """Train the corrector of the stage ``name`` on pairs of subjects of the ``splits``; returns the facts to note."""
     assert_split(name, start.pairs.subjects, work.manifest, *splits)
     checkpoint = train_on_pairs(configuration, start, work.out / name)

@@ -31,7 +31,7 @@ from BrainDiffLogic.papers.measures import Measured, Row
 from BrainDiffLogic.papers.report import PSNR, REST, SSIM, Cell, Layout, PaperTable, write_report
 from BrainDiffLogic.papers.settings import SIZES
 from BrainDiffLogic.papers.simulated import TRACE_POINTS, Simulating, Traces
-from BrainDiffLogic.training.configuration import Configuration, Stage
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.losses import total_variation
 from BrainDiffLogic.training.stack_pairs import StackPairs
 
@@ -98,20 +98,20 @@ def mcnet_settings(size: str, seed: int = 0) -> ComparisonSettings:
     return ComparisonSettings(variants, simulation)
 
 
-def _compact() -> Configuration:
+def _compact() -> CorrectorConfiguration:
     """Two halves of equal steps; the same steps, rates and pairs for every variant."""
     network = {
         "context": 1, "shuffle": 2, "residual": True, "zero_init": True, "gain": 0.05, "design": "unet",
         "filters": [24, 48, 96, 192, 256], "norm": "batch",
     }  # fmt: skip
     half = Stage(1000, {}, learning_rate=1e-3, warmup=100, decay=0.5, balance=False)
-    return Configuration(
+    return CorrectorConfiguration(
         "mc-net", [half, half], data="pairs", network=network, batch=8, weight_decay=0.0, ema=0.99, epoch_steps=200,
         validation_share=0.0,
     )  # fmt: skip
 
 
-def _paper() -> Configuration:
+def _paper() -> CorrectorConfiguration:
     """The paper's training, holes filled.
 
     It gives every model 100 epochs and does not say whether the 100 of stage 2 come on top of those of stage 1. Here
@@ -119,7 +119,7 @@ def _paper() -> Configuration:
     """
     # 28,800 slices in batches of 8 (released code: "batch_size_8_ft"); Adam's usual rate, none is given
     half = Stage(50 * 3600, {}, learning_rate=1e-3, warmup=0, decay=0.0, balance=False)
-    return Configuration(
+    return CorrectorConfiguration(
         "mc-net", [half, half], data="pairs", network="paper", batch=8, weight_decay=0.0, ema=0.0, clip=0.0,
         epoch_steps=3600, validation_share=0.125,  # 5 of 40 subjects (paper)
     )  # fmt: skip

@@ -29,7 +29,7 @@ from BrainDiffLogic.papers.measures import Row
 from BrainDiffLogic.papers.report import PSNR, REST, Cell, Layout, PaperTable, write_report
 from BrainDiffLogic.papers.settings import SIZES
 from BrainDiffLogic.papers.simulated import TRACE_POINTS, Simulating, Traces
-from BrainDiffLogic.training.configuration import Configuration, Stage
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 
 VARIANTS: dict[str, tuple[str, str, int]] = {
     "dw-3": ("DW block, kernel 3", "dw", 3), "dw-5": ("DW block, kernel 5", "dw", 5),
@@ -95,18 +95,18 @@ _PAPER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _compact() -> Configuration:
+def _compact() -> CorrectorConfiguration:
     stage = Stage(2000, {"multi_scale_l2": 10.0}, learning_rate=5e-4, warmup=200, decay=0.6, balance=False)
-    return Configuration(
+    return CorrectorConfiguration(
         "rmman", [stage], data="pairs", batch=8, weight_decay=0.0, ema=0.99, epoch_steps=200, validation_share=0.0
     )
 
 
-def _paper() -> Configuration:
+def _paper() -> CorrectorConfiguration:
     """The paper's training; its rate falls from 1e-4 to 1e-6 as a polynomial of power 0.3, here linearly to 0."""
     # 2,000 epochs (IV-D) of 200 steps: the paper does not say how many slices an epoch has
     stage = Stage(400_000, {"multi_scale_l2": 1.0}, learning_rate=1e-4, warmup=0, decay=1.0, balance=False)
-    return Configuration(
+    return CorrectorConfiguration(
         "rmman", [stage], data="pairs", batch=10, weight_decay=0.0, ema=0.0, clip=0.0, epoch_steps=200,
         validation_share=0.0,
     )  # fmt: skip

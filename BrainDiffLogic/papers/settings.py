@@ -13,13 +13,8 @@ from BrainDiffLogic.digests import SHORT, digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.inject import PAPER, Plan
 from BrainDiffLogic.papers.found import Uses
-from BrainDiffLogic.training.configuration import Configuration, find_configuration, read_configuration
-from BrainDiffLogic.training.generative_configuration import (
-    LdmConfiguration,
-    VaeConfiguration,
-    read_ldm_configuration,
-    read_vae_configuration,
-)
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, LdmConfiguration, VaeConfiguration
+from BrainDiffLogic.training.fields import read_section
 
 SIZES = ("compact", "paper")
 PHYSICS_LEVELS = ("nod", "drift", "steps", "swallow", "tremor")
@@ -50,7 +45,7 @@ class Settings:
     spacing_mm: float | None
     vae: VaeConfiguration
     ldm: LdmConfiguration
-    corrector: Configuration
+    corrector: CorrectorConfiguration
     injection: Plan = field(default_factory=Plan)
     step: int = 1
     shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
@@ -86,18 +81,18 @@ def settings_of(
         raise InputError(f"size {size!r} is unknown: use {' or '.join(SIZES)}")
     suffix = "-paper" if size == "paper" else ""
     options = {"vgg": str(vgg)} if vgg else None
-    vae = read_vae_configuration(find_configuration(f"vae{suffix}"), perceptual=perceptual, perceptual_options=options)
+    vae = read_section(VaeConfiguration, f"vae{suffix}", perceptual=perceptual, perceptual_options=options)
     if vae.perceptual == "lpips" and not vae.perceptual_options.get("vgg"):
         raise InputError("the paper's perceptual term needs --vgg, torchvision's weights; or --perceptual gradient")
     return Settings(
         canvas=(192, 256) if suffix else (96, 128), spacing_mm=1.0 if suffix else 2.0, step=1 if suffix else 3,
-        vae=vae, ldm=read_ldm_configuration(find_configuration(f"ldm{suffix}")),
-        corrector=read_configuration(find_configuration(f"braindiff{suffix}")),
+        vae=vae, ldm=read_section(LdmConfiguration, f"ldm{suffix}"),
+        corrector=read_section(CorrectorConfiguration, f"braindiff{suffix}"),
         injection=replace(PAPER if paper_injection else Plan(), seed=seed),
     )  # fmt: skip
 
 
-def without_contrast(corrector: Configuration) -> Configuration:
+def without_contrast(corrector: CorrectorConfiguration) -> CorrectorConfiguration:
     """The ablation: the same configuration, the weight of info_nce 0."""
     stages = [
         replace(stage, loss={term: 0.0 if term == "info_nce" else weight for term, weight in stage.loss.items()})

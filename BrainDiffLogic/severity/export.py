@@ -11,15 +11,10 @@ import numpy as np
 from BrainDiffLogic import __version__
 from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.severity import calibration
-from BrainDiffLogic.severity.configuration import (
-    SeverityConfiguration,
-    pair_cache,
-    pairs_configuration,
-    split_pairs,
-)
+from BrainDiffLogic.severity.configuration import pair_cache, pairs_configuration, split_pairs
 from BrainDiffLogic.severity.network import build_severity
 from BrainDiffLogic.severity.weights import FAMILY
-from BrainDiffLogic.training.configuration import OPTIMISERS
+from BrainDiffLogic.training.configuration import OPTIMISERS, SeverityConfiguration
 from BrainDiffLogic.training.export import EXTENT_MM, SPACING_MM
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 

@@ -8,14 +8,10 @@ from pathlib import Path
 import lightning as L
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.severity.configuration import (
-    SeverityConfiguration,
-    pair_cache,
-    pairs_configuration,
-    split_pairs,
-)
+from BrainDiffLogic.severity.configuration import pair_cache, pairs_configuration, split_pairs
 from BrainDiffLogic.severity.network import build_severity
 from BrainDiffLogic.severity.training import SeverityBatches, SeverityTraining
+from BrainDiffLogic.training.configuration import SeverityConfiguration
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.optimisers import check_optimiser

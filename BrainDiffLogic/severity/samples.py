@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from BrainDiffLogic.severity.configuration import Variation
+from BrainDiffLogic.training.configuration import Variation
 from BrainDiffLogic.training.pairs import PairCache
 
 Sample = dict[str, Tensor]

@@ -12,9 +12,9 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.severity.configuration import SeverityConfiguration
 from BrainDiffLogic.severity.network import SeverityNetwork
 from BrainDiffLogic.severity.samples import PairSlices, Sample, SeverityPairs
+from BrainDiffLogic.training.configuration import SeverityConfiguration
 from BrainDiffLogic.training.optimisers import build_optimiser
 from BrainDiffLogic.training.ordered_batches import GPU_WORKERS, Shares
 from BrainDiffLogic.training.pairs import PairCache

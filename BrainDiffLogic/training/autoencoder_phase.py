@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from BrainDiffLogic.models.generative import build_discriminator
-from BrainDiffLogic.training.generative_configuration import VaeConfiguration
+from BrainDiffLogic.training.configuration import VaeConfiguration
 from BrainDiffLogic.training.image_grid import log_grid
 from BrainDiffLogic.training.ordered_batches import Sample
 from BrainDiffLogic.training.perceptual import PerceptualTerm

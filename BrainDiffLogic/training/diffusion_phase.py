@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import build_schedule
-from BrainDiffLogic.training.generative_configuration import LdmConfiguration
+from BrainDiffLogic.training.configuration import LdmConfiguration
 from BrainDiffLogic.training.image_grid import log_grid
 from BrainDiffLogic.training.ordered_batches import Sample
 from BrainDiffLogic.training.rates import rate_share

@@ -11,9 +11,10 @@ import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
-from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, Configuration, find_sources
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, CorrectorConfiguration
 from BrainDiffLogic.training.run import network_arguments, started_from
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
+from BrainDiffLogic.training.sources import find_sources
 
 SPACING_MM = (0.6, 2.0)
 """Voxel sizes that training covers: 0.8 to 1.33 mm, zoomed by 0.75 to 1.28."""
@@ -34,7 +35,8 @@ EVIDENCE = [
 
 
 def export(
-    configuration: Configuration, checkpoint: Path, path: Path, data: str | Path, initial: str | Path | None = None
+    configuration: CorrectorConfiguration, checkpoint: Path, path: Path, data: str | Path,
+    initial: str | Path | None = None,
 ) -> Card:
     """Write the averaged weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns it.
 
@@ -65,7 +67,7 @@ def export(
     return save_checkpoint(trained_state(checkpoint), card, path)
 
 
-def how_to_correct(configuration: Configuration) -> dict[str, Any]:
+def how_to_correct(configuration: CorrectorConfiguration) -> dict[str, Any]:
     """For a card: "views" and "least_change" of a configuration, where it has them."""
     asked = {name: getattr(configuration, name) for name in HOW_TO_CORRECT}
     return {name: value for name, value in asked.items() if value}
@@ -88,7 +90,7 @@ def learning_curve(log: Path) -> dict[str, float]:
     return {str(step): found[step] for step in chosen}
 
 
-def _training(configuration: Configuration, data: str | Path, steps: int) -> dict[str, Any]:
+def _training(configuration: CorrectorConfiguration, data: str | Path, steps: int) -> dict[str, Any]:
     training, validation = find_sources(configuration, data)
     recipe = asdict(configuration.recipe)
     return {

@@ -16,8 +16,8 @@ from BrainDiffLogic.models.generative import (
     read_old_state,
     translate_arguments,
 )
+from BrainDiffLogic.training.configuration import LdmConfiguration, VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.generative_checkpoints import generative_card, load_vae, save_generative
-from BrainDiffLogic.training.generative_configuration import LdmConfiguration, VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.latents import latent_shape, measured_scale
 from BrainDiffLogic.training.ordered_batches import VALIDATION_SLICES, evenly
 from BrainDiffLogic.training.slice_store import SliceStore

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.training.autoencoder_phase import AutoencoderTraining
+from BrainDiffLogic.training.configuration import GenerativeConfiguration
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining
-from BrainDiffLogic.training.generative_configuration import GenerativeConfiguration
 from BrainDiffLogic.training.hardware import Hardware, check_shares
 from BrainDiffLogic.training.ordered_batches import OrderedBatches
 from BrainDiffLogic.training.progress import MeanLines, quiet

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from BrainDiffLogic.models.generative import SCHEDULE
-from BrainDiffLogic.training.generative_configuration import GenerativeConfiguration
+from BrainDiffLogic.training.configuration import GenerativeConfiguration
 
 Sample = dict[str, Tensor]
 VALIDATION_EPOCH = 2**31 - 1

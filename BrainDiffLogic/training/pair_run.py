@@ -19,7 +19,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.models.families import build
-from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, Configuration
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, CorrectorConfiguration
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.export import how_to_correct
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
@@ -79,7 +79,7 @@ def stack_run(
 
 
 def train_on_pairs(
-    configuration: Configuration, start: PairRun, run: str | Path, initial: str | Path | None = None
+    configuration: CorrectorConfiguration, start: PairRun, run: str | Path, initial: str | Path | None = None
 ) -> Path:
     """Train a corrector on pairs of slices; goes on from ``run``/last.ckpt when that is there.
 
@@ -128,7 +128,7 @@ def stopped_early(checkpoint: Path) -> bool:
     return any(state["wait_count"] >= state["patience"] for state in states)
 
 
-def _check(configuration: Configuration, start: PairRun, corrector: Corrector) -> None:
+def _check(configuration: CorrectorConfiguration, start: PairRun, corrector: Corrector) -> None:
     if configuration.data != "pairs":
         raise InputError("the configuration is for volumes; give one with data: pairs, such as braindiff")
     if corrector.context != 1:
@@ -137,7 +137,7 @@ def _check(configuration: Configuration, start: PairRun, corrector: Corrector) -
         raise InputError(f"slices of {start.canvas} are no multiples of {corrector.multiple}, as the network needs")
 
 
-def _contrastive(configuration: Configuration, start: PairRun) -> tuple[ContrastiveLoss | None, str | None]:
+def _contrastive(configuration: CorrectorConfiguration, start: PairRun) -> tuple[ContrastiveLoss | None, str | None]:
     """The loss term info_nce and the sha256 of its autoencoder; none where no stage has the term."""
     if not configuration.contrastive:
         return None, None
@@ -163,7 +163,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
 
 
-def _watchers(configuration: Configuration, run: Path) -> list[Callback]:
+def _watchers(configuration: CorrectorConfiguration, run: Path) -> list[Callback]:
     best = BestCheckpoint(
         run, filename="best", monitor=WATCHED, mode="min", save_top_k=1, save_on_train_epoch_end=False,
         enable_version_counter=False,
@@ -190,7 +190,7 @@ class _Pairs(L.LightningDataModule):
     """Loaders whose content depends on the seed and the epoch alone, rebuilt at each."""
 
     def __init__(
-        self, configuration: Configuration, pairs: SlicePairs, training: np.ndarray, validation: np.ndarray
+        self, configuration: CorrectorConfiguration, pairs: SlicePairs, training: np.ndarray, validation: np.ndarray
     ) -> None:
         super().__init__()
         self.configuration, self.pairs, self.training = configuration, pairs, training
@@ -213,7 +213,8 @@ class _Pairs(L.LightningDataModule):
 
 
 def export_pair_corrector(
-    configuration: Configuration, start: PairRun, checkpoint: Path, path: Path, initial: str | Path | None = None
+    configuration: CorrectorConfiguration, start: PairRun, checkpoint: Path, path: Path,
+    initial: str | Path | None = None,
 ) -> Card:
     """Write the weights of a run's checkpoint to ``path`` (.safetensors) and their card; returns the card.
 

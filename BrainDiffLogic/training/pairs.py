@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,70 +24,21 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.levels import LARGEST_TURN
 from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
-from BrainDiffLogic.training.leaks import motion_shape
+from BrainDiffLogic.training.configuration import RECORDED, Recipe
 from BrainDiffLogic.training.masking import drawn_mask
 from BrainDiffLogic.training.painting import paint
 from BrainDiffLogic.training.quiet import quiet_base
-from BrainDiffLogic.training.recorded import RecordedTraces
+from BrainDiffLogic.training.sources import RecordedTraces, Source, motion_shape
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 MARGIN_MM = 12.0
 FFT_ACCURACY = 1e-3
-RECORDED = "recorded"
-"""The kind of motion that is drawn from recorded traces, beside the presets."""
 FORMAT = 2
 """Of the pairs: another number where the same sources and recipe give others."""
 QUIET = "quiet"
 """Folder of the quiet bases, which all pairs of a cache share."""
 FULL_ALIASING_MM = 2.0
 """Mean displacement from which the lines that parallel imaging fills in are as wrong as the recipe says."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One still volume to train on. kind: "head", "brain" (skull-stripped) or "labels" (painted)."""
-
-    path: str
-    subject: str
-    kind: str = "head"
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a still scan is varied and moved.
-
-    Ranges are drawn uniformly, severities log-uniformly, noise more often low than high. blur is the standard
-    deviation in voxels of the Gaussian that smooths a share of the scans, as averages and interpolation do.
-    partial_fourier is the share of the lines that is acquired; aliasing how wrong the lines are that parallel imaging
-    filled in while the head moved by 2 mm and more (less motion, less aliasing), see ``motion.sampling``.
-
-    quiet         bases lose their noise first (``quiet``), painted heads have no grain: noise comes after motion alone
-    masked_share  of the pairs that are masked after the motion, alike, as skull-stripping and defacing do
-    middle_share  of the pairs whose severity lies in the middle half of its octaves
-    """
-
-    presets: dict[str, float] = field(
-        default_factory=lambda: {"nod": 1.0, "drift": 1.0, "steps": 1.5, "swallow": 0.7, "tremor": 1.5}
-    )
-    pe_axes: dict[str, float] = field(default_factory=lambda: {"AP": 0.5, "SI": 0.4, "LR": 0.1})
-    severity_mm: tuple[float, float] = (0.3, 6.0)
-    still_share: float = 0.08
-    zoom: tuple[float, float] = (0.8, 1.2)
-    gamma: tuple[float, float] = (0.75, 1.35)
-    bias_field: float = 0.3
-    noise: tuple[float, float] = (0.0, 0.03)
-    phase_share: float = 0.4
-    blur: tuple[float, float] = (0.3, 1.2)
-    blur_share: float = 0.4
-    partial_fourier: tuple[float, float] = (0.6, 0.9)
-    partial_fourier_share: float = 0.0
-    aliasing: tuple[float, float] = (0.05, 0.5)
-    aliasing_share: float = 0.0
-    max_voxels: float = 7.5e6
-    quiet: bool = False
-    masked_share: float = 0.0
-    middle_share: float = 0.0
 
 
 def simulate_pair(

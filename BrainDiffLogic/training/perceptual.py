@@ -16,9 +16,9 @@ from BrainDiffLogic.models.attention_unet import ResidualAttentionUnet
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.models.mc_net import McNet
+from BrainDiffLogic.training.configuration import PERCEPTUAL
 from BrainDiffLogic.training.vgg import VGG_LAYERS, lpips_heads, vgg16_layers
 
-TERMS = ("none", "gradient", "self", "lpips")
 OPTIONS = {"none": (), "gradient": ("scales",), "self": ("model",), "lpips": ("vgg", "heads")}
 
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
@@ -160,8 +160,8 @@ def build_perceptual(term: str, options: Mapping[str, Any]) -> PerceptualTerm | 
               ``heads``: the linear heads of LPIPS (its weights/v0.1/vgg.pth), without which all channels count alike
     Raises InputError for an unknown term or option, and where a file is missing or another.
     """
-    if term not in TERMS:
-        raise InputError(f"perceptual {term!r} is unknown; use one of {', '.join(TERMS)}")
+    if term not in PERCEPTUAL:
+        raise InputError(f"perceptual {term!r} is unknown; use one of {', '.join(PERCEPTUAL)}")
     if unknown := set(options) - set(OPTIONS[term]):
         known = ", ".join(OPTIONS[term]) or "no options"
         raise InputError(f"perceptual {term}: unknown option {min(unknown)!r}; it has {known}")

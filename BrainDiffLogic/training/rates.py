@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from BrainDiffLogic.training.generative_configuration import GenerativeConfiguration
+from BrainDiffLogic.training.configuration import GenerativeConfiguration
 
 
 def rate_share(plan: GenerativeConfiguration, step: int, steps: int) -> float:

@@ -21,9 +21,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import find_checkpoint, load_checkpoint, read_card
 from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.parallel import run_all
-from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, Configuration, find_sources, find_traces
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, CorrectorConfiguration
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
-from BrainDiffLogic.training.leaks import assert_other_motion, assert_other_runs
 from BrainDiffLogic.training.optimisers import check_optimiser
 from BrainDiffLogic.training.ordered_batches import Shares
 from BrainDiffLogic.training.pairs import PairCache
@@ -31,6 +30,7 @@ from BrainDiffLogic.training.progress import progress_callback, quiet
 from BrainDiffLogic.training.revival import revive
 from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, last_checkpoint, prepare
 from BrainDiffLogic.training.slices import CachedSlices, Sample, SimulatedSlices, ValidationSlices
+from BrainDiffLogic.training.sources import assert_other_motion, assert_other_runs, find_sources, find_traces
 from BrainDiffLogic.training.supervised import SupervisedCorrection
 
 VALIDATION_SEEDS = 10_000
@@ -41,7 +41,7 @@ VALIDATE_EVERY = 5
 """Epochs from one validation to the next."""
 
 
-def caches(configuration: Configuration, data: str | Path, folder: str | Path) -> tuple[PairCache, PairCache]:
+def caches(configuration: CorrectorConfiguration, data: str | Path, folder: str | Path) -> tuple[PairCache, PairCache]:
     """The training and the validation pairs of a configuration: other subjects, other trajectories."""
     training, validation = find_sources(configuration, data)
     seeds = configuration.seed, configuration.seed + VALIDATION_SEEDS
@@ -69,7 +69,7 @@ def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, i
 
 
 def train(
-    configuration: Configuration,
+    configuration: CorrectorConfiguration,
     data: str | Path,
     run: str | Path,
     *,
@@ -128,7 +128,7 @@ def _subjects(pairs: PairCache) -> list[str]:
     return sorted({source.subject for source in pairs.sources})
 
 
-def network_arguments(configuration: Configuration) -> dict[str, Any]:
+def network_arguments(configuration: CorrectorConfiguration) -> dict[str, Any]:
     """The arguments of the network of a configuration, as a card stores them."""
     if isinstance(configuration.network, dict):
         return configuration.network
@@ -160,7 +160,7 @@ class _Slices(L.LightningDataModule):
 
     def __init__(
         self,
-        configuration: Configuration,
+        configuration: CorrectorConfiguration,
         training: PairCache,
         validation: PairCache,
         context: int,
@@ -190,7 +190,7 @@ class _Slices(L.LightningDataModule):
 
 
 def make_trainer(
-    configuration: Configuration, run: Path, hardware: Hardware, more: Sequence[Callback] = (),
+    configuration: CorrectorConfiguration, run: Path, hardware: Hardware, more: Sequence[Callback] = (),
     validate_every: int = VALIDATE_EVERY,
 ) -> L.Trainer:  # fmt: skip
     """The trainer of a run, with ``more`` callbacks before those that every run has.

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
-from BrainDiffLogic.training.configuration import Configuration, Stage
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.optimisers import build_optimiser
 from BrainDiffLogic.training.perceptual import GradientTerm
@@ -29,7 +29,7 @@ class SupervisedCorrection(L.LightningModule):
     """
 
     def __init__(
-        self, network: nn.Module, configuration: Configuration, contrastive: ContrastiveLoss | None = None
+        self, network: nn.Module, configuration: CorrectorConfiguration, contrastive: ContrastiveLoss | None = None
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -12,9 +12,9 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.models.generative import DIFFUSION_MODELS, SCHEDULE, build_diffusion
+from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, prior_slices
 from BrainDiffLogic.training.generative_checkpoints import check_slices, generative_card, load_vae, save_generative
-from BrainDiffLogic.training.generative_configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.latents import latent_shape, latents_key, load_latents, make_latents

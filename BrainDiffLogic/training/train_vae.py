@@ -16,8 +16,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, downsampling, start_narrow
 from BrainDiffLogic.training.autoencoder_phase import AutoencoderTraining, reconstruction_quality
+from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
-from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.generative_run import finished, fit, start
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.latents import latent_shape, measured_scale

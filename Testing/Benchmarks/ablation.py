@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.motion import STRATUM_NAMES
-from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.run import caches, make_pairs, network_arguments, train
 from BrainDiffLogic.training.run_folder import LAST, trained_state
@@ -66,9 +67,9 @@ VARIANTS = {
 }
 
 
-def configuration_of(variant: Variant, steps: int) -> Configuration:
+def configuration_of(variant: Variant, steps: int) -> CorrectorConfiguration:
     """The shipped configuration, shortened, with the variant's change."""
-    base = read_configuration(find_configuration("mc-net"))
+    base = read_section(CorrectorConfiguration, "mc-net")
     network = {**CONFIGURATIONS[variant.family]["compact"], **variant.network}
     first = steps * 2 // 3
     stages = [
@@ -81,7 +82,9 @@ def configuration_of(variant: Variant, steps: int) -> Configuration:
     )  # fmt: skip
 
 
-def validate(configuration: Configuration, checkpoint: Path, data: Path, cache: Path, device: str) -> dict[str, float]:
+def validate(
+    configuration: CorrectorConfiguration, checkpoint: Path, data: Path, cache: Path, device: str
+) -> dict[str, float]:
     """What training logs as validation: the remaining error as a share of the input's, by severity."""
     network = build(configuration.family, network_arguments(configuration))
     network.load_state_dict(trained_state(checkpoint))

@@ -27,7 +27,7 @@ from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
 from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.training.quiet import quieted
-from BrainDiffLogic.training.recorded import RecordedTraces
+from BrainDiffLogic.training.sources import RecordedTraces
 from BrainDiffLogic.volume import Volume
 
 NOISE = 0.02

@@ -53,10 +53,11 @@ def read_pack(path: Path) -> dict[str, Any]:
 
 def pack_heads(config: str | Path, data: Path, cache: Path, out: Path, megabytes: float) -> dict[str, Any]:
     """Pack quiet bases of a configuration's people to train on, round-robin over scanners, and recorded motion."""
-    from BrainDiffLogic.training.configuration import find_configuration, find_sources, find_traces, read_configuration
-    from BrainDiffLogic.training.pairs import Recipe
+    from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
+    from BrainDiffLogic.training.fields import read_section
+    from BrainDiffLogic.training.sources import find_sources, find_traces
 
-    configuration = read_configuration(find_configuration(config))
+    configuration = read_section(CorrectorConfiguration, config)
     people, _ = find_sources(configuration, data)
     queues: dict[str, list[Any]] = defaultdict(list)
     for source in people:

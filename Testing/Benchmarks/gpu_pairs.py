@@ -23,7 +23,8 @@ from BrainDiffLogic.motion.rigid import rotation_matrices  # noqa: E402
 from BrainDiffLogic.motion.sampling import Sampling  # noqa: E402
 from BrainDiffLogic.motion.trajectory import Trajectory, resampled, with_severity  # noqa: E402
 from BrainDiffLogic.training import masking, painting  # noqa: E402
-from BrainDiffLogic.training.pairs import FULL_ALIASING_MM, Recipe, _choose, _severity, _trajectory  # noqa: E402
+from BrainDiffLogic.training.configuration import Recipe  # noqa: E402
+from BrainDiffLogic.training.pairs import FULL_ALIASING_MM, _choose, _severity, _trajectory  # noqa: E402
 
 ROUND = 4
 """Voxels: sizes of simulated grids are multiples of it."""

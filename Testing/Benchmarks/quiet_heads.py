@@ -27,8 +27,9 @@ from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.training.masking import drawn_mask
-from BrainDiffLogic.training.pairs import FFT_ACCURACY, Source, load
+from BrainDiffLogic.training.pairs import FFT_ACCURACY, load
 from BrainDiffLogic.training.quiet import quiet_base
+from BrainDiffLogic.training.sources import Source
 from BrainDiffLogic.volume import Volume
 
 HEADS = {"ds000011-11": "head", "pycortex-S1": "head", "fnndsc-adi": "head", "ds002748-21": "brain"}

@@ -26,9 +26,10 @@ from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.severity import calibration, estimate_severity
 from BrainDiffLogic.severity.calibration import TRACE
-from BrainDiffLogic.severity.configuration import pairs_configuration, read_severity_configuration
+from BrainDiffLogic.severity.configuration import pairs_configuration
 from BrainDiffLogic.severity.weights import SeverityModel, load_severity, shipped_weights
-from BrainDiffLogic.training.configuration import find_configuration
+from BrainDiffLogic.training.configuration import SeverityConfiguration
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.run import caches
 from BrainDiffLogic.volume import Volume
 
@@ -67,7 +68,7 @@ def of_cases(data: Path, out: Path, model: SeverityModel) -> Iterator[Row]:
 
 def of_pairs(data: Path, cache: Path, model: SeverityModel) -> Iterator[Row]:
     """Both volumes of the validation pairs."""
-    configuration = pairs_configuration(read_severity_configuration(find_configuration("severity")))
+    configuration = pairs_configuration(read_section(SeverityConfiguration, "severity"))
     held_out = caches(configuration, data, cache)[1]
     for index in held_out.ready(configuration.validation_pairs):
         facts = held_out.facts(index)

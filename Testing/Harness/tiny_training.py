@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 from BrainDiffLogic.images import write_volume
-from BrainDiffLogic.training.configuration import Configuration, Stage, shipped_folder
-from BrainDiffLogic.training.pairs import Recipe
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, Stage
+from BrainDiffLogic.training.fields import shipped_folder
 from BrainDiffLogic.training.run import caches
 from BrainDiffLogic.volume import Volume
 
@@ -63,6 +63,6 @@ def write_yaml(path: Path, **changes: Any) -> Path:
     return path
 
 
-def tiny(**changes: Any) -> Configuration:
+def tiny(**changes: Any) -> CorrectorConfiguration:
     content = {**CONTENT, "stages": [Stage(**stage) for stage in CONTENT["stages"]], "recipe": Recipe(max_voxels=3e4)}
-    return Configuration(**{**content, **changes})
+    return CorrectorConfiguration(**{**content, **changes})

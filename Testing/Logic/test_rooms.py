@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ FLOORS = (
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier."""
 PACKAGE = "BrainDiffLogic"
+ABOVE = ("disagreement", "blending", "correctors", "correction", "correction_files", "evaluation")
+"""Rooms above training that are installed without its packages."""
 
 
 def rooms() -> dict[str, list[Path]]:
@@ -71,3 +74,11 @@ def test_no_import_runs_upward() -> None:
 def test_an_import_upward_is_seen_however_it_is_written(source: str) -> None:
     assert [to for _, to in upward(source, "papers")] == ["commands"]
     assert not upward(source, "commands")
+
+
+def test_only_training_and_what_lies_above_it_need_its_packages() -> None:
+    """What `pip install braindiff` brings is enough to correct; the rest is in the extra `train`."""
+    below = {room: paths for room, paths in rooms().items() if FLOORS.index(room) < FLOORS.index("training")}
+    for path in (path for paths in (*below.values(), *[rooms()[room] for room in ABOVE]) for path in paths):
+        names = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text("utf-8"), re.MULTILINE)
+        assert not {"lightning", "pydantic", "tensorboard", "yaml"} & set(names), path

@@ -17,20 +17,14 @@ from hypothesis import strategies as st
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.severity import estimate_severity
-from BrainDiffLogic.severity.configuration import (
-    SeverityConfiguration,
-    Variation,
-    pair_cache,
-    pairs_configuration,
-    read_severity_configuration,
-    split_pairs,
-)
+from BrainDiffLogic.severity.configuration import pair_cache, pairs_configuration, split_pairs
 from BrainDiffLogic.severity.export import export_severity
 from BrainDiffLogic.severity.network import build_severity
 from BrainDiffLogic.severity.run import train_severity
 from BrainDiffLogic.severity.samples import PairSlices, SeverityPairs, mixed, take_window, varied
 from BrainDiffLogic.severity.weights import load_severity
-from BrainDiffLogic.training.configuration import find_configuration
+from BrainDiffLogic.training.configuration import SeverityConfiguration, Variation
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.run_folder import trained_state
@@ -91,7 +85,7 @@ def a_run(a_data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_the_shipped_configuration_loads_and_uses_a_correctors_pairs() -> None:
-    plan = read_severity_configuration(find_configuration("severity"))
+    plan = read_section(SeverityConfiguration, "severity")
     network = build_severity(plan.network)
     assert plan.crop % network.multiple == 0
     corrector = pairs_configuration(plan)
@@ -101,19 +95,19 @@ def test_the_shipped_configuration_loads_and_uses_a_correctors_pairs() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"calibration": []}, "calibration must list"),
+        ({"calibration": []}, "calibration must list one or more"),
         ({"crop": 0}, "crop must be 1 or more"),
         ({"colour": 1}, "unknown field 'colour'"),
         ({"precision": "16"}, "precision must be one of"),
         ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
         ({"batch": 3, "accumulate": 2}, "equal parts"),
         ({"variation": {"gamma": [2, 1]}}, "gamma must be"),
-        ({"variation": {"blur_share": 2}}, "blur_share must be between"),
+        ({"variation": {"blur_share": 2}}, "variation.blur_share must be 1 or less"),
     ],
 )
 def test_a_value_of_no_use_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        read_severity_configuration(write_yaml(tmp_path / "a.yaml", tmp_path, **changes))
+        read_section(SeverityConfiguration, write_yaml(tmp_path / "a.yaml", tmp_path, **changes))
 
 
 def test_no_calibration_subject_is_trained_on(a_data_folder: Path) -> None:

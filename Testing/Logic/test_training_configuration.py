@@ -8,11 +8,8 @@ import pytest
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.families import build
-from BrainDiffLogic.training.configuration import (
-    find_configuration,
-    read_configuration,
-    shipped_folder,
-)
+from BrainDiffLogic.training.configuration import CorrectorConfiguration
+from BrainDiffLogic.training.fields import find_configuration, read_section, shipped_folder
 from BrainDiffLogic.training.run import network_arguments
 from Harness.tiny_training import COMPACT, SHIPPED, TINY, make_data_folder, write_yaml
 
@@ -27,7 +24,7 @@ def a_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_configuration_loads_and_its_network_is_built(path: Path) -> None:
-    configuration = read_configuration(path)
+    configuration = read_section(CorrectorConfiguration, path)
     corrector = build(configuration.family, network_arguments(configuration))
     assert configuration.crop % corrector.multiple == 0
     assert configuration.steps > 0
@@ -40,15 +37,15 @@ def test_every_family_ships_a_compact_and_a_paper_configuration() -> None:
 
 
 def test_the_compact_configurations_share_their_pairs() -> None:
-    first = read_configuration(COMPACT[0])
+    first = read_section(CorrectorConfiguration, COMPACT[0])
     for path in COMPACT[1:]:
-        other = read_configuration(path)
+        other = read_section(CorrectorConfiguration, path)
         for name in ("sources", "validation", "recipe", "seed", "pairs", "validation_pairs"):
             assert getattr(other, name) == getattr(first, name), (path.name, name)
 
 
 def test_the_three_ablations_of_mc_net_differ_in_their_losses_alone() -> None:
-    plans = [read_configuration(find_configuration(name)) for name in ("mc-net-l1", "mc-net-l1-tv", "mc-net")]
+    plans = [read_section(CorrectorConfiguration, name) for name in ("mc-net-l1", "mc-net-l1-tv", "mc-net")]
     l1, both = {"l1": 1.0}, {"l1": 1.0, "tv": 1.0}
     losses = [[stage.loss for stage in plan.stages][-3:] for plan in plans]
     assert losses == [[l1, l1, l1], [both, both, both], [l1, both, both]]
@@ -100,15 +97,21 @@ def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: P
         ({"precision": "8"}, "precision"),
         ({"lesions": 2.0}, "lesions"),
         ({"least_change": -1.0}, "least_change"),
-        ({"views": [{"shift": 3}]}, "views: .*no view"),
+        ({"views": [{"shift": 3}]}, "views .*no view"),
         ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
-        ({"colour": 1}, "'colour' in configuration"),
+        ({"colour": 1}, "'colour' in configuration; known are accumulate, batch"),
+        ({"clip": float("inf")}, "clip must be finite"),
+        ({"network": 5}, "network must be a name or a mapping"),
+        ({"recipe": {"noise": [0.1]}}, r"recipe.noise must be \[lowest, highest\]"),
+        ({"recipe": {"quiet": "yes"}}, "recipe.quiet must be true or false"),
+        ({"sources": [{"glob": "*", "subject": "("}]}, r"sources\[0\].subject '\(' is no regular expression"),
+        ({"people": {"a": 1}}, "people.a must be text"),
     ],
 )
 def test_a_wrong_field_is_one_line_with_file_and_field(changes: dict, message: str, tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "wrong.yaml", **changes)
     with pytest.raises(InputError, match=message) as raised:
-        read_configuration(path)
+        read_section(CorrectorConfiguration, path)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
 
@@ -118,11 +121,11 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match="wrong.yaml") as raised:
-        read_configuration(path)
+        read_section(CorrectorConfiguration, path)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_configuration_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="configuration file|cannot be read"):
-        read_configuration(tmp_path / name)
+        read_section(CorrectorConfiguration, tmp_path / name)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from BrainDiffLogic.ellipsoids import soft_ellipsoid
-from BrainDiffLogic.training.configuration import read_configuration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.implants import CONTRAST, MOST, TISSUE, implant
 from BrainDiffLogic.training.slices import take_slice
 
@@ -61,7 +62,7 @@ def test_as_many_samples_get_lesions_as_the_configuration_says(share: float, cha
 
 
 def test_the_shipped_corrector_trains_with_lesions() -> None:
-    assert read_configuration("Resources/Training/mc-net.yaml").lesions == 0.5
+    assert read_section(CorrectorConfiguration, "Resources/Training/mc-net.yaml").lesions == 0.5
 
 
 @given(axes=st.tuples(*[st.floats(2, 6)] * 3), offset=st.tuples(*[st.floats(-0.5, 0.5)] * 3))

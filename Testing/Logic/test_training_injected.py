@@ -22,8 +22,9 @@ from BrainDiffLogic.injection.job import synthesize
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import losses
-from BrainDiffLogic.training.configuration import Configuration, Stage, find_configuration, read_configuration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.contrastive import ContrastiveLoss
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pair_run import (
@@ -57,14 +58,14 @@ def a_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fit(a_job: Path, tmp_path: Path) -> Callable[..., Path]:
-    def run(configuration: Configuration, name: str = "run", vae: bool = True) -> Path:
+    def run(configuration: CorrectorConfiguration, name: str = "run", vae: bool = True) -> Path:
         start = injected_run(a_job / "injected", a_job / "vae.safetensors" if vae else None, CPU)
         return train_on_pairs(configuration, start, tmp_path / name)
 
     return run
 
 
-def l1_only(**changes: Any) -> Configuration:
+def l1_only(**changes: Any) -> CorrectorConfiguration:
     return tiny_corrector(stages=[Stage(6, {"l1": 1.0, "info_nce": 0.0}, 1e-3, 0, balance=False)], **changes)
 
 
@@ -73,7 +74,7 @@ def l1_only(**changes: Any) -> Configuration:
 
 @pytest.mark.parametrize("name", ["braindiff", "braindiff-paper"])
 def test_the_shipped_configurations_of_phase_4_are_the_papers(name: str) -> None:
-    plan = read_configuration(find_configuration(name))
+    plan = read_section(CorrectorConfiguration, name)
     assert plan.stages[-1].loss == {"l1": 1.0, "info_nce": 0.1}
     assert (plan.data, plan.batch, plan.patience, plan.weight_decay) == ("pairs", 16, 10, 0.0)
     corrector = build(plan.family, network_arguments(plan))
@@ -85,7 +86,7 @@ def test_the_shipped_configurations_of_phase_4_are_the_papers(name: str) -> None
     ("changes", "message"),
     [
         ({"data": "slices"}, "data must be one of volumes, pairs"),
-        ({"sources": [{"glob": "*"}]}, "sources and validation belong to data: volumes"),
+        ({"sources": [{"glob": "*"}]}, "sources belongs to data: volumes"),
         ({"validation_share": 0.0}, "patience watches the validation error"),
         ({"data": "volumes"}, "'sources'"),
         ({"data": "volumes", "sources": [{"glob": "*"}], "validation": ["a"], "patience": 0}, "info_nce compares"),
@@ -98,7 +99,7 @@ def test_a_field_that_does_not_fit_the_data_is_one_line(changes: dict, message: 
                "stages": [{"steps": 1, "loss": {"info_nce": 1.0}}], **changes}  # fmt: skip
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match=message) as raised:
-        read_configuration(tmp_path / "a.yaml")
+        read_section(CorrectorConfiguration, tmp_path / "a.yaml")
     assert "\n" not in str(raised.value)
 
 
@@ -241,7 +242,7 @@ def test_exported_weights_load_and_their_card_says_what_was_held_out(
     assert card["training"]["stages"][0]["loss"] == {"l1": 1.0, "info_nce": 0.1}
 
 
-def write_configuration(configuration: Configuration, path: Path) -> None:
+def write_configuration(configuration: CorrectorConfiguration, path: Path) -> None:
     content = {**vars(configuration), "stages": [vars(stage) for stage in configuration.stages]}
     path.write_text(yaml.safe_dump({k: v for k, v in content.items() if k != "recipe"}))
 

@@ -20,8 +20,9 @@ from tiny_stores import LDM_NETWORK, VAE_NETWORK, ldm_plan, vae_plan, write_stor
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import DIFFUSION_MODELS, build_autoencoder, build_diffusion
-from BrainDiffLogic.training.configuration import find_configuration
+from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, assert_prior, prior_slices
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.generative_checkpoints import (
     check_partners,
     generative_card,
@@ -29,7 +30,6 @@ from BrainDiffLogic.training.generative_checkpoints import (
     load_vae,
     save_generative,
 )
-from BrainDiffLogic.training.generative_configuration import LdmConfiguration, chosen_arguments, read_ldm_configuration
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
@@ -65,14 +65,14 @@ def a_run(a_store: Path, a_vae: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.parametrize("name", ["ldm", "ldm-paper"])
 def test_a_shipped_configuration_of_the_diffusion_model_loads(name: str) -> None:
-    plan = read_ldm_configuration(find_configuration(name))
+    plan = read_section(LdmConfiguration, name)
     assert plan.group == "motion"
     with torch.device("meta"):
         build_diffusion(chosen_arguments(plan.network, DIFFUSION_MODELS))
 
 
 def test_the_papers_configuration_is_the_default() -> None:
-    assert read_ldm_configuration(find_configuration("ldm-paper")) == LdmConfiguration()
+    assert read_section(LdmConfiguration, "ldm-paper") == LdmConfiguration()
     plan = LdmConfiguration()
     assert (plan.epochs, plan.batch, plan.learning_rate) == (100, 16, 2.5e-5)
 
@@ -80,7 +80,7 @@ def test_the_papers_configuration_is_the_default() -> None:
 def test_a_group_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("group: moved")
     with pytest.raises(InputError, match="group must be one of motion, clean"):
-        read_ldm_configuration(tmp_path / "a.yaml")
+        read_section(LdmConfiguration, tmp_path / "a.yaml")
 
 
 # Which slices

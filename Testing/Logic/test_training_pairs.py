@@ -13,7 +13,9 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.training import painting
 from BrainDiffLogic.training import pairs as pairs_module
-from BrainDiffLogic.training.pairs import PairCache, Recipe, Source, fourier_resampled, quiet_name, simulate_pair
+from BrainDiffLogic.training.configuration import Recipe
+from BrainDiffLogic.training.pairs import PairCache, fourier_resampled, quiet_name, simulate_pair
+from BrainDiffLogic.training.sources import Source
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
 

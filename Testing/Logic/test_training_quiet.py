@@ -11,11 +11,12 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.training import pairs as pairs_module
+from BrainDiffLogic.training.configuration import Recipe
 from BrainDiffLogic.training.masking import drawn_mask, mask_slice
 from BrainDiffLogic.training.painting import paint
-from BrainDiffLogic.training.pairs import PairCache, Recipe, Source, simulate_pair
+from BrainDiffLogic.training.pairs import PairCache, simulate_pair
 from BrainDiffLogic.training.quiet import noise_deviation, quiet_base, quieted
-from BrainDiffLogic.training.recorded import MOST_GAIN, RecordedTraces
+from BrainDiffLogic.training.sources import MOST_GAIN, RecordedTraces, Source
 from BrainDiffLogic.volume import Volume
 
 QUIET = Recipe(quiet=True, max_voxels=4e5, still_share=0.0, phase_share=0.0, blur_share=0.0, noise=(0.0, 0.0))

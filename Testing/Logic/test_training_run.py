@@ -25,16 +25,11 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import run_folder, supervised
-from BrainDiffLogic.training.configuration import (
-    Configuration,
-    Stage,
-    find_configuration,
-    read_configuration,
-)
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, Stage
 from BrainDiffLogic.training.export import export, learning_curve
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.pair_run import stopped_early
-from BrainDiffLogic.training.pairs import Recipe
 from BrainDiffLogic.training.run import train
 from BrainDiffLogic.training.run_folder import AtomicCheckpoints, epochs_done, steps_done, trained_state
 from Harness.changed_files import change_a_byte
@@ -46,11 +41,11 @@ def a_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data_folder(tmp_path_factory.mktemp("data"))
 
 
-def trained(configuration: Configuration, data: Path, run: Path) -> Path:
+def trained(configuration: CorrectorConfiguration, data: Path, run: Path) -> Path:
     return train(configuration, data, run, cache=data / "pairs", hardware=Hardware("cpu"), workers=0)
 
 
-def shortened(configuration: Configuration, **changes: Any) -> Configuration:
+def shortened(configuration: CorrectorConfiguration, **changes: Any) -> CorrectorConfiguration:
     """A shipped configuration on the tiny heads, one step for each of its stages, at least two."""
     stages = [replace(stage, steps=1) for stage in configuration.stages]
     stages[-1] = replace(stages[-1], steps=max(1, 3 - len(stages)))
@@ -104,7 +99,7 @@ def test_a_run_killed_and_started_again_ends_like_one_that_was_not(
 
 @pytest.mark.parametrize("name", [path.stem for path in COMPACT])
 def test_a_shipped_recipe_trains_two_steps(name: str, a_data_folder: Path, tmp_path: Path) -> None:
-    configuration = shortened(read_configuration(find_configuration(name)), epoch_steps=2)
+    configuration = shortened(read_section(CorrectorConfiguration, name), epoch_steps=2)
     checkpoint = trained(configuration, a_data_folder, tmp_path / "run")
     assert steps_done(checkpoint) == configuration.steps >= 2
     assert all(value.isfinite().all() for value in trained_state(checkpoint).values())
@@ -215,7 +210,7 @@ def a_finished_run(a_data_folder: Path, tmp_path_factory: pytest.TempPathFactory
     return run
 
 
-def one_step(**changes: Any) -> Configuration:
+def one_step(**changes: Any) -> CorrectorConfiguration:
     return tiny(**{"stages": [replace(tiny().stages[0], steps=1)], "epoch_steps": 1, **changes})
 
 
@@ -366,7 +361,7 @@ def test_what_a_run_cannot_use_is_one_line_and_status_2(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("package", ["lightning", "yaml", "tensorboard"])
+@pytest.mark.parametrize("package", ["lightning", "yaml", "pydantic", "tensorboard"])
 def test_a_missing_package_is_named_with_the_way_to_install_it(
     package: str, a_data_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,18 @@ from BrainDiffLogic.data.subjects import subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion import preset, with_severity
 from BrainDiffLogic.severity import configuration as severity_configuration
-from BrainDiffLogic.severity.configuration import SeverityConfiguration
-from BrainDiffLogic.training.configuration import assert_disjoint, find_sources, find_traces, read_configuration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, SeverityConfiguration
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.leaks import assert_other_motion, motion_shape
-from BrainDiffLogic.training.pairs import Recipe, Source
 from BrainDiffLogic.training.run import caches, train
+from BrainDiffLogic.training.sources import (
+    Source,
+    assert_disjoint,
+    assert_other_motion,
+    find_sources,
+    find_traces,
+    motion_shape,
+)
 from Harness.tiny_training import SHIPPED, make_data_folder, tiny
 from Harness.trace_sets import save_traces
 
@@ -176,7 +182,7 @@ def test_names_of_one_person_in_the_table_of_people_are_on_one_side(a_data_folde
     "path", [path for path in SHIPPED if "t1_brain" in path.read_text()], ids=lambda path: path.stem
 )
 def test_shipped_configurations_know_that_two_of_their_files_are_one_person(path: Path) -> None:
-    assert read_configuration(path).people == {"niimath-1": "niivue-otsu"}
+    assert read_section(CorrectorConfiguration, path).people == {"niimath-1": "niivue-otsu"}
 
 
 def test_a_calibration_subject_may_not_be_a_training_subject_of_another_name(
@@ -184,5 +190,6 @@ def test_a_calibration_subject_may_not_be_a_training_subject_of_another_name(
 ) -> None:
     put_heads(a_data_folder, tmp_path, "P7_MR1", "P7_MR2", "three")
     monkeypatch.setattr(severity_configuration, "pairs_configuration", lambda plan: tiny())
+    plan = SeverityConfiguration(pairs_of="tiny", calibration=["P7_MR1"])
     with pytest.raises(InputError, match="may be one person, P7"):
-        severity_configuration.pair_cache(SeverityConfiguration("tiny", ["P7_MR1"]), tmp_path, tmp_path / "pairs")
+        severity_configuration.pair_cache(plan, tmp_path, tmp_path / "pairs")

@@ -16,9 +16,9 @@ from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, start_narrow
 from BrainDiffLogic.training.autoencoder_phase import kl_divergence, reconstruction_quality
-from BrainDiffLogic.training.configuration import find_configuration
+from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
+from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
-from BrainDiffLogic.training.generative_configuration import VaeConfiguration, chosen_arguments, read_vae_configuration
 from BrainDiffLogic.training.hardware import Hardware
 from BrainDiffLogic.training.image_grid import grid
 from BrainDiffLogic.training.ordered_batches import NoisySamples, Shares, steps_per_epoch
@@ -47,13 +47,13 @@ def a_run(a_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["vae", "vae-paper"])
 def test_a_shipped_configuration_of_the_autoencoder_loads(name: str) -> None:
-    plan = read_vae_configuration(find_configuration(name))
+    plan = read_section(VaeConfiguration, name)
     with torch.device("meta"):
         build_autoencoder(chosen_arguments(plan.network, AUTOENCODERS))
 
 
 def test_the_papers_configuration_is_the_default_but_for_the_moving_average() -> None:
-    assert read_vae_configuration(find_configuration("vae-paper")) == replace(VaeConfiguration(), ema=0.0)
+    assert read_section(VaeConfiguration, "vae-paper") == replace(VaeConfiguration(), ema=0.0)
     plan = VaeConfiguration()
     assert (plan.epochs, plan.batch, plan.learning_rate, plan.kl_weight) == (50, 8, 1e-4, 1e-6)
     assert (plan.perceptual, plan.perceptual_weight) == ("lpips", 1.0)
@@ -64,7 +64,7 @@ def test_the_papers_configuration_is_the_default_but_for_the_moving_average() ->
     [
         ("epochs", 0, "epochs must be 1 or more"),
         ("learning_rate", "1e-3", "YAML reads 1e-3 as text"),
-        ("splits", ["prior", "test"], "splits must list some of prior, correction"),
+        ("splits", ["prior", "test"], "must be one of prior, correction, got 'test'"),
         ("perceptual", "vgg", "perceptual must be one of none, gradient, self, lpips"),
         ("accumulate", 3, "batch 8 cannot be computed in 3 equal parts"),
         ("precision", "16-mixed", "precision must be one of"),
@@ -74,7 +74,7 @@ def test_the_papers_configuration_is_the_default_but_for_the_moving_average() ->
 def test_a_field_that_is_of_no_use_is_named(field: str, value: object, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({field: value}))
     with pytest.raises(InputError, match=message):
-        read_vae_configuration(tmp_path / "a.yaml")
+        read_section(VaeConfiguration, tmp_path / "a.yaml")
 
 
 # Data

@@ -15,7 +15,7 @@ from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.injection.inject import Plan
 from BrainDiffLogic.papers.comparison import ComparisonSettings
 from BrainDiffLogic.papers.settings import Settings
-from BrainDiffLogic.training.configuration import Configuration, Stage
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.volume import Volume
 
 NETWORK: dict[str, Any] = {
@@ -40,14 +40,14 @@ def write_cohort(folder: Path, subjects: int = 5) -> Path:
     return folder / "bids"
 
 
-def tiny_corrector(**changes: Any) -> Configuration:
+def tiny_corrector(**changes: Any) -> CorrectorConfiguration:
     """Six steps in three epochs."""
     stages = [Stage(6, {"l1": 1.0, "info_nce": 0.1}, learning_rate=1e-3, warmup=0, balance=False)]
     content: dict[str, Any] = {
         "family": "attention-unet", "stages": stages, "network": NETWORK, "data": "pairs", "batch": 4, "ema": 0.5,
         "weight_decay": 0.0, "epoch_steps": 2, "precision": "32-true", "patience": 10, "validation_share": 0.5,
     }  # fmt: skip
-    return Configuration(**{**content, **changes})
+    return CorrectorConfiguration(**{**content, **changes})
 
 
 def tiny_settings(**changes: Any) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.training.generative_configuration import LdmConfiguration, VaeConfiguration
+from BrainDiffLogic.training.configuration import LdmConfiguration, VaeConfiguration
 
 CANVAS = (32, 48)
 VAE_NETWORK: dict[str, Any] = {
