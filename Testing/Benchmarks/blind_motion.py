@@ -1,11 +1,15 @@
 """What finding the motion in the image alone adds to the default network: the model "motion" at native resolution.
 
-    PYTHONPATH=. python Testing/Benchmarks/blind_motion.py --data ../shared/data --out runs/blind [--picture F.png]
+    PYTHONPATH=. python Testing/Benchmarks/blind_motion.py --data ../shared/data --out runs/blind [--group GROUP ...]
 
 Still heads without their noise (``training.quiet``), cropped with a margin of air, moved at their own voxel size with
 one pose a phase-encode line; noise of 2 % of the head's 99th percentile after the motion, the same in both images; the
 phase-encode axis is given, the motion gate off. On the cases of "chosen" the limits of agreement and trust were set,
-those of "fresh" were looked at afterwards. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
+those of "fresh" were looked at afterwards; "coils" (8 fixed receive coils, root sum of squares, an object phase, noise
+of 1 % a coil), "grappa" (the same, every second line measured, 24 calibration lines), "partial" (partial Fourier of
+0.75) and "torchio" (four sudden moves by TorchIO's RandomMotion, which must be installed) are other ways of acquiring;
+"lesions" has lesions implanted before the motion and tells how much of their contrast is left; "still" heads did not
+move. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
 on, ds000011-11 and -12 people of its validation. A line a scan: MRE, SSIM and Tenengrad ratio of doing nothing, of
 mc-net, of "motion", and with ``--exact`` of the true trajectory undone. OUT keeps the scans. Minutes a scan.
 """
@@ -15,22 +19,30 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from BrainDiffLogic.correction import Correction, correct
+from BrainDiffLogic.evaluation.safety.lesions import implanted, place_lesions
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.metrics.quality import compare
+from BrainDiffLogic.metrics.tissues import inner_head_mask
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
+from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
 from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.motion.object_phase import smooth_phase
+from BrainDiffLogic.motion.sampling import Sampling
 from BrainDiffLogic.training.quiet import quieted
 from BrainDiffLogic.training.sources import RecordedTraces
 from BrainDiffLogic.volume import Volume
 
 NOISE = 0.02
+CONTRAST = 0.25
+"""Of a lesion, of the 99th percentile: about that of grey and white matter."""
 MARGIN = 12
 """Voxels of air around the head."""
 RECORDED = "recorded"
@@ -49,65 +61,156 @@ FRESH = (
     ("niivue-otsu", "steps", 2.0, "SI", 27), ("ds000011-11", "tremor", 3.0, "SI", 28),
     ("mnemisc-ecog", "nod", 1.5, "SI", 29), ("uih-1", RECORDED, 3.0, "SI", 30),
 )  # fmt: skip
+COILS = (
+    ("mnemisc-ecog", "tremor", 1.5, "AP", 41), ("ds000011-11", "drift", 2.0, "AP", 42),
+    ("niivue-otsu", "steps", 2.0, "SI", 43), ("pycortex-S1", RECORDED, 2.0, "SI", 44),
+)  # fmt: skip
+GRAPPA = (
+    ("mnemisc-ecog", RECORDED, 1.5, "SI", 51), ("ds000011-12", "tremor", 1.5, "AP", 52),
+    ("niivue-otsu", "drift", 2.0, "AP", 53), ("pycortex-S1", "steps", 1.5, "AP", 54),
+)  # fmt: skip
+PARTIAL = (("mnemisc-ecog", "steps", 1.5, "AP", 61), ("pycortex-S1", "tremor", 1.5, "AP", 62))
+TORCHIO = (
+    ("mnemisc-ecog", "torchio", 2.0, "AP", 71), ("pycortex-S1", "torchio", 3.0, "SI", 72),
+    ("niivue-otsu", "torchio", 3.0, "AP", 73), ("ds000011-11", "torchio", 2.0, "SI", 74),
+)  # fmt: skip
+LESIONS = (("mnemisc-ecog", "tremor", 1.5, "AP", 81), ("ds000011-11", "drift", 2.0, "AP", 82))
+STILL = tuple(
+    (name, "still", 0.0, axis, 91)
+    for name, axis in (
+        ("mnemisc-ecog", "AP"), ("pycortex-S1", "SI"), ("niivue-otsu", "AP"), ("ds000011-12", "AP"), ("uih-1", "SI"),
+        ("fnndsc-adi", "AP"),
+    )
+)  # fmt: skip
+GROUPS = {
+    "chosen": CHOSEN, "fresh": FRESH, "coils": COILS, "grappa": GRAPPA, "partial": PARTIAL, "torchio": TORCHIO,
+    "lesions": LESIONS, "still": STILL,
+}  # fmt: skip
+RECEIVERS, COIL_NOISE = 8, 0.01
 WORSE = 1.01
 """Times the MRE of the other."""
 
 
 def main() -> None:
-    """Print a line a scan, and the means of both groups."""
+    """Print a line a scan, and the means of each group."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--group", choices=["chosen", "fresh"], help="one group alone")
+    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="default: all of them")
     parser.add_argument("--exact", action="store_true", help="the true trajectory undone, too")
     parser.add_argument("--picture", type=Path, metavar="F.png", help="also draw what was found in the first six")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for title, cases in (("chosen", CHOSEN), ("fresh", FRESH)):
-        if args.group in (None, title):
-            rows = []
-            for case in cases:
-                row, found, truth = measured(case, args.data, args.out, args.exact)
-                rows.append(row)
-                drawn.append((case, found, truth))
-            summary(title, np.array(rows))
+    for group in args.group:
+        rows = []
+        for case in GROUPS[group]:
+            row, found, truth = measured(case, group, args)
+            rows.append(row)
+            drawn.append((case, found, truth))
+        if group != "still":
+            summary(group, np.array(rows))
     if args.picture:
         draw(drawn[:6], args.picture)
 
 
-def measured(case: tuple, data: Path, out: Path, exact: bool) -> tuple[list[list[float]], Correction, Trajectory]:
+def measured(
+    case: tuple, group: str, args: argparse.Namespace
+) -> tuple[list[list[float]], Correction, Trajectory | None]:
     """MRE, SSIM and Tenengrad ratio of each method; the correction by "motion"; the true trajectory."""
-    name, kind, severity, pe_axis, _ = case
+    name, kind, severity, pe_axis, seed = case
     begin = time.perf_counter()
-    moved, still, quiet, truth = scan(case, data, out)
+    quiet = quiet_head(args.data / "t1_head" / f"{name}_T1w.nii.gz", args.out / f"{name}.npz")
+    moved, still, truth = scanned(quiet, case, group, args.data)
+    if group == "still":
+        found = correct(moved, "motion", pe_axis=pe_axis)
+        same = np.array_equal(found.corrected.array, moved.array)
+        ssim = compare(found.corrected, moved, head_mask(quiet.array)).ssim
+        print(f"{name} still {pe_axis}: unchanged {same}, SSIM with the scan {ssim:.4f}", flush=True)
+        return [], found, truth
+    results, found = corrected(moved, truth if args.exact or group == "lesions" else None, pe_axis)
     inside = head_mask(quiet.array)
-    net = correct(moved, "mc-net", gate=False, force=True).corrected
-    found = correct(moved, "motion", gate=False, force=True, pe_axis=pe_axis)
-    results = [moved, net, found.corrected]
-    if exact:
-        made = artifact(moved, MotionEstimate(truth, pe_axis, True, "", {}))
-        results.append(moved.with_array(moved.array - made))
     numbers = [compare(volume, still, inside) for volume in results]
     row = [[one.mre, one.ssim, one.tenengrad_ratio] for one in numbers]
     words = " | ".join("MRE {:.4f} SSIM {:.4f} Tenengrad {:.3f}".format(*one) for one in row)
-    said = {key: found.report["motion"][key] for key in ("shape", "agreement", "share_taken_off")}
+    motion = found.report["motion"] or {}
+    said = {key: motion[key] for key in ("shape", "agreement", "share_taken_off") if key in motion}
+    if group == "lesions":
+        said["lesions"] = lesions_left(quiet, case, group, args.data, results)
     took = f"{time.perf_counter() - begin:.0f} s"
     print(f"{name} {kind} {severity:g} mm {pe_axis}: {words} | {said} ({took})", flush=True)
     return row, found, truth
 
 
-def scan(case: tuple, data: Path, out: Path) -> tuple[Volume, Volume, Volume, Trajectory]:
-    """(moved, still with the same noise, still without noise, the true trajectory), the 99th percentile at 1."""
-    name, kind, severity, pe_axis, seed = case
-    still = quiet_head(data / "t1_head" / f"{name}_T1w.nii.gz", out / f"{name}.npz")
-    lines = still.shape[phase_encode_axis(still.affine, pe_axis)]
+def corrected(moved: Volume, truth: Trajectory | None, pe_axis: str) -> tuple[list[Volume], Correction]:
+    """[the moved scan, by mc-net, by "motion", by its trajectory where that is given]; the correction by "motion"."""
+    net = correct(moved, "mc-net", gate=False, force=True).corrected
+    found = correct(moved, "motion", gate=False, force=True, pe_axis=pe_axis)
+    results = [moved, net, found.corrected]
+    if truth is not None:
+        made = artifact(moved, MotionEstimate(truth, pe_axis, True, "", {}))
+        results.append(moved.with_array(moved.array - made))
+    return results, found
+
+
+def lesions_left(quiet: Volume, case: tuple, group: str, data: Path, plain: list[Volume]) -> dict[str, list[float]]:
+    """Of lesions implanted before the motion, what the moved scan and each correction shows of their contrast.
+
+    The mean over the lesions, the least, and how many show less than half of what the moved scan does.
+    """
+    scaled, inside = quiet.array, inner_head_mask(quiet)
+    limits = (float(np.quantile(scaled[inside], 0.3)), float(np.quantile(scaled[inside], 0.65)))
+    lesions = place_lesions(quiet, scaled, inside, limits, CONTRAST, np.random.default_rng(case[-1]))
+    moved, _, truth = scanned(implanted(quiet, lesions, 1.0), case, group, data)
+    results, _ = corrected(moved, truth, case[3])
+    shares = np.array(
+        [
+            [lesion.share_in(one.array - other.array) for lesion in lesions]
+            for one, other in zip(results, plain, strict=True)
+        ]
+    )
+    gone = (shares < 0.5 * shares[0]).sum(axis=1)
+    methods = ("nothing", "mc-net", "motion", "exact")
+    return {
+        method: [round(float(row.mean()), 3), round(float(row.min()), 3), int(count)]
+        for method, row, count in zip(methods, shares, gone, strict=True)
+    }
+
+
+def scanned(still: Volume, case: tuple, group: str, data: Path) -> tuple[Volume, Volume, Trajectory | None]:
+    """(moved, still with the same noise, the true trajectory), the 99th percentile at 1."""
+    _, kind, severity, pe_axis, seed = case
+    lines, rng = still.shape[phase_encode_axis(still.affine, pe_axis)], np.random.default_rng(seed)
+    if kind == "torchio":
+        return *by_torchio(still, severity, pe_axis, seed), None
     if kind == RECORDED:
-        motion = RecordedTraces(data / "traces", held_out=True).draw(lines, severity, np.random.default_rng(seed))
+        motion = RecordedTraces(data / "traces", held_out=True).draw(lines, severity, rng)
+    elif kind == "still":
+        motion = with_severity(preset("drift", lines, seed=seed), 0.0)
     else:
         motion = with_severity(preset(kind, lines, seed=seed), severity)
-    simulated = simulate_motion(still, motion, pe_axis, noise=NOISE, seed=seed)
-    return simulated.moved, simulated.reference, still, simulated.trajectory
+    way: dict[str, Any] = {"noise": NOISE}
+    if group in ("coils", "grappa"):
+        maps = smooth_coils(still.shape, still.affine, RECEIVERS, seed)
+        way = {"noise": COIL_NOISE, "coils": maps, "phase": smooth_phase(still.shape, seed)}
+    if group == "grappa":
+        way["sampling"] = Sampling(reduction=2)
+    if group == "partial":
+        way["sampling"] = Sampling(partial_fourier=0.75)
+    simulated = simulate_motion(still, motion, pe_axis, seed=seed, **way)
+    return simulated.moved, simulated.reference, simulated.trajectory
+
+
+def by_torchio(still: Volume, largest: float, pe_axis: str, seed: int) -> tuple[Volume, Volume]:
+    """Moved by TorchIO, and still, both with the same noise."""
+    import nibabel as nib
+    from independent_pairs import moved
+
+    array, _ = moved(nib.Nifti1Image(still.array, still.affine), pe_axis, largest, 4, seed)
+    rng = np.random.default_rng(seed)
+    grain = rng.normal(0, NOISE, (2, *still.shape)).astype(np.float32)
+    noisy = [np.hypot(image + grain[0], grain[1]) for image in (np.maximum(array, 0), still.array)]
+    return still.with_array(noisy[0]), still.with_array(noisy[1])
 
 
 def quiet_head(source: Path, kept: Path) -> Volume:
