@@ -36,7 +36,7 @@ TRIAL_STEPS = 2
 """Steps of descent by which the phase-encode axes are compared where the axis is not known."""
 LAYING_ROUNDS = 2
 SOLVE_ROUNDS, SOLVE_ITERATIONS = 2, 5
-JUDGED_SOLUTION = 2, 4
+JUDGED_SOLUTION, TRIAL_SOLUTION = (2, 4), (1, 3)
 AXIS_DONE, SEARCH_DONE = 0.2, 0.7
 """Shares of the whole work at which choosing the axis and the search end."""
 
@@ -93,7 +93,7 @@ def estimate_motion(
     """The trajectory of the head that explains a magnitude image best.
 
     pe_axis    "AP", "SI" or "LR", the axis along which each line has a pose of its own; None: the one along which
-               motion explains most
+               motion explains most of the scan and of what was seen
     seen       (I, J, K) in the volume's units: what another method, which knows nothing of poses, takes for the
                artifact. Of the hypotheses that one is chosen whose artifact agrees most with it (facts: "agreement");
                None: that of lowest evidence, and ``limits`` say whether it is believed (facts: "moved", "reason")
@@ -105,7 +105,7 @@ def estimate_motion(
     report_progress = progress or (lambda share, stage: None)
     report_progress(0.0, "Finding the motion")
     axes = [phase_encode_axis(scan.affine, name) for name in ([pe_axis] if pe_axis else PE_AXES)]
-    axis = axes[0] if len(axes) == 1 else _likeliest_axis(scan, axes)
+    axis = axes[0] if len(axes) == 1 else _likeliest_axis(scan, axes, seen, limits)
     name = pe_axis or list(PE_AXES)[axes.index(axis)]
     report_progress(AXIS_DONE, "Finding the motion")
     problem, lines = scan.problem(axis, SPACING)
@@ -167,14 +167,22 @@ def _tick(cancelled: Callable[[], bool] | None) -> Callable[[], None]:
     return tick
 
 
-def _likeliest_axis(scan: MagnitudeScan, axes: list[int]) -> int:
-    """The phase-encode axis along which a few steps of even motion make F fall most."""
+def _likeliest_axis(scan: MagnitudeScan, axes: list[int], seen: np.ndarray | None, limits: Limits) -> int:
+    """The phase-encode axis along which a few steps of even motion explain most of the scan, and of what was seen.
 
-    def fall(axis: int) -> float:
-        still, even = even_motion(scan.problem(axis, SPACING)[0], TRIAL_STEPS, stretches=0)
-        return (still.cost - even.cost) / still.cost
+    A fall of F as large as the limit counts as much as full agreement.
+    """
 
-    return max(axes, key=fall)
+    def score(axis: int) -> float:
+        problem, _ = scan.problem(axis, SPACING)
+        still, even = even_motion(problem, TRIAL_STEPS, stretches=0)
+        explained = (still.cost - even.cost) / still.cost / limits.cost_fall
+        if seen is None:
+            return explained
+        other, inside = _seen_on(scan, axis, SPACING, seen)
+        return explained + correlation(_artifact(problem, even.poses, *TRIAL_SOLUTION)[inside], other[inside])
+
+    return max(axes, key=score)
 
 
 def _trusted(poses: np.ndarray) -> np.ndarray:
@@ -197,13 +205,20 @@ def _agreements(
 ) -> dict[str, float]:
     """How far the artifact of each hypothesis is correlated in the head with what another method has ``seen``."""
     problem, lines = scan.problem(axis, JUDGED_SPACING)
-    other, head = (scan.coarse(array, axis, JUDGED_SPACING) for array in (seen, scan.head.astype(np.float32)))
-    inside = head > 0.5
+    other, inside = _seen_on(scan, axis, JUDGED_SPACING, seen)
     found = {}
     for name, poses in hypotheses.items():
         shown = problem.centred(poses[lines])
         found[name] = correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
     return found
+
+
+def _seen_on(
+    scan: MagnitudeScan, axis: int, spacing: float, seen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What was seen (I, J, K), on the voxels of a coarse problem, and which of those lie in the head."""
+    other, head = (scan.coarse(array, axis, spacing) for array in (seen, scan.head.astype(np.float32)))
+    return other, head > 0.5
 
 
 def _artifact(problem: Problem, poses: np.ndarray, rounds: int, iterations: int) -> np.ndarray:
