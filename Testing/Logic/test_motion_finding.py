@@ -20,9 +20,18 @@ from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
 from BrainDiffLogic.motion.alignment import displacement, rigid_basis
-from BrainDiffLogic.motion.estimate import Limits, _hypotheses, artifact, decision, estimate_motion, noise_of
+from BrainDiffLogic.motion.estimate import (
+    Limits,
+    _hypotheses,
+    _likeliest_axis,
+    artifact,
+    decision,
+    estimate_motion,
+    noise_of,
+)
 from BrainDiffLogic.motion.evidence import log_determinant
 from BrainDiffLogic.motion.joint import Problem, gradients, gradients_adjoint, mirror, moved_by, symmetric
+from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.search import Hypothesis, Search
 from BrainDiffLogic.motion.sensitivity import Sensitivity
@@ -124,6 +133,16 @@ def test_even_motion_is_found_and_its_artifact_comes_off():
     head = a_head().array > 0.2
     before, after = (np.abs(image - scan.reference.array)[head].mean() for image in (scan.moved.array, corrected))
     assert after < 0.9 * before
+
+
+@pytest.mark.parametrize("tells", ["misfit", "what was seen"])
+def test_the_axis_is_that_along_which_motion_explains_most(tells: str):
+    moved, still = a_moved_scan().moved, a_moved_scan().reference.array
+    axes = [phase_encode_axis(moved.affine, name) for name in PE_AXES]
+    seen, limits = None, Limits()
+    if tells == "what was seen":  # the misfit, whichever way it falls, counts next to nothing beside the limit
+        seen, limits = moved.array - still, Limits(cost_fall=1e3)
+    assert _likeliest_axis(MagnitudeScan(moved), axes, seen, limits) == phase_encode_axis(moved.affine, "AP")
 
 
 def test_the_corrected_head_lies_where_the_scan_shows_it():
