@@ -20,8 +20,9 @@ from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.volume import ras_axes
 
 FINER_GRID, COARSE_ACCURACY = 1.25, 1e-4
-"""finufft interpolates on a grid so many times as fine. Left to itself it takes 2 for type 2, where the FFT of eight times
-as many voxels costs twice what the wider kernel does on the smaller grid (184 x 182 x 210, 1e-3: 2.1 to 1.0 s)."""
+"""finufft interpolates on a grid so many times as fine. Left to itself it takes 2 for type 2, where the FFT of eight
+times as many voxels costs twice what the wider kernel does on the smaller grid (184 x 182 x 210, 1e-3: 2.1 to 1.0
+s)."""
 ACCURACY = 1e-4
 """Relative accuracy asked of finufft: four orders below the artifacts, and hardly slower than 1e-2."""
 STILL = 1e-7

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
@@ -53,6 +54,15 @@ def test_a_saved_corrector_comes_back_with_the_same_weights(a_model: Path) -> No
     x = torch.rand(2, 3, 16, 16)
     with torch.inference_mode():
         assert torch.equal(corrector(x), tiny_corrector()(x))
+
+
+def test_large_tensors_are_stored_as_halves_and_the_others_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = {"deep": torch.randn(60, 1000), "thin": torch.randn(59, 1000), "seen": torch.tensor(70_000)}
+    save_checkpoint(state, CARD, tmp_path / "packed.safetensors")
+    stored = load_file(tmp_path / "packed.safetensors")
+    assert stored["deep"].dtype == torch.float16 and torch.allclose(stored["deep"].float(), state["deep"], rtol=1e-3)
+    assert torch.equal(stored["thin"], state["thin"]) and torch.equal(stored["seen"], state["seen"])
 
 
 def test_a_card_with_views_makes_a_corrector_that_answers_with_their_mean(tmp_path: Path) -> None:
