@@ -1,4 +1,5 @@
 import sys
+import unittest
 from typing import Annotated
 
 import qt
@@ -16,7 +17,6 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from BrainDiffSlicerLib.CompareLayout import CompareLayout
 from BrainDiffSlicerLib.ComparePanel import ComparePanel
 from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
 from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
@@ -63,7 +63,6 @@ rmman: "Remove MRI Motion Artifact Network".
 
         # Additional initialization step after application startup is complete
         slicer.app.connect("startupCompleted()", registerSampleData)
-        slicer.app.connect("startupCompleted()", registerCompareLayout)
 
     resourcePath = staticmethod(resourcePath)  # in a checkout, Resources lies one folder up
 
@@ -76,11 +75,6 @@ rmman: "Remove MRI Motion Artifact Network".
 def registerSampleData():
     """Add data sets to Sample Data module."""
     SampleDataSets.register()
-
-
-def registerCompareLayout():
-    """Make the compare layout known, so that a scene that was saved in it opens in it."""
-    CompareLayout.registerLayout()
 
 
 #
@@ -263,10 +257,12 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.model = self.modelSelector.model
             self._checkCanApply()
 
-    def startCorrection(self, **callbacks) -> CorrectionJob:
+    def startCorrection(self, onStage, **callbacks) -> CorrectionJob:
         """Run processing when user clicks "Correct motion" button, once everything that it needs is installed."""
-        self.logic.dependencies().ensure()
+        self.logic.dependencies().ensure(onStage)
         parameters = self._parameterNode
+        if parameters is None:  # events were handled meanwhile
+            raise RuntimeError(_("The scene was closed meanwhile: nothing was corrected."))
         before = CorrectionOutputs.find(parameters.correctedVolume)
         return self.logic.process(
             parameters.inputVolume, parameters.correctedVolume, parameters.differenceVolume, parameters.qualityTable,
@@ -393,4 +389,7 @@ class BrainDiffSlicerTest(SelfTest, ScriptedLoadableModuleTest):
         """Run all tests."""
         for test in (self.test_outputs, self.test_correction):
             self.setUp()
-            test()
+            try:
+                test()
+            except unittest.SkipTest as reason:  # the button of the developer section would show it as an error
+                self.delayDisplay(_("Left out: {reason}").format(reason=reason))

@@ -26,7 +26,8 @@ class CompareLayout(VTKObservationMixin):
     """Three linked slice views that leave Red, Green and Yellow, and what the user had in them, alone.
 
     The views scroll, zoom and pan together; original and corrected share window and level. The volumes have the same
-    grid. The layout is in no menu: only this class shows it.
+    grid. The layout is in no menu: only this class shows it. It is not saved: a scene that was saved in it opens in the
+    layout that there is, also where BrainDiff is not installed.
 
     >>> compare = CompareLayout()
     >>> compare.show(original, corrected, difference)
@@ -73,6 +74,7 @@ class CompareLayout(VTKObservationMixin):
             return False
         self.clear()
         self._switchTo(layoutManager)
+        self._saveLayout(False)
         self._volumes = (original, corrected, difference)
         self._fillViews()
         self.setOrientation(orientation)
@@ -83,6 +85,7 @@ class CompareLayout(VTKObservationMixin):
     def restore(self) -> None:
         """Back to the layout before; nothing happens where another layout is on the screen already."""
         self.clear()
+        self._saveLayout(True)
         if self.onScreen:
             slicer.app.layoutManager().setLayout(self._previousLayout)
 
@@ -148,11 +151,8 @@ class CompareLayout(VTKObservationMixin):
 
     @classmethod
     def registerLayout(cls) -> None:
-        """Make the layout known to Slicer, so that a scene that was saved in it opens in it.
-
-        Called when Slicer has started; nothing happens where there are no views.
-        """
-        if slicer.app.layoutManager() is None or cls._layoutNode().IsLayoutDescription(cls.LAYOUT_ID):
+        """Make the layout known to Slicer."""
+        if cls._layoutNode().IsLayoutDescription(cls.LAYOUT_ID):
             return
         views = "".join(
             VIEW_XML.format(name=name, group=cls.VIEW_GROUP, color=color)
@@ -177,6 +177,8 @@ class CompareLayout(VTKObservationMixin):
             view, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
             view.SetViewGroup(self.VIEW_GROUP)  # a loaded scene may bring another one
             view.SetLayoutLabel(caption)
+            for node in (view, composite):
+                node.SetSaveWithScene(False)
             with slicer.util.NodeModify(composite):
                 composite.SetBackgroundVolumeID(volume.GetID())
                 composite.SetForegroundVolumeID(None)
@@ -211,6 +213,11 @@ class CompareLayout(VTKObservationMixin):
         follower.SetFieldOfView(width * columns, height * rows, depth)
         follower.UpdateMatrices()
 
+    def _saveLayout(self, save: bool) -> None:
+        """Whether the layout node is saved; Slicer tells nobody before it saves a scene."""
+        if slicer.app.layoutManager() is not None:
+            self._layoutNode().SetSaveWithScene(save)
+
     @staticmethod
     def _layoutNode() -> slicer.vtkMRMLLayoutNode:
         return slicer.app.layoutManager().layoutLogic().GetLayoutNode()
@@ -223,6 +230,7 @@ class CompareLayout(VTKObservationMixin):
     def _onLayoutModified(self, layoutNode: slicer.vtkMRMLLayoutNode, event: str) -> None:
         # Closing the scene comes here too: it resets the layout node, and the layout logic puts the layout back.
         if layoutNode.GetViewArrangement() != self.LAYOUT_ID:
+            self._saveLayout(True)
             self.clear()
             if self._onLeft:
                 self._onLeft()

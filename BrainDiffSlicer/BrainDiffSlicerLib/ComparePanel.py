@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import qt
 import slicer
 
 from BrainDiffSlicerLib.CompareLayout import CompareLayout
 from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
+
+BLENDING_MS = 120
+"""A slider that is drawn asks for many strengths: after one is shown, the last of so many milliseconds is the next."""
 
 
 class ComparePanel:
@@ -23,6 +27,11 @@ class ComparePanel:
         self._layout = CompareLayout(onLeft=self.refresh)
         self._outputs: CorrectionOutputs | None = None
         self._strength: float | None = None
+        self._late = False
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(BLENDING_MS)
+        self._timer.timeout.connect(self._blend)
         ui.compareButton.clicked.connect(self._onCompareButton)
         ui.orientationComboBox.currentIndexChanged.connect(self._onOrientationChanged)
         ui.blinkButton.clicked.connect(self._onBlinkButton)
@@ -38,15 +47,26 @@ class ComparePanel:
         if corrected is not (self._outputs.corrected if self._outputs else None):
             self.setOutputs(CorrectionOutputs.find(corrected))
         elif self._outputs and strength != self._strength:
-            try:
-                self._outputs.setStrength(strength)
-            except ValueError as error:
-                self._say(str(error))
+            self._strength, self._late = strength, True
+            if not self._timer.isActive():
+                self._blend()
         self._strength = strength
         self.refresh()  # one of the volumes may have been removed
 
+    def _blend(self) -> None:
+        if not self._late or self._outputs is None:
+            return
+        self._late = False
+        try:
+            self._outputs.setStrength(self._strength)
+        except ValueError as error:
+            self._say(str(error))
+        self._timer.start()
+
     def setOutputs(self, outputs: CorrectionOutputs | None) -> None:
         """Compare these from now on; without outputs there is nothing to compare."""
+        self._timer.stop()
+        self._late = False
         self._outputs = outputs
         self._strength = outputs.strength if outputs else None
         self._showTable(outputs.table if outputs else None)

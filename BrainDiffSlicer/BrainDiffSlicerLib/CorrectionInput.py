@@ -27,6 +27,17 @@ class CorrectionInput:
             return _("No input volume is selected: select a T1-weighted volume.")
         return self._kindProblem() or self._imageProblem() or self._outputProblem(outputs)
 
+    def notice(self) -> str:
+        """What to know before the volume is corrected, in one line; empty if there is nothing."""
+        if self.volume is None:
+            return ""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.volume.GetScene())
+        series = hierarchy.GetItemName(hierarchy.GetItemByDataNode(self.volume)) if hierarchy else ""
+        own = self.volume.GetAttribute("BrainDiff.Strength") is not None
+        if own or any("braindiff" in str(text).lower() for text in (series, self.volume.GetName())):
+            return self._say(_("{name} was made by BrainDiff itself: correct the original instead."))
+        return ""
+
     @classmethod
     def first(cls) -> slicer.vtkMRMLScalarVolumeNode | None:
         """The first volume of the scene that can be corrected and is not itself an output of BrainDiff."""

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
-import shutil
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import qt
 import slicer
-import vtk
-from slicer.i18n import tr as _
 
+from BrainDiffSlicerLib.CliJob import CliJob
 from BrainDiffSlicerLib.CorrectionFinding import CorrectionFinding
-from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
-
-TAGS_WITHOUT_STAGE = re.compile(r"<filter-(name|progress|stage-progress|time)>[^<]*</filter-\1>|</?filter-[a-z-]+>")
-OWN_PREFIX = re.compile(r"^braindiff ?correct(\.py)?: (error: )?", re.IGNORECASE)
-INPUT_FILE = re.compile(r"^([A-Za-z]:)?[^:]*\.(nrrd|nhdr|nii|nii\.gz|mha): ")
-"""The temporary file that Slicer wrote the input to: a name that says nothing to the user."""
-NO_FILE = "there is no such file"
-"""What the CLI module says where Slicer has not written it."""
 
 
-class CorrectionJob:
-    """Corrects a volume in the background and hands the result to a callback.
+class CorrectionJob(CliJob):
+    """Corrects a volume in the background and hands a ``CorrectionFinding`` to ``onFinished``, its arrays float32.
 
-    ``onProgress(share, stage)`` is called as it goes on, share from 0 to 1. Then exactly one of these is:
-
-    onFinished(finding)   a ``CorrectionFinding``, its arrays float32; with the disagreement map if that was asked for
-    onFailed(message)     one line for the user
-    onCancelled()         after ``cancel``
-
-    All are called from the main thread, when nothing of the run is left in the scene or on the disk (but a run that
-    is cancelled before its turn came tidies up when it comes). Nothing is called after ``abandon``, which the job does
-    by itself when the scene is closed.
+    The finding has the disagreement map if that was asked for.
 
     Usage::
 
       job = CorrectionJob(volumeNode, onFinished=lambda finding: ...)
       job.start()
     """
+
+    MODULE = "BrainDiffCorrect"
 
     def __init__(
         self,
@@ -56,189 +34,32 @@ class CorrectionJob:
         device: str = "auto",
         force: bool = False,
         disagreement: bool = False,
-        onProgress: Callable[[float, str], None] | None = None,
-        onFinished: Callable[[CorrectionFinding], None] | None = None,
-        onFailed: Callable[[str], None] | None = None,
-        onCancelled: Callable[[], None] | None = None,
+        **callbacks: Callable[..., None] | None,
     ) -> None:
-        self.inputVolume = inputVolume
-        self._settings = {"model": str(model), "device": device, "force": force}
-        self._wanted = ("outputVolume", "differenceVolume", *(["disagreementVolume"] if disagreement else []))
-        self._onProgress = onProgress
-        self._onFinished = onFinished
-        self._onFailed = onFailed
-        self._onCancelled = onCancelled
-        self._running = False
-        self._stopping = False
-        self._given = ""
-        self._folder: Path | None = None
-        self._cli: slicer.vtkMRMLCommandLineModuleNode | None = None
-        self._outputs: dict[str, slicer.vtkMRMLScalarVolumeNode] = {}
-        self._observers: list[tuple[vtk.vtkObject, int]] = []
+        super().__init__(inputVolume, **callbacks)
+        self._chosen = {"model": str(model), "device": device, "force": force}
+        self._disagreement = disagreement
 
-    @property
-    def running(self) -> bool:
-        """Whether one of the three end callbacks is still to come."""
-        return self._running
-
-    def start(self) -> None:
-        """Start the process and return at once.
-
-        Raises ValueError if the volume cannot be corrected (``CorrectionInput.problem``) and RuntimeError if the
-        CLI module is not there or the job was started before.
-        """
-        CorrectionInput(self.inputVolume).check()
-        module = getattr(slicer.modules, "braindiffcorrect", None)
-        if module is None:
-            raise RuntimeError(_("The module BrainDiffCorrect is not loaded: reinstall the BrainDiff extension."))
-        if self._folder is not None:
-            raise RuntimeError(_("This correction was started before: make a new one."))
-        logging.info("BrainDiff: correcting %s with %s", self.inputVolume.GetName(), self._settings["model"])
-        # on the disk of Slicer's temporary files, where the process moves its finished ones to
-        self._folder = Path(tempfile.mkdtemp(prefix="BrainDiff-", dir=slicer.app.temporaryPath))
-        self._given = self._voxelSum()
-        self._running = True
-        try:
-            self._launch(module)
-        except BaseException:
-            self._running = False
-            self._cleanUp()
-            raise
-        self._onCliModified()
-
-    def cancel(self) -> None:
-        """Ask the process to stop; ``onCancelled`` follows within a second."""
-        if not self._running:
-            return
-        waiting = self._cli.GetStatus() == self._cli.Scheduled
-        self._stop()
-        if waiting:  # the process may stand in the queue behind another module's: the user need not wait for that
-            qt.QTimer.singleShot(0, self._answerCancelled)
-
-    def waitForFinished(self) -> None:
-        """Return when the job is over; until then the application goes on handling events."""
-        while self._running:
-            slicer.app.processEvents()
-            time.sleep(0.01)
-
-    def abandon(self) -> None:
-        """Stop the process and call nothing back any more: the scene closes, or the application ends."""
-        if not self._running:
-            return
-        self._running = False
-        self._stop()
-        self._removeFolder()
-
-    def _launch(self, module: Any) -> None:
-        self._outputs = {name: self._newHiddenVolume() for name in self._wanted}
-        parameters = {
-            "inputVolume": self.inputVolume,
-            **self._outputs,
-            **self._settings,
-            "report": str(self._reportFile),
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **self._chosen,
             "staging": str(self._folder),  # removed with the folder, also when the process is killed while it writes
             "strength": 1.0,
             "dtype": "float32",
             "overwrite": True,  # the files are Slicer's own temporary ones
         }
-        self._cli = slicer.cli.run(module, None, parameters, wait_for_completion=False, update_display=False)
-        if self._cli is None:
-            raise RuntimeError(_("The module BrainDiffCorrect does not start: reinstall the BrainDiff extension."))
-        self._cli.SetHideFromEditors(True)
-        self._cli.SetSaveWithScene(False)
-        self._cli.StartContinuousOutputUpdate()
-        self._observe(self._cli, vtk.vtkCommand.ModifiedEvent, self._onCliModified)
-        self._observe(slicer.mrmlScene, slicer.vtkMRMLScene.StartCloseEvent, self._onSceneStartClose)
 
-    @property
-    def _reportFile(self) -> Path:
-        return self._folder / "report.json"
+    def _wanted(self) -> tuple[str, ...]:
+        return ("outputVolume", "differenceVolume", *(["disagreementVolume"] if self._disagreement else []))
 
-    @staticmethod
-    def _newHiddenVolume() -> slicer.vtkMRMLScalarVolumeNode:
-        node = slicer.vtkMRMLScalarVolumeNode()
-        node.SetName("BrainDiff run")
-        node.SetHideFromEditors(True)  # before it is added: the subject hierarchy looks only then
-        node.SetSaveWithScene(False)
-        return slicer.mrmlScene.AddNode(node)
-
-    def _observe(self, node: vtk.vtkObject, event: int, method: Callable[..., None]) -> None:
-        self._observers.append((node, node.AddObserver(event, method)))
-
-    def _onSceneStartClose(self, *_event: Any) -> None:
-        self.abandon()
-
-    def _onCliModified(self, *_event: Any) -> None:
-        status = self._cli.GetStatus()
-        if not status & self._cli.BusyMask:
-            self._removeObservers()
-            # not from inside the node's own event: the node is removed
-            qt.QTimer.singleShot(0, self._finish)
-        elif status == self._cli.Completing or status == self._cli.Cancelling:
-            return  # Slicer still needs the nodes
-        elif self._stopping:
-            self._cli.Cancel()  # asked for while Slicer wrote the input, which then forgets it
-        elif not self._inputIsThere():
-            self._stop()
-        elif status == self._cli.Running and self._onProgress is not None:
-            self._onProgress(self._cli.GetProgress() / 100, self._stage())
-
-    def _stop(self) -> None:
-        self._stopping = True
-        self._cli.Cancel()
-
-    def _voxelSum(self) -> str:
-        """A sum that another edit of the input's voxels changes."""
-        if self.inputVolume.GetImageData() is None:
-            return ""
-        array = np.ascontiguousarray(slicer.util.arrayFromVolume(self.inputVolume))
-        return f"{array.shape} {array.dtype} {hashlib.blake2b(array.data).hexdigest()}"
-
-    def _inputIsThere(self) -> bool:
-        return bool(slicer.mrmlScene.IsNodePresent(self.inputVolume))
-
-    def _stage(self) -> str:
-        """The stage that the process named last, by its tags or, where Slicer has removed those, in a plain line."""
-        text = TAGS_WITHOUT_STAGE.sub("\n", self._cli.GetOutputText())
-        return _lastLine(text)
-
-    def _finish(self) -> None:
-        """The process has ended and Slicer has read its files: take the result, tidy up, then tell."""
-        try:
-            answer = self._outcome() if self._running else None
-        finally:
-            self._running = False
-            self._cleanUp()
-        if answer is not None:
-            answer()
-
-    def _outcome(self) -> Callable[[], None]:
-        name = self.inputVolume.GetName()
-        if not self._inputIsThere():
-            return self._failure(_("{name} was removed from the scene: its correction was stopped.").format(name=name))
-        if self._stopping or self._cli.GetStatus() == self._cli.Cancelled:
-            return self._cancellation
-        if self._cli.GetStatus() != self._cli.Completed:
-            return self._failure(self._errorMessage())
-        if self._voxelSum() != self._given:
-            text = _("{name} changed while it was corrected: correct it again.")
-            return self._failure(text.format(name=name))
-        try:
-            finding = self._readFinding()
-        except (OSError, ValueError) as error:
-            logging.error("BrainDiff: the result could not be read: %s", error)
-            return self._failure(
-                _("The result for {name} could not be read: check the space for temporary files.").format(name=name)
-            )
-        seconds, device = (finding.report.get(key) for key in ("seconds", "device"))
-        logging.info("BrainDiff: corrected %s in %s s on %s", name, seconds, device)
-        return lambda: self._call(self._onFinished, finding)
-
-    def _readFinding(self) -> CorrectionFinding:
-        """Raises OSError or ValueError if something is missing or does not fit the input."""
+    def _result(self) -> CorrectionFinding:
         change, report = self._readArray("differenceVolume"), json.loads(self._reportFile.read_text(encoding="utf-8"))
-        asked = "disagreementVolume" in self._wanted
-        return CorrectionFinding(change, report, self._readArray("disagreementVolume") if asked else None)
+        finding = CorrectionFinding(
+            change, report, self._readArray("disagreementVolume") if self._disagreement else None
+        )
+        seconds, device = (report.get(key) for key in ("seconds", "device"))
+        logging.info("BrainDiff: corrected %s in %s s on %s", self.inputVolume.GetName(), seconds, device)
+        return finding
 
     def _readArray(self, name: str) -> np.ndarray:
         """The voxels of an output, float32 KJI, in memory of their own, 0 where the input has no measurement.
@@ -253,61 +74,3 @@ class CorrectionJob:
         if array.shape != expected:
             raise ValueError(f"{name} has the shape {array.shape}, the input {expected}")
         return np.nan_to_num(array, copy=False)
-
-    def _errorMessage(self) -> str:
-        name = self.inputVolume.GetName()
-        line = OWN_PREFIX.sub("", _lastLine(self._cli.GetErrorText()))
-        if not line:
-            return _("The correction of {name} ended without a message: see the error log.").format(name=name)
-        if INPUT_FILE.match(line) and NO_FILE in line:
-            kind = self.inputVolume.GetImageData().GetScalarTypeAsString()
-            text = _(
-                "3D Slicer could not write {name} to a file: cast its voxels ({kind}) to another type, for example with"
-                " Cast Scalar Volume, or free space for temporary files."
-            )
-            return text.format(name=name, kind=kind)
-        return INPUT_FILE.sub(lambda _match: name + ": ", line)
-
-    def _failure(self, message: str) -> Callable[[], None]:
-        return lambda: self._call(self._onFailed, message)
-
-    def _cancellation(self) -> None:
-        logging.info("BrainDiff: the correction of %s was canceled", self.inputVolume.GetName())
-        self._call(self._onCancelled)
-
-    def _answerCancelled(self) -> None:
-        if self._running:
-            self._running = False
-            self._cancellation()
-
-    @staticmethod
-    def _call(callback: Callable[..., None] | None, *arguments: Any) -> None:
-        if callback is not None:
-            callback(*arguments)
-
-    def _cleanUp(self) -> None:
-        self._removeObservers()
-        self._removeFolder()
-        for volume in self._outputs.values():
-            for node in (volume.GetDisplayNode(), volume.GetStorageNode(), volume):
-                self._removeNode(node)
-        self._removeNode(self._cli)
-
-    @staticmethod
-    def _removeNode(node: slicer.vtkMRMLNode | None) -> None:
-        if node is not None and slicer.mrmlScene.IsNodePresent(node):
-            slicer.mrmlScene.RemoveNode(node)
-
-    def _removeObservers(self) -> None:
-        while self._observers:
-            node, tag = self._observers.pop()
-            node.RemoveObserver(tag)
-
-    def _removeFolder(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _lastLine(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

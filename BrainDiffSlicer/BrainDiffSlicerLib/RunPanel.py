@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,12 @@ LOCKED_WHILE_RUNNING = (
 
 
 class RunPanel:
-    """Runs one correction at a time.
+    """Runs one correction at a time; busy from the click on, as an installation may come first, which handles events.
 
     ui          the panel's widgets by name: applyButton, progressBar, stageLabel, messageLabel and LOCKED_WHILE_RUNNING
-    start       starts a correction and returns its job; takes the callbacks onProgress, onFinished, onFailed and
-                onCancelled of ``BrainDiffSlicerLogic.process``, and raises ValueError or RuntimeError if it cannot
+    start       starts a correction and returns its job; takes ``onStage`` for what it does before, and the callbacks
+                onProgress, onFinished, onFailed and onCancelled of ``BrainDiffSlicerLogic.process``, and raises if it
+                cannot
     onFinished  called with the CorrectionOutputs
     """
 
@@ -30,13 +32,14 @@ class RunPanel:
     ) -> None:
         self._ui, self._start, self._onOutputs = ui, start, onFinished
         self._job: CorrectionJob | None = None
+        self._preparing = False
         self._problem = ""
         ui.applyButton.clicked.connect(self._onApplyButton)
 
     @property
     def running(self) -> bool:
-        """Whether a correction is running."""
-        return self._job is not None
+        """Whether a correction is running, or about to."""
+        return self._preparing or self._job is not None
 
     def setProblem(self, problem: str) -> None:
         """Tell why there can be no correction now, in one line; empty if there can."""
@@ -56,6 +59,8 @@ class RunPanel:
         self._update()
 
     def _onApplyButton(self) -> None:
+        if self._preparing:
+            return
         if self._job:
             self._ui.applyButton.enabled = False
             self._ui.stageLabel.text = _("Canceling")
@@ -63,8 +68,11 @@ class RunPanel:
             return
         self.say("")
         self._onProgress(0.0, _("Starting"))
+        self._preparing = True
+        self._update()
         try:
             job = self._start(
+                onStage=lambda stage: self._onProgress(0.0, stage),
                 onProgress=self._onProgress,
                 onFinished=self._onFinished,
                 onFailed=self._onFailed,
@@ -73,7 +81,12 @@ class RunPanel:
             self._job = job if job.running else None
         except (ValueError, RuntimeError) as error:
             self.say(str(error))
-        self._update()
+        except Exception as error:  # no room for files, no more processes
+            logging.exception("BrainDiff: the correction could not be started")
+            self.say(_("The correction could not be started: {error}").format(error=" ".join(str(error).split())))
+        finally:
+            self._preparing = False
+            self._update()
 
     def _onProgress(self, share: float, stage: str) -> None:
         self._ui.progressBar.value = int(100 * share)
@@ -96,10 +109,11 @@ class RunPanel:
 
     def _update(self) -> None:
         running = self.running
-        self._ui.applyButton.text = _("Cancel") if running else _("Correct motion")
+        self._ui.applyButton.text = _("Cancel") if self._job else _("Correct motion")
         ready = self._problem or _("Make a corrected volume; the input is kept")
         self._ui.applyButton.toolTip = _("Stop the correction") if running else ready
-        self._ui.applyButton.enabled = running or not self._problem
+        self._ui.applyButton.enabled = bool(self._job) or not (self._preparing or self._problem)
+        self._ui.progressBar.maximum = 0 if self._preparing else 100  # 0: it takes time, nobody knows how much
         self._ui.progressBar.visible = self._ui.stageLabel.visible = running
         for name in LOCKED_WHILE_RUNNING:
             getattr(self._ui, name).enabled = not running
@@ -108,9 +122,9 @@ class RunPanel:
     def _summary(report: dict[str, Any]) -> str:
         text = _("{model} {version} changed {share} of the intensity in the head, in {seconds} s on {device}.")
         return text.format(
-            model=report["model"],
-            version=report["model_version"],
-            share=f"{report['changed_share']:.1%}",
-            seconds=f"{report['seconds']:.1f}",
-            device=report["device"],
+            model=report.get("model"),
+            version=report.get("model_version"),
+            share=f"{report.get('changed_share') or 0.0:.1%}",
+            seconds=f"{report.get('seconds') or 0.0:.1f}",
+            device=report.get("device"),
         )

@@ -19,9 +19,7 @@ SHAPE = (192, 256, 256)
 
 def measure(model: str) -> dict[str, float]:
     """Seconds of ``correct`` and peak memory in GiB of a fresh process that corrects one volume."""
-    output = subprocess.run(
-        [sys.executable, __file__, model], capture_output=True, text=True, check=True
-    ).stdout
+    output = subprocess.run([sys.executable, __file__, model], capture_output=True, text=True, check=True).stdout
     return json.loads(output)
 
 
@@ -32,9 +30,7 @@ def _correct_one(model: str) -> dict[str, float]:
     from BrainDiffLogic.volume import Volume
 
     rng = np.random.default_rng(0)
-    grid = np.linalg.norm(
-        np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")), axis=0
-    )
+    grid = np.linalg.norm(np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")), axis=0)
     head = Volume(np.where(grid < 0.9, 500 + 100 * rng.normal(size=SHAPE), 10).astype(np.int16), np.eye(4))
     report = correct(head, model, device="cpu", gate=False, force=True).report  # a ball of noise is no head
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

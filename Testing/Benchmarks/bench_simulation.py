@@ -26,9 +26,7 @@ LARGEST_RATIO = 1.5
 
 def a_large_head() -> Volume:
     """An ellipsoid with texture, air around it, 1 mm voxels."""
-    axes = np.meshgrid(
-        *(np.linspace(-1.2, 1.2, size, dtype=np.float32) for size in SHAPE), indexing="ij", sparse=True
-    )
+    axes = np.meshgrid(*(np.linspace(-1.2, 1.2, size, dtype=np.float32) for size in SHAPE), indexing="ij", sparse=True)
     radius = sum(axis**2 for axis in axes)
     texture = 500 + 100 * np.sin(20 * axes[0]) * np.cos(25 * axes[1]) + 100 * np.sin(15 * axes[2])
     affine = np.eye(4)

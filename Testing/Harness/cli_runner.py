@@ -71,6 +71,7 @@ class _Run(QtCore.QObject):
     def __init__(self, logic: CLILogic, node: CommandLineModuleNode):
         super().__init__()
         self.logic, self.node, self.process, self.pipes_open = logic, node, None, 2
+        self.begun = False
         self.out, self.err, self.plain = "", "", ""
         self.to_read: list[tuple[str, Path]] = []
         self.files: set[Path] = set()
@@ -80,6 +81,7 @@ class _Run(QtCore.QObject):
 
     def begin(self) -> None:
         """What ApplyTask does when its turn comes."""
+        self.begun = True
         if self not in self.logic.runs:  # the application has ended meanwhile
             return
         if self.node.GetStatus() in (Base.Cancelling, Base.Cancelled):
@@ -215,6 +217,9 @@ class _Run(QtCore.QObject):
             for path in self.files:
                 path.unlink(missing_ok=True)
         self.logic.runs.remove(self)
+        if self in waiting:
+            waiting.remove(self)
+            QtCore.QTimer.singleShot(0, _begin_next)
         self.node.SetStatus(status)
 
 
@@ -238,8 +243,8 @@ class CLILogic:
         """Only Windows has such windows."""
 
     def Apply(self, node: CommandLineModuleNode, update_display: bool = True) -> None:
-        run = self._schedule(node, update_display)
-        QtCore.QTimer.singleShot(0, run, run.begin)
+        waiting.append(self._schedule(node, update_display))
+        QtCore.QTimer.singleShot(0, _begin_next)
 
     def ApplyAndWait(self, node: CommandLineModuleNode, update_display: bool = True) -> None:
         run = self._schedule(node, update_display)
@@ -257,6 +262,7 @@ class CLILogic:
             for path in run.files:
                 path.unlink(missing_ok=True)
             self.runs.remove(run)
+        waiting.clear()
 
     def _schedule(self, node: CommandLineModuleNode, update_display: bool) -> _Run:
         node.SetAttribute("UpdateDisplay", "true" if update_display else "false")
@@ -265,6 +271,15 @@ class CLILogic:
         node.SetStatus(Base.Scheduled)
         self.runs.append(_Run(self, node))
         return self.runs[-1]
+
+
+waiting: list[_Run] = []
+"""What Slicer's one processing thread has to do, of all modules; the first is done now."""
+
+
+def _begin_next() -> None:
+    if waiting and not waiting[0].begun:
+        waiting[0].begin()
 
 
 def last_tag(text: str, name: str) -> str:

@@ -25,9 +25,7 @@ def child(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "BrainDiffLogic.commands.main", *(str(argument) for argument in arguments)]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
-    )
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
 
 
 def listing(folder: Path) -> dict[str, int]:

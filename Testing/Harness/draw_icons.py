@@ -1,6 +1,6 @@
 """Draws the icons of the extension and of its module: a head, ghosted by motion on the left, clear on the right.
 
-    python Testing/Harness/draw_icons.py
+python Testing/Harness/draw_icons.py
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import importlib.metadata
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import slicer
@@ -19,15 +20,19 @@ class Installer:
     absent   packages that seem not to be installed
     outcome  "succeeds", "declined" (the user says no) or "offline" (pip fails)
     asked    what pip_ensure, pip_install and installTorch were called with
+    during   called while something is installed, when Slicer handles events
     """
 
     def __init__(self):
         self.absent: set[str] = set()
         self.outcome = "succeeds"
         self.asked: list[tuple[str, object]] = []
+        self.during: Callable[[], None] = lambda: None
 
     def install(self, how: str, what: object, names: list[str]) -> None:
         self.asked.append((how, what))
+        slicer.app.processEvents()
+        self.during()
         if self.outcome == "offline":
             raise subprocess.CalledProcessError(1, ["pip", "install", *names])
         if self.outcome == "succeeds":

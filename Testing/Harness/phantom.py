@@ -54,17 +54,13 @@ class Phantom:
         gauss = np.exp(-2 * (np.pi * self.blur) ** 2 * (k**2).sum(axis=-1))
         return gauss * sum(part.spectrum(k) for part in self.parts)
 
-    def moved_spectrum(
-        self, k: np.ndarray, turn: np.ndarray, shift: np.ndarray, centre: np.ndarray
-    ) -> np.ndarray:
+    def moved_spectrum(self, k: np.ndarray, turn: np.ndarray, shift: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """The transform when each point x has moved to turn (x - centre) + centre + shift."""
         there = k @ (centre + shift)
         back = k @ turn  # R^T k
         return np.exp(-2j * np.pi * (there - back @ centre)) * self.spectrum(back)
 
-    def kspace(
-        self, shape: tuple[int, int, int], affine: np.ndarray, poses: dict | None = None
-    ) -> np.ndarray:
+    def kspace(self, shape: tuple[int, int, int], affine: np.ndarray, poses: dict | None = None) -> np.ndarray:
         """Its samples on a grid in the conventions of ``fftn(image)``.
 
         poses  None (still), or axis (array axis of the lines), rows (pose of each line in FFT order), turns

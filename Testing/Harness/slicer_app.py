@@ -66,6 +66,17 @@ class ModuleManager(qt.QObject):
     moduleAboutToBeUnloaded = QtCore.Signal(str)
 
 
+class ExtensionsManagerModel:
+    """Installs extensions that nobody gets: what was asked for is kept."""
+
+    def __init__(self):
+        self.interactive, self.installed, self.online = True, [], True
+
+    def installExtensionFromServer(self, name: str, restart: bool = True, update: bool = False) -> bool:
+        self.installed.append((name, restart, self.interactive))
+        return self.online
+
+
 class App(qt.QObject):
     """What scripts ask of the application."""
 
@@ -88,6 +99,7 @@ class App(qt.QObject):
         shutil.rmtree(self.temporaryPath, ignore_errors=True)
         Path(self.temporaryPath).mkdir(exist_ok=True)
         self.testing, self.messages, self.installer = False, Messages(), Installer()
+        self._extensions = ExtensionsManagerModel()
         self._io = CoreIOManager()
         SampleDataLogic.registered.clear()
         SampleDataLogic.categories.clear()
@@ -110,6 +122,9 @@ class App(qt.QObject):
 
     def layoutManager(self):
         return self._layout_manager
+
+    def extensionsManagerModel(self) -> ExtensionsManagerModel:
+        return self._extensions
 
     def moduleManager(self) -> ModuleManager:
         return self._manager

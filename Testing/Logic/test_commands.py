@@ -119,9 +119,7 @@ def test_quality_as_json_is_nothing_but_json(a_scan: Path) -> None:
     assert facts["metrics"]["tenengrad"] > 0
 
 
-def test_quality_in_a_mask_differs_from_that_in_the_head(
-    a_scan: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_quality_in_a_mask_differs_from_that_in_the_head(a_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = read_volume(a_scan)
     mask = np.zeros(volume.shape, np.uint8)
     mask[16:32, 16:40, 16:36] = 1
@@ -133,9 +131,7 @@ def test_quality_in_a_mask_differs_from_that_in_the_head(
 
 
 @pytest.mark.parametrize("option", ["--reference", "--mask"])
-def test_another_grid_is_refused_in_one_line(
-    a_scan: Path, capfd: pytest.CaptureFixture[str], option: str
-) -> None:
+def test_another_grid_is_refused_in_one_line(a_scan: Path, capfd: pytest.CaptureFixture[str], option: str) -> None:
     volume = read_volume(a_scan)
     write_volume(Volume(volume.array[1:], volume.affine), a_scan.parent / "other.nii")
     arguments = ["quality", a_scan, option, a_scan.parent / "other.nii"]

@@ -166,9 +166,7 @@ def test_a_still_head_comes_back_bit_for_bit_with_the_reason():
     assert found.report["gate"] == "returned unchanged" and "returned unchanged" in found.report["notes"][-1]
 
 
-def joined(
-    monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | None = None, **options: Any
-) -> Correction:
+def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | None = None, **options: Any) -> Correction:
     """The scan corrected by physics and a network that takes ``seen`` off the scan, and nothing off what is left."""
     answers = iter((-seen.astype(np.float32), np.zeros(seen.shape, np.float32)))
     decision = Decision("corrected", {"gate": "corrected"}, [])

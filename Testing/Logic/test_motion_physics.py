@@ -86,9 +86,7 @@ def relative(samples: np.ndarray, truth: np.ndarray) -> float:
 @pytest.mark.parametrize("pe_axis", ["AP", "SI", "LR"])
 def test_without_motion_the_image_is_the_input(a_grid, pe_axis):
     shape, affine = a_grid
-    image = np.random.default_rng(0).random(
-        shape, dtype=np.float32
-    )  # energy at all frequencies, Nyquist included
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)  # energy at all frequencies, Nyquist included
     axis = phase_encode_axis(affine, pe_axis)
     kspace = moved_kspace(image, affine, the_same_pose(shape[axis]), axis, CENTRE)
     assert worst(kspace, np.fft.fftn(image)) < 1e-4
@@ -119,9 +117,7 @@ def test_one_pose_for_all_lines_gives_the_moved_phantom(rotation, translation):
     shape, matrix = GRIDS["oblique, anisotropic"]
     volume, trajectory = a_phantom_volume(shape, matrix), the_same_pose(shape[1], translation, rotation)
     truth = PHANTOM.image(shape, volume.affine, closed_form(shape, volume.affine, 1, trajectory))
-    assert (
-        worst(simulated(volume, trajectory), truth) < 3e-3
-    )  # the phantom's energy beyond the band that turns in
+    assert worst(simulated(volume, trajectory), truth) < 3e-3  # the phantom's energy beyond the band that turns in
 
 
 @pytest.mark.parametrize("pe_axis", ["AP", "SI", "LR"])
@@ -133,9 +129,7 @@ def test_a_pose_for_each_line_samples_the_closed_form_transform_in_that_pose(a_g
     truth = PHANTOM.kspace(shape, affine, closed_form(shape, affine, axis, trajectory))
     still = PHANTOM.kspace(shape, affine)
     assert worst(kspace, truth) < 1e-4
-    assert np.linalg.norm(kspace - truth) < 5e-3 * np.linalg.norm(
-        truth - still
-    )  # of the artifact, not of the image
+    assert np.linalg.norm(kspace - truth) < 5e-3 * np.linalg.norm(truth - still)  # of the artifact, not of the image
 
 
 def test_the_samples_agree_with_the_direct_transform_at_200_random_points():
@@ -176,9 +170,7 @@ def test_motion_keeps_the_energy_up_to_the_corners_of_kspace(name, a_head):
     still = np.linalg.norm(a_head.array)
     assert np.linalg.norm(moved) == pytest.approx(still, rel=0.02)
     shifted = Trajectory(trajectory.translations, np.zeros_like(trajectory.rotations))
-    assert np.linalg.norm(simulate_motion(a_head, shifted, align=False).moved.array) == pytest.approx(
-        still, rel=1e-4
-    )
+    assert np.linalg.norm(simulate_motion(a_head, shifted, align=False).moved.array) == pytest.approx(still, rel=1e-4)
 
 
 def middle_of_mass(volume: Volume, image: np.ndarray) -> np.ndarray:
@@ -203,9 +195,7 @@ def test_turns_have_the_signs_of_the_patient_axes(grid, rotation, direction):
     if rotation[1]:  # what lies on the axis of the roll shows nothing: look at the top of the head
         part = Phantom((Ellipsoid((0, 0, 13), (3, 3, 3), 500),))
     volume = a_phantom_volume(shape, matrix, part)
-    moved = simulated(
-        volume, the_same_pose(shape[phase_encode_axis(volume.affine, "AP")], (0, 0, 0), rotation)
-    )
+    moved = simulated(volume, the_same_pose(shape[phase_encode_axis(volume.affine, "AP")], (0, 0, 0), rotation))
     start = middle_of_mass(volume, volume.array)
     went = middle_of_mass(volume, moved) - start
     assert went @ direction > 1.5
@@ -311,9 +301,7 @@ def test_noise_is_rician_and_the_reference_carries_the_same(a_head):
 def test_a_scan_in_which_nobody_moves_stays_as_it_is(a_head):
     for array in (a_head.array, a_head.array - 100, a_head.array.astype(np.int16)):
         volume = a_head.with_array(array)
-        result = simulate_motion(
-            volume, the_same_pose(20, (3, 2, 1), (4, 5, 6), None)
-        )  # a pose, but no motion
+        result = simulate_motion(volume, the_same_pose(20, (3, 2, 1), (4, 5, 6), None))  # a pose, but no motion
         assert result.severity == pytest.approx(0, abs=1e-6)
         assert worst(result.moved.array, array.astype(np.float32)) < 2e-4
         assert np.array_equal(result.reference.array, array.astype(np.float32))
@@ -326,8 +314,7 @@ def test_the_phase_of_the_object_moves_with_it(a_head):
     shift = np.zeros((56, 3))
     shift[:10] = 3
     with_phase, without = (
-        simulate_motion(a_head, Trajectory(shift, 0 * shift), phase=p, align=False).moved.array
-        for p in (phase, None)
+        simulate_motion(a_head, Trajectory(shift, 0 * shift), phase=p, align=False).moved.array for p in (phase, None)
     )
     assert worst(with_phase, without) > 0.01
 
@@ -335,9 +322,7 @@ def test_the_phase_of_the_object_moves_with_it(a_head):
 @pytest.mark.parametrize("shape", [(2, 3, 1), (1, 20, 24), (20, 1, 2), (5, 6, 7)])
 def test_volumes_of_few_slices_can_be_moved(shape):
     array = np.random.default_rng(0).random(shape, dtype=np.float32)
-    result = simulate_motion(
-        Volume(array, np.eye(4)), preset("tremor", 40, seed=1), "LR" if shape[1] == 1 else "AP"
-    )
+    result = simulate_motion(Volume(array, np.eye(4)), preset("tremor", 40, seed=1), "LR" if shape[1] == 1 else "AP")
     assert np.isfinite(result.moved.array).all()
 
 
@@ -362,9 +347,7 @@ def test_alignment_cuts_the_error_of_a_scan_with_motion(a_head):
     inside, gains = a_head.array > 0, []
     for name, seed in product(["drift", "steps", "swallow"], range(2)):
         trajectory = with_severity(preset(name, 56, seed), 1.0)
-        plain, back = (
-            simulate_motion(a_head, trajectory, align=align).moved.array for align in (False, True)
-        )
+        plain, back = (simulate_motion(a_head, trajectory, align=align).moved.array for align in (False, True))
         gains.append(np.abs(back - a_head.array)[inside].mean() / np.abs(plain - a_head.array)[inside].mean())
     assert max(gains) < 1.01
     assert np.mean(gains) < 0.95, gains

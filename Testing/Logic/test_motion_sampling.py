@@ -56,9 +56,7 @@ def test_the_two_sides_of_a_real_image_are_conjugate(axis: int, share: float) ->
 @given(axes, st.sampled_from([2, 3]), st.floats(0.01, 0.5))
 def test_a_constant_error_of_what_is_filled_in_is_a_faint_copy(axis: int, reduction: int, error: float) -> None:
     """Without calibration lines: the comb of acquired lines is the mean of ``reduction`` displaced images."""
-    sampling = Sampling(
-        reduction=reduction, calibration_lines=0, fill_error=np.full(SHAPE, error, dtype=np.complex64)
-    )
+    sampling = Sampling(reduction=reduction, calibration_lines=0, fill_error=np.full(SHAPE, error, dtype=np.complex64))
     size = SHAPE[axis]
     copies = sum(np.roll(IMAGE, n * size // reduction, axis) for n in range(reduction)) / reduction
     expected = IMAGE + error * (IMAGE - copies)

@@ -61,13 +61,9 @@ def test_csv_columns_come_in_any_order_in_radians_and_beside_others(tmp_path):
 
 def test_uneven_times_are_resampled_to_even_ones(tmp_path):
     head = "time_s,tx_mm,ty_mm,tz_mm,rx_deg,ry_deg,rz_deg\n"
-    even = read_trajectory(
-        a_file(tmp_path, "even.csv", head + "0,0,0,0,0,0,0\n1,5,0,0,1,0,0\n2,4,0,0,4,0,0\n")
-    )
+    even = read_trajectory(a_file(tmp_path, "even.csv", head + "0,0,0,0,0,0,0\n1,5,0,0,1,0,0\n2,4,0,0,4,0,0\n"))
     np.testing.assert_allclose(even.translations[:, 0], [0, 5, 4])
-    uneven = read_trajectory(
-        a_file(tmp_path, "uneven.csv", head + "0,0,0,0,0,0,0\n3,3,0,0,6,0,0\n4,4,0,0,8,0,0\n")
-    )
+    uneven = read_trajectory(a_file(tmp_path, "uneven.csv", head + "0,0,0,0,0,0,0\n3,3,0,0,6,0,0\n4,4,0,0,8,0,0\n"))
     np.testing.assert_allclose(uneven.translations[:, 0], [0, 2, 4])
     np.testing.assert_allclose(uneven.rotations[:, 0], [0, 4, 8])
 

@@ -130,10 +130,7 @@ def test_scaling_multiplies_the_angle_of_each_turn_about_its_own_axis(seed, fact
     trajectory = Trajectory(rng.normal(size=(9, 3)), 15 * rng.normal(size=(9, 3)))
     np.testing.assert_allclose(scaled(trajectory, factor).translations, factor * trajectory.translations)
     angles = [np.arccos((np.trace(m) - 1) / 2) for m in rigid.rotation_matrices(trajectory.rotations)]
-    larger = [
-        np.arccos((np.trace(m) - 1) / 2)
-        for m in rigid.rotation_matrices(scaled(trajectory, factor).rotations)
-    ]
+    larger = [np.arccos((np.trace(m) - 1) / 2) for m in rigid.rotation_matrices(scaled(trajectory, factor).rotations)]
     expected = np.abs((factor * np.array(angles) + np.pi) % (2 * np.pi) - np.pi)
     np.testing.assert_allclose(larger, expected, atol=1e-6)
 
@@ -203,9 +200,7 @@ def test_a_nod_is_a_pitch_about_the_neck(seed):
     centre = np.linalg.norm(trajectory.translations, axis=1)
     top = int(np.argmax(trajectory.rotations[:, 0]))
     assert np.linalg.norm(neck[top]) < 0.25 * centre[top]
-    assert (
-        trajectory.translations[top, 1] < -5
-    )  # +pitch lifts the nose: the centre, above the neck, goes back
+    assert trajectory.translations[top, 1] < -5  # +pitch lifts the nose: the centre, above the neck, goes back
 
 
 def test_steps_are_constant_between_their_changes():

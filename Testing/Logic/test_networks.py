@@ -215,9 +215,7 @@ def test_neighbouring_slices_reach_the_residual() -> None:
         ("rmman", {"channels": [8, 16]}, "3 channel numbers"),
     ],
 )
-def test_wrong_configuration_is_refused_in_one_line(
-    family: str, arguments: dict[str, Any], message: str
-) -> None:
+def test_wrong_configuration_is_refused_in_one_line(family: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:
         build(family, arguments)
     assert "\n" not in str(refusal.value)
@@ -377,9 +375,7 @@ def test_compact_attention_unet_has_the_normalisation_asked_for_gates_included(n
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
 @pytest.mark.parametrize("activation", ["relu", "leaky-relu", "silu"])
 def test_compact_attention_unet_runs_with_every_activation(upsampling: str, activation: str) -> None:
-    corrector = a_corrector(
-        "attention-unet", "compact", upsampling=upsampling, activation=activation, zero_init=False
-    )
+    corrector = a_corrector("attention-unet", "compact", upsampling=upsampling, activation=activation, zero_init=False)
     assert corrector(slices_for(corrector)).std() > 0
 
 

@@ -89,9 +89,7 @@ def test_a_method_that_refuses_a_scan_of_a_check_has_not_passed_it_and_stops_not
     assert counted_alike == {"picky": {"passed": 0, "of": 3}, "do nothing": {"passed": 1, "of": 3}}
 
 
-def test_what_is_done_is_not_done_again(
-    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     heads = [folded_head(whole=False)]
     first = run_safety({"do nothing": nothing}, heads, tmp_path).read_text()
     assert counted == ["size", "infinite"]

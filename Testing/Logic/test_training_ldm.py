@@ -287,9 +287,7 @@ def test_two_processes_compute_the_gradients_of_one(phase: str, a_store: Path, a
     """Adam's running mean of the gradients after one step is a tenth of the gradient."""
     moments = []
     for devices in ("1", "2"):
-        run = command(
-            a_store, a_vae, tmp_path / devices, "--devices", devices, phase=phase, epochs=1, epoch_steps=1
-        )
+        run = command(a_store, a_vae, tmp_path / devices, "--devices", devices, phase=phase, epochs=1, epoch_steps=1)
         process = child(run)
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr

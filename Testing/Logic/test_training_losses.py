@@ -129,9 +129,7 @@ def test_a_stage_weighs_its_pairs_as_its_balance_says(balance: bool, share: floa
     module = SupervisedCorrection(build("attention-unet", TINY["attention-unet"]), tiny(stages=[stage]))
     clean = images(2, 32, 32)
     moved = clean.expand(2, 3, 32, 32) + torch.tensor([0.1, 1.0]).reshape(2, 1, 1, 1)
-    both, severe = (
-        float(module.training_step({"moved": moved[n:], "clean": clean[n:]}, 0)) * (2 - n) for n in (0, 1)
-    )
+    both, severe = (float(module.training_step({"moved": moved[n:], "clean": clean[n:]}, 0)) * (2 - n) for n in (0, 1))
     assert 1 - severe / both == pytest.approx(share, rel=0.05)
 
 

@@ -134,9 +134,9 @@ def test_exported_weights_load_and_correct_and_their_card_has_the_numbers_of_the
     assert facts["stages"][0]["loss"] == {"l1": 1.0}
     assert facts["learning_curve"] == {}  # it ended before the first validation
     assert "initial" not in facts
-    again = export(
-        configuration, checkpoint, tmp_path / "on.safetensors", a_data_folder, tmp_path / "own.safetensors"
-    )["training"]["initial"]
+    again = export(configuration, checkpoint, tmp_path / "on.safetensors", a_data_folder, tmp_path / "own.safetensors")[
+        "training"
+    ]["initial"]
     assert again == {"name": "own", "sha256": card["sha256"], "training": facts}
     correction = correct(a_data_folder / "heads" / "three_T1w.nii.gz", tmp_path / "own.safetensors", force=True)
     assert np.isfinite(correction.corrected.array).all()

@@ -99,9 +99,7 @@ def test_one_subject_cannot_be_trained_and_validated_on(a_store: Path) -> None:
     assert not len(validation)
 
 
-@given(
-    steps=st.integers(1, 4), parts=st.integers(1, 3), processes=st.integers(1, 3), share=st.integers(1, 3)
-)
+@given(steps=st.integers(1, 4), parts=st.integers(1, 3), processes=st.integers(1, 3), share=st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
 def test_the_shares_of_all_processes_and_parts_are_the_batches_of_one_process(
     steps: int, parts: int, processes: int, share: int

@@ -121,3 +121,12 @@ def write_small_cli(folder: Path, name: str = "Tiny") -> Path:
     (folder / f"{name}.xml").write_text(DESCRIPTION)
     (folder / f"{name}.py").write_text(SCRIPT)
     return folder / f"{name}.py"
+
+
+def a_waiting_module(a_slicer, folder: Path):
+    """A CLI module without parameters that runs until it is stopped."""
+    script = folder / "Waiting.py"
+    script.write_text("#!/usr/bin/env python-real\nimport time\ntime.sleep(60)\n", encoding="utf-8")
+    description = "<executable><title>Waiting</title><parameters></parameters></executable>"
+    script.with_suffix(".xml").write_text(description, encoding="utf-8")
+    return a_slicer.add_cli(script)

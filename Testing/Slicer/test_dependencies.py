@@ -48,16 +48,61 @@ def test_nothing_is_asked_where_all_is_installed(the_installer, the_dependencies
 
 
 def test_what_is_missing_is_named_with_its_version(the_dependencies):
-    assert the_dependencies.missing() == ["torch>=2.4", *OTHERS]
+    assert the_dependencies.missing() == ["torch>=2.2", *OTHERS]
 
 
 def test_pytorch_comes_first_and_after_asking_and_the_rest_follows(the_installer, the_dependencies):
-    the_dependencies.ensure()
+    stages = []
+    the_dependencies.ensure(stages.append)
     assert the_installer.asked == [
-        ("installTorch", {"askConfirmation": True, "torchVersionRequirement": ">=2.4"}),
+        ("installTorch", {"askConfirmation": False, "torchVersionRequirement": ">=2.2"}),
         ("pip_ensure", OTHERS),
     ]
     assert the_dependencies.missing() == []
+    assert stages[0].startswith("Installing PyTorch (once, about ") and stages[0].endswith(" MB)")
+
+
+def test_one_question_names_the_packages_and_the_size(a_slicer, the_dependencies, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    the_dependencies.ensure()
+    (question,) = a_slicer.messages.shown
+    assert "torch>=2.2, monai>=1.4, nibabel>=5.2" in question and "about 260 MB" in question
+
+
+def test_a_card_of_nvidia_makes_the_download_larger(a_slicer, the_dependencies, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
+    the_dependencies.ensure()
+    assert "about 3060 MB" in a_slicer.messages.shown[0]
+
+
+def test_a_second_installation_during_the_first_is_refused(the_installer, the_dependencies):
+    from BrainDiffSlicerLib.Dependencies import Dependencies
+
+    refused = []
+    the_installer.during = lambda: refused.append(refusal(Dependencies(the_dependencies._requirementsFile)))
+    the_dependencies.ensure()
+    assert len(refused) == 2 and all("already" in line for line in refused)
+    assert asked(the_installer) == ["installTorch", "pip_ensure"]
+    the_installer.absent = {"monai"}
+    the_installer.during = lambda: None
+    the_dependencies.ensure()  # the first has ended, so this one may
+    assert asked(the_installer)[2:] == ["pip_ensure"]
+
+
+def test_a_mac_gets_pytorch_2_2_with_what_goes_with_it(a_slicer, the_installer, the_dependencies, monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    the_installer.absent = {"torch", "monai", "numpy"}
+    assert {"monai>=1.4,<1.5", "numpy<2"} <= set(the_dependencies._others())
+    kept = []
+    monkeypatch.setattr(
+        "BrainDiffSlicerLib.Packages.Packages.install",
+        lambda _what, keep: kept.extend(keep) or the_installer.absent.clear(),
+    )
+    monkeypatch.setattr(the_dependencies, "missing", lambda: ["torch>=2.2"] if the_installer.absent else [])
+    the_dependencies.ensure()
+    assert "ends at 2.2.2 and needs numpy below 2" in a_slicer.messages.shown[0]
+    assert "numpy" not in kept and "torch" in kept
 
 
 def test_no_package_may_replace_what_slicer_and_pytorch_bring(the_dependencies, monkeypatch):
@@ -79,16 +124,13 @@ def test_pytorch_that_is_there_is_not_installed_again(the_installer, the_depende
     assert asked(the_installer) == ["pip_ensure"]
 
 
-def test_a_user_who_declines_pytorch_is_not_asked_on(the_installer, the_dependencies):
-    the_installer.outcome = "declined"
-    assert refusal(the_dependencies) == "Nothing was installed. A correction needs torch>=2.4."
-    assert asked(the_installer) == ["installTorch"]
-
-
-def test_a_user_who_declines_the_packages_is_told_which_are_needed(the_installer, the_dependencies):
-    the_installer.absent -= {"torch"}
-    the_installer.outcome = "declined"
-    assert refusal(the_dependencies) == "Nothing was installed. A correction needs monai>=1.4, nibabel>=5.2."
+@pytest.mark.parametrize("installed", [set(), {"torch"}])
+def test_a_user_who_declines_is_told_what_is_needed(a_slicer, the_installer, the_dependencies, installed):
+    the_installer.absent -= installed
+    a_slicer.messages.answers = [False]
+    needed = [*([] if installed else ["torch>=2.2"]), *OTHERS]
+    assert refusal(the_dependencies) == f"Nothing was installed. A correction needs {', '.join(needed)}."
+    assert the_installer.asked == []
 
 
 @pytest.mark.parametrize("installed", [set(), {"torch"}])
@@ -96,26 +138,80 @@ def test_an_offline_computer_is_told_to_check_the_connection(the_installer, the_
     the_installer.absent -= installed
     the_installer.outcome = "offline"
     assert "internet connection" in refusal(the_dependencies)
-    assert len(the_installer.asked) == 1
+    assert len(the_installer.asked) == 1 and "pip" in refusal(the_dependencies)  # the reason
 
 
-def test_without_the_pytorch_extension_it_says_where_to_get_it(the_installer, the_dependencies, monkeypatch):
+def test_without_the_pytorch_extension_it_says_where_to_get_it(a_slicer, the_installer, the_dependencies, monkeypatch):
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)  # what an import of a missing module finds
+    a_slicer.messages.answers = [False]
     message = refusal(the_dependencies)
     assert "PyTorch extension" in message
     assert "Extensions Manager" in message
+    assert the_installer.asked == [] and a_slicer.app.extensionsManagerModel().installed == []
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_the_missing_pytorch_extension_is_installed_if_the_user_agrees(
+    a_slicer, the_installer, the_dependencies, monkeypatch, online
+):
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    manager = a_slicer.app.extensionsManagerModel()
+    manager.online = online
+    message = refusal(the_dependencies)
+    assert manager.installed == [("PyTorch", False, False)] and manager.interactive
+    assert ("restart Slicer, and press Correct motion again" in message) == online
     assert the_installer.asked == []
+    assert not a_slicer.app.property("BrainDiffInstalling")
+
+
+@pytest.fixture
+def slicer_5_10(a_slicer, monkeypatch):
+    """Slicer before it had ``slicer.packaging``; what its pip is asked for is kept."""
+    import slicer
+
+    given = []
+
+    def pip_install(arguments):
+        given.append((arguments[2:], Path(arguments[1]).read_text(encoding="utf-8")))
+        slicer.app.installer.absent.clear()
+
+    monkeypatch.delattr(slicer, "packaging")
+    monkeypatch.setattr(slicer.util, "pip_install", pip_install, raising=False)
+    monkeypatch.setattr("importlib.metadata.version", _versions(slicer.app.installer))
+    return given
+
+
+def _versions(installer):
+    import importlib.metadata
+
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name.lower() in installer.absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    return version
+
+
+def test_slicer_5_10_installs_the_same_and_keeps_its_own_packages(slicer_5_10, the_installer, the_dependencies):
+    the_installer.absent = {"monai"}
+    assert the_dependencies.missing() == ["monai>=1.4"]
+    the_dependencies.ensure()
+    ((asked_for, pins),) = slicer_5_10
+    assert asked_for == ["monai>=1.4"]
+    assert any(line.startswith("torch==") for line in pins.splitlines()) and "numpy==" in pins
 
 
 def test_in_testing_mode_nothing_is_asked_or_installed(a_slicer, the_installer, the_dependencies):
     a_slicer.app.testing = True
-    assert "torch>=2.4" in refusal(the_dependencies)
+    assert "torch>=2.2" in refusal(the_dependencies)
     assert the_installer.asked == []
 
 
 def test_a_check_asks_nothing_and_names_what_is_missing(the_installer, the_dependencies):
     from BrainDiffSlicerLib.Dependencies import DependencyError
 
-    with pytest.raises(DependencyError, match=r"torch>=2\.4, monai>=1\.4"):
+    with pytest.raises(DependencyError, match=r"torch>=2\.2, monai>=1\.4"):
         the_dependencies.check()
     assert the_installer.asked == []

@@ -6,7 +6,7 @@ import json
 import zipfile
 
 import pytest
-from panel_parts import MODULE, add_head, message
+from panel_parts import MODULE, add_head, message, wait_until
 
 
 def finish(panel, strength: float) -> None:
@@ -43,7 +43,7 @@ def test_the_strength_slider_blends_at_once(a_panel_with_outputs):
     assert lowest(parameters.differenceVolume) == -20.0
     panel.ui.strengthSlider.value = 0.0
     original = slicer.util.arrayFromVolume(parameters.inputVolume)
-    assert (slicer.util.arrayFromVolume(parameters.correctedVolume) == original).all()
+    wait_until(lambda: (slicer.util.arrayFromVolume(parameters.correctedVolume) == original).all())
     panel.ui.strengthSlider.value = 1.0
     assert lowest(parameters.differenceVolume) == -40.0
 
@@ -169,14 +169,22 @@ def test_a_volume_of_the_next_scene_is_not_seen_under_the_captions_of_the_compar
     assert (manager.layout, manager.shown()) == (before, ["Red", "Green", "Yellow"])
 
 
-def test_the_layout_is_known_as_soon_as_slicer_has_started(the_module):
+def test_a_scene_that_was_saved_in_the_comparison_opens_where_braindiff_is_not_installed(
+    a_slicer, a_panel_with_outputs, tmp_path
+):
     import slicer
 
     from BrainDiffSlicerLib.CompareLayout import CompareLayout
 
     manager = slicer.app.layoutManager()
-    manager.setLayout(CompareLayout.LAYOUT_ID)  # as a scene does that was saved in it
-    assert manager.shown() == list(CompareLayout.VIEW_NAMES)
+    assert manager.layout == CompareLayout.LAYOUT_ID
+    a_slicer.save_scene(tmp_path / "scene.mrml")
+    written = (tmp_path / "scene.mrml").read_text(encoding="utf-8")
+    assert "T1 corrected" in written
+    assert str(CompareLayout.LAYOUT_ID) not in written and CompareLayout.VIEW_NAMES[0] not in written
+    assert manager.layout == CompareLayout.LAYOUT_ID  # whoever saves goes on looking
+    a_panel_with_outputs.comparePanel.close()
+    assert manager.layoutLogic().GetLayoutNode().GetSaveWithScene()
 
 
 def test_slicer_without_views_starts_with_the_module(a_slicer, monkeypatch):

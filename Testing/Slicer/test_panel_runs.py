@@ -26,7 +26,7 @@ from Harness.correctors import save_tiny
 def test_declined_dependencies_are_a_message_and_no_run(a_panel_with_a_head, monkeypatch):
     from BrainDiffSlicerLib.Dependencies import Dependencies, DependencyError
 
-    def decline(self):
+    def decline(self, onStage):
         raise DependencyError("Nothing was installed. A correction needs torch>=2.4.")
 
     monkeypatch.setattr(Dependencies, "ensure", decline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,12 +12,38 @@ MODULE = Path(__file__).resolve().parents[2] / "BrainDiffSlicer" / "BrainDiffSli
 
 
 @pytest.fixture
-def the_data_sets(a_slicer) -> list[dict]:
-    """What the Sample Data module offers after Slicer has started with the module."""
+def the_manifest() -> dict:
+    return json.loads((MODULE.parents[1] / "Resources" / "SampleData.json").read_text(encoding="utf-8"))
+
+
+def offered(a_slicer, monkeypatch, home: Path, manifest: dict) -> list[dict]:
+    """What the Sample Data module offers after Slicer has started with the module, whose folder is ``home``."""
     from SampleData import SampleDataLogic
 
     a_slicer.load_module(MODULE)
+    from BrainDiffSlicerLib import SampleDataSets
+
+    SampleDataLogic.registered.clear()
+    (home / "Resources").mkdir(exist_ok=True)
+    (home / "Resources" / "SampleData.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (home / "Resources" / "Icons").symlink_to(MODULE.parents[1] / "Resources" / "Icons")
+    monkeypatch.setattr(SampleDataSets, "resourcePath", lambda name: str(home / "Resources" / name))
+    SampleDataSets.SampleDataSets.register()
     return SampleDataLogic.registered
+
+
+@pytest.fixture
+def the_data_sets(a_slicer, monkeypatch, tmp_path, the_manifest) -> list[dict]:
+    """What is offered once the files can be downloaded."""
+    return offered(a_slicer, monkeypatch, tmp_path, {**the_manifest, "released": True})
+
+
+def test_what_cannot_be_fetched_is_not_offered(a_slicer, monkeypatch, tmp_path, the_manifest):
+    (tmp_path / "sample-data").mkdir()
+    file = tmp_path / "sample-data" / "BrainDiff-T1-clean.nrrd"
+    file.write_bytes(b"made here")
+    sources = offered(a_slicer, monkeypatch, tmp_path, {**the_manifest, "released": False})
+    assert [source["uris"] for source in sources] == [file.as_uri()]
 
 
 def test_the_moved_head_and_its_clean_twin_are_offered(the_data_sets):
