@@ -43,7 +43,7 @@ class Dependencies:
         self._requirementsFile = requirementsFile
 
     def missing(self) -> list[str]:
-        """The requirements that are not met, for example ["torch>=2.2", "monai>=1.4"]."""
+        """The requirements that are not met, for example ["torch>=2.2", "nibabel>=5.2"]."""
         importlib.invalidate_caches()  # an installation may just have ended
         requirements = ["".join(PYTORCH), *self._others()]
         return [requirement for requirement in requirements if not Packages.installed(requirement)]
@@ -83,10 +83,7 @@ class Dependencies:
         return platform.system() == "Darwin" and platform.machine() == "x86_64"
 
     def _others(self) -> list[str]:
-        others = Packages.required(self._requirementsFile)
-        if self._old():  # monai 1.5 and later need PyTorch 2.4
-            others = [f"{line},<1.5" if line.startswith("monai") else line for line in others] + ["numpy<2"]
-        return others
+        return Packages.required(self._requirementsFile) + (["numpy<2"] if self._old() else [])
 
     def _install(self, missing: list[str], onStage: Callable[[str], None]) -> None:
         name, version = PYTORCH

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-OTHERS = ["monai>=1.4", "nibabel>=5.2"]
-ABSENT = {"torch", "monai", "nibabel"}
+OTHERS = ["nibabel>=5.2", "safetensors>=0.4"]
+ABSENT = {"torch", "nibabel", "safetensors"}
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_one_question_names_the_packages_and_the_size(a_slicer, the_dependencies
     monkeypatch.setattr("shutil.which", lambda name: None)
     the_dependencies.ensure()
     (question,) = a_slicer.messages.shown
-    assert "torch>=2.2, monai>=1.4, nibabel>=5.2" in question and "about 260 MB" in question
+    assert "torch>=2.2, nibabel>=5.2, safetensors>=0.4" in question and "about 260 MB" in question
 
 
 def test_a_card_of_nvidia_makes_the_download_larger(a_slicer, the_dependencies, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_second_installation_during_the_first_is_refused(the_installer, the_de
     the_dependencies.ensure()
     assert len(refused) == 2 and all("already" in line for line in refused)
     assert asked(the_installer) == ["installTorch", "pip_ensure"]
-    the_installer.absent = {"monai"}
+    the_installer.absent = {"nibabel"}
     the_installer.during = lambda: None
     the_dependencies.ensure()  # the first has ended, so this one may
     assert asked(the_installer)[2:] == ["pip_ensure"]
@@ -92,8 +92,8 @@ def test_a_second_installation_during_the_first_is_refused(the_installer, the_de
 def test_a_mac_gets_pytorch_2_2_with_what_goes_with_it(a_slicer, the_installer, the_dependencies, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    the_installer.absent = {"torch", "monai", "numpy"}
-    assert {"monai>=1.4,<1.5", "numpy<2"} <= set(the_dependencies._others())
+    the_installer.absent = {"torch", "numpy"}
+    assert "numpy<2" in (the_dependencies._others())
     kept = []
     monkeypatch.setattr(
         "BrainDiffSlicerLib.Packages.Packages.install",
@@ -195,11 +195,11 @@ def _versions(installer):
 
 
 def test_slicer_5_10_installs_the_same_and_keeps_its_own_packages(slicer_5_10, the_installer, the_dependencies):
-    the_installer.absent = {"monai"}
-    assert the_dependencies.missing() == ["monai>=1.4"]
+    the_installer.absent = {"nibabel"}
+    assert the_dependencies.missing() == ["nibabel>=5.2"]
     the_dependencies.ensure()
     ((asked_for, pins),) = slicer_5_10
-    assert asked_for == ["monai>=1.4"]
+    assert asked_for == ["nibabel>=5.2"]
     assert any(line.startswith("torch==") for line in pins.splitlines()) and "numpy==" in pins
 
 
@@ -212,6 +212,6 @@ def test_in_testing_mode_nothing_is_asked_or_installed(a_slicer, the_installer, 
 def test_a_check_asks_nothing_and_names_what_is_missing(the_installer, the_dependencies):
     from BrainDiffSlicerLib.Dependencies import DependencyError
 
-    with pytest.raises(DependencyError, match=r"torch>=2\.2, monai>=1\.4"):
+    with pytest.raises(DependencyError, match=r"torch>=2\.2, nibabel>=5\.2"):
         the_dependencies.check()
     assert the_installer.asked == []

@@ -86,7 +86,7 @@ def test_a_background_of_nan_stays_nan_in_the_panel(a_panel_with_a_head):
 
 def test_a_click_during_the_installation_starts_nothing_more(a_slicer, a_panel_with_a_head):
     panel, seen = a_panel_with_a_head, []
-    a_slicer.installer.absent = {"torch", "monai"}
+    a_slicer.installer.absent = {"torch", "nibabel"}
 
     def click_again() -> None:
         ui = panel.ui
@@ -108,7 +108,7 @@ def test_a_scene_closed_during_the_installation_is_told(a_slicer, a_panel_with_a
     import slicer
 
     panel = a_panel_with_a_head
-    a_slicer.installer.absent = {"monai"}
+    a_slicer.installer.absent = {"nibabel"}
     a_slicer.installer.during = lambda: slicer.mrmlScene.Clear(0)
     panel.parent.isEntered = False
     panel.ui.applyButton.click()
