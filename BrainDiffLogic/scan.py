@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from BrainDiffLogic.inner_head import inner_head_mask
 from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale, without_spikes
 from BrainDiffLogic.volume import Volume, from_sagittal, ras_axes, to_sagittal
 
@@ -38,6 +39,11 @@ class Scan:
     def head(self) -> np.ndarray:
         """(I, J, K) bool: ``intensity.head_mask``."""
         return head_mask(self.volume.array)
+
+    @cached_property
+    def inner(self) -> np.ndarray:
+        """(I, J, K) bool: ``inner_head.inner_head_mask``. Raises InputError where nothing lies so deep."""
+        return inner_head_mask(self.volume, self.head)
 
     @cached_property
     def scale(self) -> RobustScale:

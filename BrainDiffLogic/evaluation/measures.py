@@ -11,7 +11,8 @@ from BrainDiffLogic.evaluation.fidelity import high_frequency_error, visual_info
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics import quality
 from BrainDiffLogic.metrics.quality import HIGH_PERCENTILE, LOW_PERCENTILE
-from BrainDiffLogic.metrics.tissues import Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 HIGHEST_PSNR = 100.0
@@ -67,7 +68,7 @@ class Yardstick:
         if inside is not None:
             self.mask &= inside
         self.tissues = _tissues(reference)
-        self._air = quality.has_measured_air(reference.array, self.mask)
+        self._air = quality.has_measured_air(reference.array[~self.mask])
         self._low, self._high = np.percentile(reference.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
 
     def numbers(self, image: Volume) -> Numbers:
@@ -101,7 +102,7 @@ class Yardstick:
 def _tissues(reference: Volume) -> Tissues:
     """Empty masks, so that what needs them is NaN, where the reference shows no tissues."""
     try:
-        return tissue_masks(reference.array, inner_head_mask(reference))
+        return tissue_masks(reference.array, Scan.of(reference).inner)
     except InputError:
         none = np.zeros(reference.shape, dtype=bool)
         return Tissues(none, none, none)

@@ -14,9 +14,17 @@ import numpy as np
 from scipy import ndimage
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.inner_head import mask_box
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_entropy, tenengrad
-from BrainDiffLogic.metrics.tissues import TOO_FEW, Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.sharpness import (
+    CANNY_REACH,
+    average_edge_strength,
+    gradient_energy,
+    gradient_entropy,
+    tenengrad,
+)
+from BrainDiffLogic.metrics.tissues import TOO_FEW, Tissues, tissue_masks
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 CONVENTION = (
@@ -146,7 +154,10 @@ def _window(array: np.ndarray) -> np.ndarray:
 
 
 def _normalise(array: np.ndarray, low: float, high: float) -> np.ndarray:
-    return ((array - low) / (high - low)).astype(np.float32)
+    scaled = array.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled /= np.float32(high - low)
+    return scaled
 
 
 def _by_slice(similarity: Volume, mask: Volume) -> dict[str, Any]:
@@ -163,12 +174,12 @@ def _by_slice(similarity: Volume, mask: Volume) -> dict[str, Any]:
     }
 
 
-def assess(volume: Image, mask: Image | None = None, tissues: Tissues | None = None) -> Assessment:
-    """Quality of one T1-weighted image (a Volume, or an array (I, J, K) taken as RAS+ of 1 mm) by itself.
+def assess(image: Image | Scan, mask: Image | None = None, tissues: Tissues | None = None) -> Assessment:
+    """Quality of one T1-weighted image (a Volume or its Scan, or an array (I, J, K) taken as RAS+ of 1 mm) by itself.
 
     ``mask`` replaces the head mask, inside which tenengrad, aes and gradient_entropy are taken and outside
     which lies the air. ``tissues`` fixes the tissue masks, as found on the reference by ``tissue_masks``: the
-    same voxels before and after. By default they are found on the image itself inside ``inner_head_mask``, as
+    same voxels before and after. By default they are found on the image itself inside ``Scan.inner``, as
     MRIQC does.
 
     cjv, snr, cnr, efc and fber are MRIQC's (0.16): medians, CJV with scaled MAD, the others with SD. MRIQC
@@ -176,44 +187,53 @@ def assess(volume: Image, mask: Image | None = None, tissues: Tissues | None = N
     are NaN without measured air. tenengrad and aes are on the image's own scale (percentiles 1 and 99.9 to 0
     and 1).
     """
-    scan = _volume(volume)
-    head = _mask(mask, scan) if mask is not None else head_mask(scan.array)
+    scan = image if isinstance(image, Scan) else Scan(_volume(image))
+    array, head = scan.volume.array, scan.head if mask is None else _mask(mask, scan.volume)
     reasons: dict[str, str] = {}
-    air = scan.array[~head]
-    measured = has_measured_air(scan.array, head)
+    air = array[~head]
+    measured = has_measured_air(air)
     if not measured:
         reasons |= dict.fromkeys(("efc", "fber"), NO_AIR)
     numbers = _tissue_metrics(scan, tissues, float(np.std(air)) if measured else 0.0, reasons)
-    low, high = np.percentile(scan.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
-    scaled = _normalise(scan.array, low, high if high > low else low + 1)
-    stack, inside = to_sagittal(scan.with_array(scaled)), to_sagittal(scan.with_array(head, kind="mask"))
     return Assessment(
-        efc=entropy_focus_criterion(scan.array) if measured else float("nan"),
-        fber=foreground_background_energy_ratio(scan.array, head) if measured else float("nan"),
-        tenengrad=tenengrad(scaled, head),
-        gradient_entropy=gradient_entropy(scaled, head),
-        aes=average_edge_strength(stack, inside),
+        efc=entropy_focus_criterion(array) if measured else float("nan"),
+        fber=foreground_background_energy_ratio(array[head], air) if measured else float("nan"),
         reasons=reasons,
         **numbers,
+        **_sharpness(scan.volume, head),
     )
 
 
-def has_measured_air(array: np.ndarray, head: np.ndarray) -> bool:
-    """Whether the air around a head (I, J, K) holds what was measured, and was not set to 0 by a mask."""
-    air = array[~head]
+def _sharpness(volume: Volume, head: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(volume.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    stack, inside = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
+    box = _bounding_box(inside, CANNY_REACH)
+    inside = np.ascontiguousarray(inside[box])
+    scaled = _normalise(np.ascontiguousarray(stack[box]), low, high if high > low else low + 1)
+    energy = gradient_energy(scaled)[inside]
+    return {
+        "tenengrad": float(energy.mean(dtype=np.float64)),
+        "gradient_entropy": gradient_entropy(energy),
+        "aes": average_edge_strength(scaled, inside),
+    }
+
+
+def has_measured_air(air: np.ndarray) -> bool:
+    """Whether the air (n,) around a head holds what was measured, and was not set to 0 by a mask."""
     return bool(air.size > 0 and np.count_nonzero(air) >= AIR_SHARE * air.size)
 
 
-def _tissue_metrics(scan: Volume, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]) -> dict[str, float]:
+def _tissue_metrics(scan: Scan, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]) -> dict[str, float]:
     names = ("cjv", "cnr", "snr_csf", "snr_gm", "snr_wm", "snr_total")
     try:
-        found = tissues or tissue_masks(scan.array, inner_head_mask(scan))
+        found = tissues or tissue_masks(scan.volume.array, scan.inner)
     except InputError as error:
         reasons |= dict.fromkeys(names, str(error))
         return dict.fromkeys(names, float("nan"))
-    if found.wm.shape != scan.shape:
-        raise InputError(f"tissue masks {found.wm.shape} do not fit {scan.name} {scan.shape}: use its grid")
-    values = {name: scan.array[getattr(found, name)].astype(np.float64) for name in ("csf", "gm", "wm")}
+    volume = scan.volume
+    if found.wm.shape != volume.shape:
+        raise InputError(f"tissue masks {found.wm.shape} do not fit {volume.name} {volume.shape}: use its grid")
+    values = {name: volume.array[getattr(found, name)].astype(np.float64) for name in ("csf", "gm", "wm")}
     few = [name for name, part in values.items() if part.size < TOO_FEW]
     numbers = {f"snr_{name}": _or_nan(signal_to_noise, part) for name, part in values.items()}
     numbers["snr_total"] = float(np.mean([numbers[f"snr_{name}"] for name in values]))
@@ -259,20 +279,27 @@ def entropy_focus_criterion(array: np.ndarray) -> float:
 
     Ghosts in the air raise it. Over the whole volume; negative values count as 0.
     """
-    values = np.maximum(array, 0).astype(np.float64).ravel()
-    energy = float(np.sqrt(values @ values))
-    if energy == 0 or values.size < 2:
+    share = array[array > 0].astype(np.float32)
+    energy = float(np.sqrt(np.sum(share * share, dtype=np.float64)))
+    if energy == 0 or array.size < 2:
         return float("nan")
-    share = values[values > 0] / energy
-    most = np.sqrt(values.size) * np.log(np.sqrt(values.size))
-    return float(-(share * np.log(share)).sum() / most)
+    share /= np.float32(energy)
+    most = np.sqrt(array.size) * np.log(np.sqrt(array.size))
+    return float(-np.sum(share * np.log(share), dtype=np.float64) / most)
 
 
-def foreground_background_energy_ratio(array: np.ndarray, head: np.ndarray) -> float:
-    """FBER (Shehzad et al. 2015; MRIQC): median squared value in the head over that in the air; NaN if that
+def foreground_background_energy_ratio(head: np.ndarray, air: np.ndarray) -> float:
+    """FBER (Shehzad et al. 2015; MRIQC): median squared value in the head (n,) over that in the air (m,); NaN if that
     is 0."""
-    air = float(np.median(array[~head].astype(np.float64) ** 2))
-    return float(np.median(array[head].astype(np.float64) ** 2)) / air if air > 0 else float("nan")
+    background = _median_square(air)
+    return _median_square(head) / background if background > 0 else float("nan")
+
+
+def _median_square(values: np.ndarray) -> float:
+    """The median of the squares, from the size that lies in the middle."""
+    middle = [(values.size - 1) // 2, values.size // 2]
+    sizes = np.partition(np.abs(values.astype(np.float32)), middle)[middle]
+    return float(np.mean(sizes.astype(np.float64) ** 2))
 
 
 def _volume(image: Image) -> Volume:
@@ -304,11 +331,7 @@ def _mask(mask: Image, volume: Volume) -> np.ndarray:
 
 
 def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(max(0, int(hit[0]) - margin), int(hit[-1]) + 1 + margin))
-    return tuple(box)
+    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in mask_box(mask))
 
 
 def _plain(numbers: dict[str, Any]) -> dict[str, Any]:

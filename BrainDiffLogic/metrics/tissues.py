@@ -10,17 +10,8 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.volume import Volume, ras_axes
+from BrainDiffLogic.inner_head import mask_box
 
-BRAIN_VOLUME_ML = 2200.0
-"""A foreground smaller than this is a stripped brain (brains: 1.0-2.0 l); whole heads hold 3 l and more."""
-SCALP_AND_SKULL_MM = 22.0
-"""Depth from the skin at which the inner head begins: scalp, skull and the fluid below them."""
-STRIPPED_EDGE_MM = 2.0
-"""Depth at which a stripped brain begins: its outermost voxels are partial volume."""
-VERTEX_TO_STEM_MM = 115.0
-"""How far below the crown the inner head goes: deeper lie face and neck."""
 PURE = 0.85
 """Posterior above which a voxel belongs to a tissue (MRIQC's summary_stats, same number on FAST's partial
 volumes)."""
@@ -37,40 +28,6 @@ class Tissues:
     csf: np.ndarray
     gm: np.ndarray
     wm: np.ndarray
-
-
-def inner_head_mask(scan: Volume | Scan) -> np.ndarray:
-    """(I, J, K) bool: what lies deep inside the head, as a stand-in for a brain mask. Not a brain extraction.
-
-    Of a whole head: deeper than 22 mm below the skin and within 115 mm below the crown, so mostly brain, with
-    some of the skull base. Of a stripped brain: all but its outer 2 mm. Raises InputError where nothing is
-    left.
-    """
-    scan = Scan.of(scan)
-    volume, head = scan.volume, scan.head
-    steps = tuple(2 if size >= 32 else 1 for size in head.shape)
-    coarse = np.pad(head[:: steps[0], :: steps[1], :: steps[2]], 1)
-    depth = ndimage.distance_transform_edt(coarse, sampling=volume.spacing * steps)[1:-1, 1:-1, 1:-1]
-    stripped = head.sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000 < BRAIN_VOLUME_ML
-    inner = depth > (STRIPPED_EDGE_MM if stripped else SCALP_AND_SKULL_MM)
-    for axis, step in enumerate(steps):
-        inner = np.repeat(inner, step, axis=axis)
-    inner = inner[tuple(slice(size) for size in head.shape)] & head
-    if not stripped:
-        _cut_below(inner, head, volume)
-    labels, count = ndimage.label(inner)
-    if count == 0:
-        raise InputError(f"{volume.name}: nothing is left deep inside the head; pass tissue masks")
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-
-
-def _cut_below(inner: np.ndarray, head: np.ndarray, volume: Volume) -> None:
-    axes, signs = ras_axes(volume.affine)
-    axis, sign = int(axes[2]), int(signs[2])
-    occupied = np.flatnonzero(head.any(axis=tuple(a for a in range(3) if a != axis)))
-    reach = round(VERTEX_TO_STEM_MM / float(volume.spacing[axis]))
-    below = slice(None, max(0, occupied[-1] - reach)) if sign > 0 else slice(occupied[0] + reach, None)
-    inner[tuple(below if a == axis else slice(None) for a in range(3))] = False
 
 
 def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
@@ -96,11 +53,16 @@ def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
     variance = float(np.mean((values - means[labels]) ** 2))
     log = -0.5 * (inside - means[:, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
     posterior = np.exp(log - log.max(axis=0))
-    pure = np.zeros((3, *brain.shape), dtype=bool)
-    pure[:, brain] = (posterior > PURE * posterior.sum(axis=0)) & (inside <= high)
-    return Tissues(*(_core(mask) for mask in pure))
+    pure = (posterior > PURE * posterior.sum(axis=0)) & (inside <= high)
+    box = mask_box(brain)
+    return Tissues(*(_core(brain, box, chosen) for chosen in pure))
 
 
-def _core(mask: np.ndarray) -> np.ndarray:
-    eroded = ndimage.binary_erosion(mask, structure=ndimage.generate_binary_structure(3, 2))
-    return eroded if np.count_nonzero(eroded) >= TOO_FEW else mask
+def _core(brain: np.ndarray, box: tuple[slice, ...], chosen: np.ndarray) -> np.ndarray:
+    """(I, J, K) bool: the chosen voxels (n,) of a brain, which lies in ``box``, without their outermost layer."""
+    mask = np.zeros(brain.shape, dtype=bool)
+    mask[brain] = chosen
+    eroded = ndimage.binary_erosion(np.pad(mask[box], 1), structure=ndimage.generate_binary_structure(3, 2))
+    if np.count_nonzero(eroded) >= TOO_FEW:
+        mask[box] = eroded[1:-1, 1:-1, 1:-1]
+    return mask

@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.metrics.tissues import BRAIN_VOLUME_ML, inner_head_mask
+from BrainDiffLogic.inner_head import BRAIN_VOLUME_ML
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.scan import PLANES, Scan
 from BrainDiffLogic.volume import Volume
@@ -61,7 +61,7 @@ class Look:
     litres      of the foreground (``intensity.head_mask``)
     hounsfield  whether its values are those of a CT
     air         median of the background over the foreground's, both above the volume's floor
-    inner       litres deep inside (``tissues.inner_head_mask``), on which the others are measured; NaN where too few
+    inner       litres deep inside (``Scan.inner``), on which the others are measured; NaN where too few
     smoothness  mean correlation of voxels 4 mm apart
     uniformity  largest share of voxels within 10 % of one value, the coils' field taken off or not
     lead        compactness of the brightest of three classes minus that of the next compact one; compactness: the share
@@ -189,7 +189,7 @@ def _steps(scaled: np.ndarray) -> tuple[float, float]:
 def _deep_inside(scan: Scan, scaled: np.ndarray) -> tuple[float, float, float, float]:
     """Litres, smoothness, uniformity and lead of the inner head; NaN where too little of it is there."""
     try:
-        inner = inner_head_mask(scan)
+        inner = scan.inner
     except InputError:
         return (float("nan"),) * 4
     spacing = scan.volume.spacing

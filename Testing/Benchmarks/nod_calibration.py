@@ -30,11 +30,12 @@ from scipy.optimize import brentq
 
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import AIR_SHARE, entropy_focus_criterion, joint_variation, signal_to_noise
-from BrainDiffLogic.metrics.tissues import Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import nod
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.trajectory import scaled
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
 METRICS = ("cjv", "efc", "snr_total")
@@ -121,7 +122,7 @@ def load_head(path: Path) -> Head:
         name=path.name.removesuffix("_T1w.nii.gz"),
         volume=volume,
         bias=bias_field(volume.array, mask),
-        inner=inner_head_mask(volume),
+        inner=Scan(volume).inner,
         measured_air=bool(np.count_nonzero(air) >= AIR_SHARE * air.size),
     )
 

@@ -19,7 +19,8 @@ from BrainDiffLogic.evaluation.measures import (
 )
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import assess, compare
-from BrainDiffLogic.metrics.tissues import inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.tissues import tissue_masks
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
 SEWAR = {
@@ -116,7 +117,7 @@ def test_the_numbers_are_those_of_quality_on_the_masks_of_the_reference(a_noisy_
     moved, still = a_noisy_pair
     found = Yardstick(still).numbers(moved)
     assert set(AGAINST_REFERENCE + WITHOUT_REFERENCE) == set(METRICS)
-    head, tissues = head_mask(still.array), tissue_masks(still.array, inner_head_mask(still))
+    head, tissues = head_mask(still.array), tissue_masks(still.array, Scan(still).inner)
     compared, assessed = compare(moved, still), assess(moved, head, tissues)
     for name in ("psnr", "ssim", "mre", "tenengrad_ratio", "worst_slice_ssim", "worst_slice"):
         assert found[name] == getattr(compared, name)

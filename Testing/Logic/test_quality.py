@@ -24,7 +24,8 @@ from BrainDiffLogic.metrics.quality import (
     signal_to_noise,
     ssim_map,
 )
-from BrainDiffLogic.metrics.tissues import Tissues, inner_head_mask, tissue_masks
+from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
 
@@ -189,7 +190,7 @@ def _as_large_as_a_real_head(volume: Volume) -> Volume:
 
 def test_tissues_of_the_analytic_head_are_found_in_their_order(a_head):
     scan = _with_noise(_as_large_as_a_real_head(a_head), 15)
-    found = tissue_masks(scan.array, inner_head_mask(scan))
+    found = tissue_masks(scan.array, Scan(scan).inner)
     medians = [np.median(a_head.array[mask]) for mask in (found.csf, found.gm, found.wm)]
     assert medians == pytest.approx([200, 500, 800], abs=60)
     assert not (found.csf & found.gm).any()
@@ -197,7 +198,7 @@ def test_tissues_of_the_analytic_head_are_found_in_their_order(a_head):
 
 
 def test_the_inner_head_leaves_out_scalp_and_skull(a_head):
-    inner = inner_head_mask(_as_large_as_a_real_head(a_head))
+    inner = Scan(_as_large_as_a_real_head(a_head)).inner
     middle = tuple(size // 2 for size in a_head.shape)
     assert inner[middle]
     assert np.mean(a_head.array[inner] < 150) < 0.1  # skull and air, to the mask's 8 mm here
@@ -207,14 +208,14 @@ def test_the_inner_head_leaves_out_scalp_and_skull(a_head):
 def test_of_a_stripped_brain_the_inner_head_is_all_but_the_edge(a_head):
     brain = ndimage.binary_erosion(head_mask(a_head.array), iterations=3)
     stripped = a_head.with_array(np.where(brain, a_head.array, 0))
-    inner = inner_head_mask(stripped)
+    inner = Scan(stripped).inner
     assert np.mean(~brain[inner]) < 0.05
     assert inner.sum() > 0.75 * brain.sum()
 
 
 def test_motion_with_fixed_tissues_raises_cjv_and_a_blur_does_not_hide_it(a_pair):
     clean, moved = a_pair
-    tissues = tissue_masks(clean.array, inner_head_mask(clean))
+    tissues = tissue_masks(clean.array, Scan(clean).inner)
     still, ghosted, blurred = (assess(v, tissues=tissues).cjv for v in (clean, moved, _blurred(moved)))
     assert ghosted > 2 * still
     assert blurred > 2 * still
@@ -239,7 +240,7 @@ def test_without_air_the_air_metrics_are_missing_with_a_reason(a_head):
 
 def test_too_few_tissue_voxels_are_a_reason_not_a_number(a_head):
     none = np.zeros(a_head.shape, dtype=bool)
-    inner = inner_head_mask(a_head)
+    inner = Scan(a_head).inner
     found = assess(a_head, tissues=Tissues(none, inner, inner))
     assert np.isnan(found.snr_csf)
     assert np.isnan(found.snr_total)

@@ -11,10 +11,10 @@ from skimage.filters import threshold_multiotsu
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.safety.lesions import Lesion, implanted, place_lesions
 from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale
-from BrainDiffLogic.metrics.tissues import inner_head_mask
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import image_of, moved_kspace, phase_encode_axis
 from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
 STILL = "still"
@@ -44,7 +44,7 @@ class Scene:
     still    the scan that nothing needs to be corrected in
     cases    it, and the moved ones; the reference of each is ``still``
     lesions  those of ``Case.lesioned``
-    head, inside  (I, J, K) bool: of the still scan, the second mostly brain (``tissues.inner_head_mask``)
+    head, inside  (I, J, K) bool: of the still scan, the second mostly brain (``Scan.inner``)
     scale    of the still scan: all numbers are on it
     noise    standard deviation of the still scan's noise on that scale
     tissue_limits  between fluid, grey and white matter on that scale
@@ -76,7 +76,7 @@ def build_scene(head: Volume, seed: int = 0) -> Scene:
     """
     still = cropped(head)
     mask = head_mask(still.array)
-    scale, inside = robust_scale(still.array, mask), inner_head_mask(still)
+    scale, inside = robust_scale(still.array, mask), Scan.of(still).inner
     scaled = scale.forward(still.array)
     limits = _tissue_limits(scaled[inside], still)
     step = tissue_step(scaled[inside], limits)
