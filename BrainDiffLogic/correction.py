@@ -32,18 +32,21 @@ class Finding:
     """What the network found in ``volume``, before it is blended with it.
 
     change  (I, J, K) what to add at strength 1, in the volume's units
-    head    (I, J, K) bool
+    scan    what was found in the volume first: its head, its scale
     facts   the part of the report that does not depend on the strength
     disagreement  (I, J, K) float32 in the volume's units, at strength 1; None where it was not asked for
-    offset  what air has in the volume's units
     """
 
     volume: Volume
     change: np.ndarray
-    head: np.ndarray
+    scan: Scan
     facts: dict[str, Any]
     disagreement: np.ndarray | None = None
-    offset: float = 0.0
+
+    @property
+    def head(self) -> np.ndarray:
+        """(I, J, K) bool."""
+        return self.scan.head
 
     def blended(self, strength: float) -> Correction:
         """The volume plus ``strength`` (0 to 1) times the change."""
@@ -58,9 +61,10 @@ class Finding:
 
     def _figures(self, difference: np.ndarray) -> dict[str, Any]:
         """The share of the head's signal above air that was changed; the slice of ``to_sagittal`` where it was most."""
-        size = np.abs(difference, dtype=np.float32) * self.head
-        signal = np.subtract(self.volume.array[self.head], self.offset, dtype=np.float64)
-        total = float(np.abs(signal).sum())
+        size = np.abs(difference, dtype=np.float32)
+        size *= self.head
+        signal = np.subtract(self.volume.array[self.head], np.float32(self.scan.scale.offset), dtype=np.float32)
+        total = float(np.abs(signal, out=signal).sum(dtype=np.float64))
         by_slice = to_sagittal(self.volume.with_array(size, kind="difference")).mean(axis=(1, 2))
         return {
             "changed_share": float(size.sum(dtype=np.float64) / total) if total else 0.0,
@@ -155,7 +159,7 @@ def correct(
     job.report_progress(1.0, "Correcting")
     exact = np.result_type(scan.volume.array.dtype, np.float32)  # float64 where float32 would round the input
     change = _possible(found.change.astype(exact, copy=False), scan.volume)
-    return Finding(given, change, scan.head, facts, found.disagreement, scan.scale.offset).blended(strength)
+    return Finding(given, change, scan, facts, found.disagreement).blended(strength)
 
 
 def _possible(change: np.ndarray, volume: Volume) -> np.ndarray:

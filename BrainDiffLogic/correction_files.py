@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 from BrainDiffLogic.blending import check_strength
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
+from BrainDiffLogic.images import WRITABLE, as_stored, grid_notes, read_volume, write_volume
 from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
-from BrainDiffLogic.metrics.quality import assess
+from BrainDiffLogic.metrics.quality import Assessment, assess
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
 from BrainDiffLogic.storage import OutputType
 from BrainDiffLogic.volume import Volume
@@ -107,20 +106,28 @@ def write_correction(
     wanted = {name: path for name, path in files.items() if path is not None}
     with staged_outputs(wanted.values()) as paths:
         staged = dict(zip(wanted, paths, strict=True))
-        storage = write_volume(correction.corrected, staged["corrected"], dtype=dtype)
-        stored = replace(read_volume(staged["corrected"]), storage=storage)
-        if "difference" in staged:
-            write_volume(_difference(stored, correction), staged["difference"], dtype=dtype)
-        if "disagreement" in staged and correction.disagreement is not None:
-            write_volume(correction.disagreement, staged["disagreement"], dtype="float32")
+        stored = as_stored(correction.corrected, corrected, dtype=dtype)
+        volumes: dict[str, tuple[Volume | None, OutputType]] = {
+            "corrected": (stored, dtype),
+            "difference": (_difference(stored, correction) if difference else None, dtype),
+            "disagreement": (correction.disagreement, "float32"),
+        }
+        with ThreadPoolExecutor() as pool:  # numpy, scipy and zlib let go of the interpreter while they work
+            writing = [
+                pool.submit(write_volume, volume, staged[name], dtype=kind)
+                for name, (volume, kind) in volumes.items() if name in staged and volume is not None
+            ]  # fmt: skip
+            measuring = _measuring(correction, stored, pool) if report else {}
+            for job in writing:
+                job.result()
         facts = {
             **correction.report,
             "notes": [*correction.report["notes"], *grid_notes(correction.corrected, corrected)],
-            "stored_as": str(storage.dtype),
+            "stored_as": str(stored.storage.dtype) if stored.storage else "",
             "outputs": {name: str(path) for name, path in wanted.items()},
         }
-        if "report" in staged:
-            facts["quality"] = _quality(correction, stored)
+        if report:
+            facts["quality"] = {name: job.result().as_dict() for name, job in measuring.items()}
             text = json.dumps(facts, indent=1, allow_nan=False)
             staged["report"].write_text(text + "\n", encoding="utf-8")
     return facts
@@ -129,11 +136,12 @@ def write_correction(
 def _difference(stored: Volume, correction: Correction) -> Volume:
     original, written = correction.finding.volume.with_fill, stored.with_fill
     array = np.subtract(written, original, dtype=np.result_type(written.dtype, original.dtype, np.float32))
-    return correction.difference.with_array(np.nan_to_num(array, copy=False), storage=stored.storage)
+    if stored.fill is not None:
+        np.nan_to_num(array, copy=False)
+    return correction.difference.with_array(array, storage=stored.storage)
 
 
-def _quality(correction: Correction, stored: Volume) -> dict[str, Any]:
-    before, head = correction.finding.volume.without_fill(), correction.finding.head
-    with ThreadPoolExecutor(2) as both:  # numpy and scipy let go of the interpreter while they compute
-        found = both.map(lambda volume: assess(volume, head).as_dict(), (before, before.with_array(stored.array)))
-        return dict(zip(("before", "after"), found, strict=True))
+def _measuring(correction: Correction, stored: Volume, pool: Executor) -> dict[str, Future[Assessment]]:
+    before = correction.finding.scan
+    after = before.same_head(stored.array)
+    return {name: pool.submit(assess, scan) for name, scan in (("before", before), ("after", after))}

@@ -42,10 +42,11 @@ def inner_head_mask(volume: Volume, head: np.ndarray) -> np.ndarray:
 
 def mask_box(mask: np.ndarray, step: int = 1) -> tuple[slice, ...]:
     """Where a mask is not empty, begun at multiples of ``step``; everything where it is empty."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if not found:
-        return tuple(slice(0, size) for size in mask.shape)
-    return tuple(slice(side.start - side.start % step, side.stop) for side in found[0])
+    sides = []
+    for axis, size in enumerate(mask.shape):
+        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        sides.append(slice(int(hit[0]) - int(hit[0]) % step, int(hit[-1]) + 1) if hit.size else slice(0, size))
+    return tuple(sides)
 
 
 def _deeper(head: np.ndarray, millimetres: float, spacing: np.ndarray) -> np.ndarray:

@@ -35,10 +35,18 @@ class Scan:
         """The scan of a volume; a scan is returned as it is."""
         return volume if isinstance(volume, Scan) else cls(volume)
 
+    def same_head(self, array: np.ndarray) -> Scan:
+        """Another image (I, J, K) of the same head, which is not looked for again."""
+        other = Scan(self.volume.with_array(array))
+        other.__dict__.update({name: vars(self)[name] for name in ("head", "inner") if name in vars(self)})
+        return other
+
     @cached_property
     def head(self) -> np.ndarray:
-        """(I, J, K) bool: ``intensity.head_mask``."""
-        return head_mask(self.volume.array)
+        """(I, J, K) bool: ``intensity.head_mask``, in memory as the volume is."""
+        head = np.empty_like(self.volume.array, dtype=bool)
+        head[...] = head_mask(self.volume.array)
+        return head
 
     @cached_property
     def inner(self) -> np.ndarray:
@@ -89,4 +97,6 @@ class Scan:
 
     def in_its_units(self, residual: np.ndarray) -> np.ndarray:
         """A difference (slices, rows, columns) in network units as (I, J, K) float32 in the volume's units."""
-        return self.scale.residual_to_input_units(self.uncut(residual))
+        ordered = np.empty_like(self.volume.array, dtype=np.float32)  # in memory as the volume is: sums take a fifth
+        ordered[...] = self.uncut(residual)
+        return self.scale.residual_to_input_units(ordered)

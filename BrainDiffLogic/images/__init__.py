@@ -15,12 +15,13 @@ import numpy as np
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
-from BrainDiffLogic.storage import OutputType, choose_storage, stored_values
+from BrainDiffLogic.storage import OutputType, choose_storage, real_values, stored_values
 from BrainDiffLogic.volume import Storage, Volume
 
 __all__ = [
     "READABLE",
     "WRITABLE",
+    "as_stored",
     "check_output",
     "file_suffix",
     "grid_notes",
@@ -114,12 +115,7 @@ def write_volume(
     Raises InputError when the extension is unknown or the folder cannot be written.
     """
     path = Path(path)
-    like = like or volume
-    suffix = file_suffix(path)
-    if suffix not in WRITABLE:
-        raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
-    types = MGH_TYPES if suffix in MGH else None
-    storage = choose_storage(volume, like.storage, dtype, can_scale=suffix in NIFTI, types=types)
+    storage = _storage_in(path, volume, like, dtype)
     stored = stored_values(volume.array, storage)
     if volume.fill is not None and volume.kind != "mask":
         values = volume.fill.values[:, None]
@@ -129,6 +125,25 @@ def write_volume(
     with staged_output(path) as staged:
         _write(stored, volume, storage, staged)
     return storage
+
+
+def as_stored(
+    volume: Volume, path: str | PathLike[str], like: Volume | None = None, dtype: OutputType = "input"
+) -> Volume:
+    """What ``read_volume`` gives of the file that ``write_volume`` makes of the same arguments, without either."""
+    storage = _storage_in(Path(path), volume, like, dtype)
+    stored = stored_values(volume.array, storage)
+    if (storage.slope, storage.intercept) != (1.0, 0.0):
+        stored = real_values(stored, storage.slope, storage.intercept)
+    return volume.with_array(stored, storage=storage)
+
+
+def _storage_in(path: Path, volume: Volume, like: Volume | None, dtype: OutputType) -> Storage:
+    suffix = file_suffix(path)
+    if suffix not in WRITABLE:
+        raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
+    types = MGH_TYPES if suffix in MGH else None
+    return choose_storage(volume, (like or volume).storage, dtype, can_scale=suffix in NIFTI, types=types)
 
 
 def _write(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:

@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.inner_head import BRAIN_VOLUME_ML
+from BrainDiffLogic.inner_head import BRAIN_VOLUME_ML, mask_box
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.scan import PLANES, Scan
 from BrainDiffLogic.volume import Volume
@@ -169,24 +169,28 @@ def look_at(volume: Volume | Scan) -> Look:
     """Measure the look of a volume."""
     scan = Scan.of(volume)
     volume, head = scan.volume, scan.head
-    scaled = scan.scale.forward(volume.array)
     litres = float(np.count_nonzero(head)) * abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1e6
-    inside, outside = (float(np.median(scaled[part])) if part.any() else 0.0 for part in (head, ~head))
+    parts = (volume.array[part] for part in (head, ~head))
+    inside, outside = (scan.scale.forward(np.median(part)).item() if part.size else 0.0 for part in parts)
     air = outside / inside if inside > 0 else float("inf")
-    inner = _deep_inside(scan, scaled)
-    return Look(litres, _is_hounsfield(volume.array, head), air, *inner, *_steps(scaled))
+    inner = _deep_inside(scan)
+    return Look(litres, _is_hounsfield(volume.array, head), air, *inner, *_steps(scan))
 
 
-def _steps(scaled: np.ndarray) -> tuple[float, float]:
+def _steps(scan: Scan) -> tuple[float, float]:
     """The median step from voxel to voxel, along the longest axis, at the volume's faces and in its middle."""
-    along = int(np.argmax(scaled.shape))
-    steps = np.abs(np.diff(scaled, axis=along))
-    faces = [np.take(steps, (0, -1), axis=axis).ravel() for axis in range(3) if axis != along]
-    middle = steps[tuple(slice(size // 4, max(size // 4 + 1, 3 * size // 4)) for size in steps.shape)]
-    return float(np.median(np.concatenate(faces))), float(np.median(middle))
+    array = scan.volume.array
+    along = int(np.argmax(array.shape))
+    ends = [slice(None, None, max(1, size - 1)) for size in array.shape]
+    faces = [array[(slice(None),) * axis + (ends[axis],)] for axis in range(3) if axis != along]
+    sizes = [size - (axis == along) for axis, size in enumerate(array.shape)]
+    halves = [(size // 4, max(size // 4 + 1, 3 * size // 4) + (axis == along)) for axis, size in enumerate(sizes)]
+    middle = array[tuple(slice(*half) for half in halves)]
+    steps = [np.abs(np.diff(scan.scale.forward(part), axis=along)).ravel() for part in (*faces, middle)]
+    return float(np.median(np.concatenate(steps[:2]))), float(np.median(steps[2]))
 
 
-def _deep_inside(scan: Scan, scaled: np.ndarray) -> tuple[float, float, float, float]:
+def _deep_inside(scan: Scan) -> tuple[float, float, float, float]:
     """Litres, smoothness, uniformity and lead of the inner head; NaN where too little of it is there."""
     try:
         inner = scan.inner
@@ -194,8 +198,9 @@ def _deep_inside(scan: Scan, scaled: np.ndarray) -> tuple[float, float, float, f
         return (float("nan"),) * 4
     spacing = scan.volume.spacing
     steps = np.maximum(1, np.round(BLOCK_MM / spacing)).astype(int)
-    cut = ndimage.find_objects(inner.astype(np.uint8))[0]
-    blocks, shares = (_block_means(array[cut], steps) for array in (scaled, inner.astype(np.float32)))
+    cut = mask_box(inner)
+    blocks = _block_means(scan.scale.forward(scan.volume.array[cut]), steps)
+    shares = _block_means(inner[cut].astype(np.float32), steps)
     deep, size = shares > 0.5, spacing * steps
     litres = np.count_nonzero(deep) * float(size.prod()) / 1e6
     if litres < ENOUGH_LITRES:
@@ -207,7 +212,8 @@ def _deep_inside(scan: Scan, scaled: np.ndarray) -> tuple[float, float, float, f
 
 def _is_hounsfield(array: np.ndarray, head: np.ndarray) -> bool:
     low, high = CT_TISSUE
-    return bool(np.percentile(array, 1) <= CT_AIR and head.any() and low <= np.median(array[head]) <= high)
+    has_air = array.min() <= CT_AIR and np.percentile(array, 1) <= CT_AIR
+    return bool(has_air and head.any() and low <= np.median(array[head]) <= high)
 
 
 def _block_means(array: np.ndarray, steps: np.ndarray) -> np.ndarray:

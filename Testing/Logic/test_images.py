@@ -20,7 +20,7 @@ from image_files import (
     voxels,
 )
 
-from BrainDiffLogic.images import read_volume, write_volume
+from BrainDiffLogic.images import as_stored, read_volume, write_volume
 from BrainDiffLogic.volume import Storage, Volume
 
 
@@ -284,3 +284,16 @@ def test_the_space_of_a_nrrd_is_honoured(tmp_path: Path, space: str, signs: tupl
         volume = read_volume(tmp_path / name)
         np.testing.assert_array_equal(volume.array, array)
         np.testing.assert_allclose(volume.affine, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mgz"])
+@pytest.mark.parametrize("stored", [Storage(np.dtype(np.int16)), Storage(np.dtype(np.int16), 0.375, -3.0)])
+def test_what_a_file_will_give_back_is_known_before_it_is_written(tmp_path, suffix, stored):
+    values = np.random.default_rng(3).normal(200, 50, (6, 7, 8)).astype(np.float32)
+    volume = Volume(values, OBLIQUE, storage=stored)
+    path = tmp_path / f"a{suffix}"
+    foretold = as_stored(volume, path)
+    assert write_volume(volume, path) == foretold.storage
+    found = read_volume(path)
+    assert found.array.dtype == foretold.array.dtype
+    np.testing.assert_array_equal(found.array, foretold.array)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage.feature import canny
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from BrainDiffLogic.errors import InputError
@@ -24,6 +25,7 @@ from BrainDiffLogic.metrics.quality import (
     signal_to_noise,
     ssim_map,
 )
+from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_energy
 from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
@@ -298,3 +300,31 @@ def test_mriqcs_own_table_obeys_the_formulas_used_here(shared_data):
         assert at["cnr"] == pytest.approx(gap / noise, rel=1e-4)
         assert at["snr_wm"] * at["summary_wm_stdv"] == pytest.approx(at["summary_wm_median"], rel=1e-3)
         assert at["snr_total"] == pytest.approx((at["snr_csf"] + at["snr_gm"] + at["snr_wm"]) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(13, 9, 17), (1, 6, 7), (20, 11, 3)])
+def test_the_gradient_in_slabs_is_scipys_sobel(shape):
+    array = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    whole = sum((ndimage.sobel(array, axis, output=np.float64) / 32) ** 2 for axis in range(3))
+    np.testing.assert_allclose(gradient_energy(array), whole, rtol=1e-4, atol=1e-7)
+    for found, image in zip(gradient_energy(array, axes=(1, 2)), array, strict=True):
+        plane = sum((ndimage.sobel(image, axis, output=np.float64) / 8) ** 2 for axis in range(2))
+        np.testing.assert_allclose(found, plane, rtol=1e-4, atol=1e-7)
+
+
+def test_edges_found_in_the_box_of_each_slices_head_are_those_of_the_whole_slices(a_pair):
+    clean, moved = a_pair
+    inside = head_mask(clean.array)
+    assert not inside.all(axis=0).any() and inside.any(axis=(1, 2)).sum() > 30
+    (scaled,) = _normalised(moved, moved)
+    edges = np.stack([canny(image, sigma=1.0) for image in scaled]) & inside
+    whole = np.sqrt(gradient_energy(scaled, axes=(1, 2))[edges]).mean()
+    assert average_edge_strength(scaled, inside) == pytest.approx(whole, rel=1e-4)
+
+
+def test_another_image_of_a_scan_is_measured_in_the_same_head(a_pair):
+    clean, moved = (_as_large_as_a_real_head(volume) for volume in a_pair)
+    scan = Scan(clean)
+    tissues = tissue_masks(moved.array, scan.inner)
+    assert assess(scan.same_head(moved.array)) == assess(moved, scan.head, tissues)
+    assert assess(scan) == assess(clean)
