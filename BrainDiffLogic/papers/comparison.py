@@ -23,7 +23,7 @@ from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.pair_run import stack_run
-from BrainDiffLogic.training.stack_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs
 
 TRAINING = ("prior", "correction")
 """Splits whose subjects are trained on: no motion prior needs its own, and the cohort is split as for BrainDiff."""

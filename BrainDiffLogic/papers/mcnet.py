@@ -33,7 +33,7 @@ from BrainDiffLogic.papers.settings import SIZES
 from BrainDiffLogic.papers.simulated import TRACE_POINTS, Simulating, Traces
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.losses import total_variation
-from BrainDiffLogic.training.stack_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs
 
 FACTOR = 8.0
 """By which the paper multiplied recorded traces "all < 2 mm / 2 deg"."""

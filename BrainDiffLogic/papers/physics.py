@@ -21,8 +21,8 @@ from BrainDiffLogic.papers.found import assert_split
 from BrainDiffLogic.papers.settings import Settings
 from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.parallel import run_all
+from BrainDiffLogic.training.slice_pairs import StackPairs, has_stack, pair_slices, write_stack
 from BrainDiffLogic.training.slice_store import SliceStore
-from BrainDiffLogic.training.stack_pairs import StackPairs, has_stack, pair_slices, write_stack
 
 EMPTY = 0.1
 """A reference slice whose brightest pixel is darker, in network units, lies outside the still scan: not compared."""

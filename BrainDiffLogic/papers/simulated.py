@@ -15,8 +15,8 @@ from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.training.slice_pairs import StackPairs, has_stack, pair_slices, write_stack
 from BrainDiffLogic.training.slice_store import on_canvas
-from BrainDiffLogic.training.stack_pairs import StackPairs, has_stack, pair_slices, write_stack
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 TRACE_POINTS = 128

@@ -19,7 +19,7 @@ from BrainDiffLogic.papers.report import PSNR, REST, SSIM, Layout, PaperTable, w
 from BrainDiffLogic.papers.settings import Settings
 from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.training.generative_checkpoints import load_vae
-from BrainDiffLogic.training.stack_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs
 
 CLEAN, INJECTION = "clean test slices", "injection into clean test slices"
 WHOLE = "clean test slices, with the air around the head"

@@ -20,14 +20,13 @@ from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, CorrectorConfiguration
-from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.export import how_to_correct
 from BrainDiffLogic.training.generative_checkpoints import NATIVE_SPACING_MM, load_vae
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware
-from BrainDiffLogic.training.optimisers import check_optimiser
+from BrainDiffLogic.training.losses import ContrastiveLoss
+from BrainDiffLogic.training.optimisers import check_optimiser, revive
 from BrainDiffLogic.training.ordered_batches import Shares, evenly
 from BrainDiffLogic.training.progress import quiet
-from BrainDiffLogic.training.revival import revive
 from BrainDiffLogic.training.run import load_initial, make_trainer, network_arguments, sha256_of, started_from
 from BrainDiffLogic.training.run_folder import (
     LAST,
@@ -37,9 +36,8 @@ from BrainDiffLogic.training.run_folder import (
     steps_done,
     trained_state,
 )
-from BrainDiffLogic.training.slice_pairs import SlicePairs
+from BrainDiffLogic.training.slice_pairs import SlicePairs, StackPairs
 from BrainDiffLogic.training.slices import Sample
-from BrainDiffLogic.training.stack_pairs import StackPairs
 from BrainDiffLogic.training.supervised import SupervisedCorrection
 
 BEST = "best.ckpt"

@@ -7,17 +7,16 @@ cache that was interrupted goes on where it stopped.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import read_volume
+from BrainDiffLogic.images import staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
@@ -25,20 +24,22 @@ from BrainDiffLogic.motion.levels import LARGEST_TURN
 from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.training.configuration import RECORDED, Recipe
-from BrainDiffLogic.training.masking import drawn_mask
-from BrainDiffLogic.training.painting import paint
-from BrainDiffLogic.training.quiet import quiet_base
+from BrainDiffLogic.training.heads import smooth_field, still_head, vary
 from BrainDiffLogic.training.sources import RecordedTraces, Source, motion_shape
-from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+from BrainDiffLogic.volume import Volume
 
-MARGIN_MM = 12.0
 FFT_ACCURACY = 1e-3
 FORMAT = 2
 """Of the pairs: another number where the same sources and recipe give others."""
 QUIET = "quiet"
-"""Folder of the quiet bases, which all pairs of a cache share."""
+"""Folder of the quiet heads, which all pairs of a cache share."""
 FULL_ALIASING_MM = 2.0
 """Mean displacement from which the lines that parallel imaging fills in are as wrong as the recipe says."""
+MASK_SMOOTHING_MM = 2.0
+BRAIN_FLOOR = 0.02
+"""Network units: a stripped brain is where its base is brighter."""
+MASK_LEVEL = (0.03, 0.7)
+"""Of the smoothed mask, log-uniform: from 4 mm outside of the still outline to 1 mm inside."""
 
 
 def simulate_pair(
@@ -47,11 +48,11 @@ def simulate_pair(
 ) -> tuple[np.ndarray, dict]:  # fmt: skip
     """((2, slices, rows, columns) float16, facts): moved and still sagittal stacks in network units.
 
-    quiet   folder in which quiet bases are kept, needed for a recipe of them
+    quiet   folder in which quiet heads are kept, needed for a recipe of them
     traces  needed for a recipe with the motion "recorded"
     """
     rng = np.random.default_rng([seed, index])
-    still = vary(_base(source, recipe, rng, quiet), recipe, rng)
+    still = vary(still_head(source, recipe, rng, quiet), recipe, rng)
     receive = np.exp(smooth_phase(still.shape, rng, rng.uniform(0, recipe.bias_field)))  # polynomials, as coils are
     pe_axis = _choose(recipe.pe_axes, rng)
     kind = "still" if rng.random() < recipe.still_share else _choose(recipe.presets, rng)
@@ -123,92 +124,24 @@ def _sampling(recipe: Recipe, shape: tuple[int, ...], trajectory: Trajectory, rn
     return replace(sampling, reduction=int(rng.integers(2, 4)), calibration_lines=calibration, fill_error=error)
 
 
-def _base(source: Source, recipe: Recipe, rng: np.random.Generator, folder: str | Path | None) -> Volume:
-    """The source as ``load`` gives it, without its noise where the recipe wants quiet bases."""
-    if not recipe.quiet or source.kind == "labels":
-        return load(source, rng, grainy=not recipe.quiet)
-    if folder is None:
-        raise InputError("quiet bases need a folder to be kept in; simulate these pairs with a PairCache")
-    return quiet_base(Path(folder) / quiet_name(source), lambda: load(source, rng))
-
-
-def quiet_name(source: Source) -> str:
-    """The file of a source's quiet base in a folder of them."""
-    return f"{Path(source.path).name}-{file_digest(source.path)[:SHORT]}-{source.kind}.npz"
-
-
-def load(source: Source, rng: np.random.Generator, grainy: bool = True) -> Volume:
-    """The source as a RAS+ volume in network units, cropped to the head and a margin of air.
-
-    grainy  painted heads have a texture of single voxels, too
-    """
-    image = paint_file(source.path, rng, grainy) if source.kind == "labels" else read_volume(source.path)
-    stack, affine = to_sagittal(image), sagittal_affine(image)
-    stack = robust_scale(np.ascontiguousarray(stack)).forward(stack)
-    if source.kind != "head":  # air around a cropped brain, so that what turns out of the box does not wrap around
-        stack = np.pad(stack, 16)
-    return _cropped(Volume(stack, affine, source=source.path))
-
-
-def paint_file(path: str, rng: np.random.Generator, grainy: bool = True) -> Volume:
-    """A head painted from a label map in a file."""
-    labels = read_volume(path)
-    box = tuple(
-        slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0]
-    )
-    affine = labels.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng, grainy), affine, source=path)
-
-
-def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
-    """Another head on another scanner: mirrored, resampled, other contrast and sharpness."""
-    array = np.ascontiguousarray(volume.array[::-1]) if rng.random() < 0.5 else volume.array
-    zoom = rng.uniform(*recipe.zoom) * rng.uniform(0.93, 1.07, size=3)
-    zoom *= min(1.0, (recipe.max_voxels / (array.size * zoom.prod())) ** (1 / 3))
-    shape = [fft.next_fast_len(int(n * z)) for n, z in zip(array.shape, zoom, strict=True)]
-    array = np.maximum(fourier_resampled(array, shape), 0)
-    if rng.random() < recipe.blur_share:
-        array = ndimage.gaussian_filter(array, rng.uniform(*recipe.blur))
-    array = array ** np.float32(rng.uniform(*recipe.gamma))
-    affine = np.diag([*(volume.spacing * volume.shape / np.array(shape)), 1.0])
-    return Volume(array, affine, source=volume.source)
-
-
-def fourier_resampled(array: np.ndarray, shape: list[int]) -> np.ndarray:
-    """The array on another grid of the same field of view: its spectrum cropped or padded with zeros."""
-    for axis, size in enumerate(shape):
-        old = array.shape[axis]
-        spectrum = fft.rfft(array, axis=axis)
-        spectrum = np.take(spectrum, range(min(old, size) // 2), axis=axis)
-        array = fft.irfft(spectrum, n=size, axis=axis) * (size / old)
-    return array.astype(np.float32)
-
-
-def smooth_field(shape: tuple[int, ...], rng: np.random.Generator, waves: int) -> np.ndarray:
-    """(I, J, K) float32 smooth random field within about -1 to 1, ``waves`` half periods over the volume."""
-    coarse = rng.normal(size=(waves + 2,) * 3)
-    field_ = coarse / np.abs(coarse).max()
-    for axis, size in enumerate(shape):
-        matrix = ndimage.zoom(np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest")
-        field_ = np.moveaxis(np.tensordot(field_, matrix.astype(np.float32), axes=(axis, 0)), -1, axis)
-    return field_.astype(np.float32)
-
-
-def _cropped(volume: Volume) -> Volume:
-    mask = head_mask(volume.array)
-    box = []
-    for axis, (size, spacing) in enumerate(zip(volume.shape, volume.spacing, strict=True)):
-        rows = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(MARGIN_MM / spacing)
-        box.append(slice(max(0, rows[0] - margin), min(size, rows[-1] + 1 + margin)))
-    return Volume(volume.array[tuple(box)], np.diag([*volume.spacing, 1.0]), source=volume.source)
-
-
 def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
     names = list(weights)
     chances = np.array([weights[name] for name in names], dtype=float)
     return names[rng.choice(len(names), p=chances / chances.sum())]
+
+
+def drawn_mask(still: Volume, stripped: bool, rng: np.random.Generator) -> np.ndarray:
+    """(I, J, K) bool: the still head, or the brain of a ``stripped`` base, with a smooth edge a little out or in.
+
+    still  quiet, in network units
+    """
+    mask = _brain(still.array) if stripped else head_mask(still.array)
+    smooth = ndimage.gaussian_filter(mask.astype(np.float32), MASK_SMOOTHING_MM / still.spacing)
+    return smooth > np.exp(rng.uniform(*np.log(MASK_LEVEL)))
+
+
+def _brain(array: np.ndarray) -> np.ndarray:
+    return ndimage.binary_fill_holes(ndimage.binary_opening(array > BRAIN_FLOOR))
 
 
 class PairCache:
@@ -252,12 +185,9 @@ class PairCache:
         if facts_file.exists():
             return
         stacks, facts = self.simulate(index)
-        partial = data.with_suffix(f".{os.getpid()}.part")
-        with open(partial, "wb") as file:
-            np.save(file, stacks)
-        os.replace(partial, data)
-        partial.write_text(json.dumps(facts))
-        os.replace(partial, facts_file)
+        with staged_output(facts_file) as staged:
+            np.save(staged.with_name(data.name), stacks)
+            staged.write_text(json.dumps(facts))
 
     def ready(self, count: int) -> list[int]:
         """Which of the pairs 0 to count - 1 are there."""

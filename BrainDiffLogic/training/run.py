@@ -23,11 +23,10 @@ from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, CorrectorConfiguration
 from BrainDiffLogic.training.hardware import ONE_DEVICE, Hardware, check_shares
-from BrainDiffLogic.training.optimisers import check_optimiser
+from BrainDiffLogic.training.optimisers import check_optimiser, revive
 from BrainDiffLogic.training.ordered_batches import Shares
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.progress import progress_callback, quiet
-from BrainDiffLogic.training.revival import revive
 from BrainDiffLogic.training.run_folder import LAST, AtomicCheckpoints, last_checkpoint, prepare
 from BrainDiffLogic.training.slices import CachedSlices, Sample, SimulatedSlices, ValidationSlices
 from BrainDiffLogic.training.sources import assert_other_motion, assert_other_runs, find_sources, find_traces

@@ -6,16 +6,32 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from BrainDiffLogic.training.implants import implant
-from BrainDiffLogic.training.masking import mask_slice
+from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.training.pairs import PairCache
 
 Sample = dict[str, Tensor]
 GAIN = (0.9, 1.1)
 SLICES_PER_PAIR = 40
+SLICE_LEVEL = (0.08, 0.2)
+"""Network units, above noise in air: a slice's head is where the smoothed still slice is brighter."""
+SLICE_SMOOTHING = 2.0
+"""Pixels."""
+MOST_LESIONS = 6
+LESION_DIAMETER = (2.0, 10.0)
+"""Pixels, as likely in each octave; pixels of 1 mm on most training scans."""
+LESION_STRETCH = (0.6, 1.7)
+LESION_EDGE = (1.0, 4.0)
+"""Pixels: from a sharp border to one that motion has smeared."""
+LESION_CONTRAST = (0.05, 0.6)
+"""In network units; as often bright as dark."""
+DARKEST = 0.8
+"""A dark lesion takes at most this share of the signal at its place away."""
+TISSUE = 0.25
+"""Network units: lesions lie where the still slice has more."""
 
 
 def take_slice(
@@ -28,8 +44,8 @@ def take_slice(
     image), a random gain, and the neighbours in a random order of left and right. Slices beyond the stack
     repeat the last one.
 
-    lesions  how likely lesions are put into both, see ``implants``
-    masked   how likely the air of both is masked, see ``masking.mask_slice``
+    lesions  how likely lesions are put into both, see ``implant``
+    masked   how likely the air of both is masked, see ``mask_slice``
     """
     slices, rows, columns = stacks.shape[1:]
     order = np.arange(context) - context // 2
@@ -49,6 +65,37 @@ def take_slice(
     if masked and rng.random() < masked:
         mask_slice(moved, clean, rng)
     return {"moved": torch.from_numpy(moved), "clean": torch.from_numpy(clean)}
+
+
+def implant(moved: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> None:
+    """Add 1 to ``MOST_LESIONS`` lesions to moved (context, rows, columns) and clean (1, rows, columns) alike.
+
+    What is focal is no artifact, and a network learns to leave it. That motion also blurs a lesion is left out: the
+    slices were simulated before it is there, so lesions stay as the moved scan shows them.
+    """
+    room = np.argwhere(clean[0] > TISSUE)
+    if not len(room):
+        return
+    middle = len(moved) // 2
+    for row, column in room[rng.integers(len(room), size=rng.integers(1, MOST_LESIONS + 1))]:
+        axes = np.exp(rng.uniform(*np.log(LESION_DIAMETER))) / 2 * rng.uniform(*LESION_STRETCH, size=3)
+        place = np.array([middle + rng.uniform(-1, 1) * axes[0], row, column])
+        contrast = rng.uniform(*LESION_CONTRAST)
+        if rng.random() < 0.5:
+            contrast = -min(contrast, DARKEST * float(clean[0, row, column]))
+        box, filled = soft_ellipsoid(place, axes, rng.uniform(*LESION_EDGE), np.ones(3), moved.shape)
+        added = np.zeros((len(moved), *filled.shape[1:]), np.float32)
+        added[box[0]] = np.float32(contrast) * filled
+        moved[:, *box[1:]] += added
+        clean[:, *box[1:]] += added[middle : middle + 1]
+
+
+def mask_slice(moved: np.ndarray, clean: np.ndarray, rng: np.random.Generator) -> None:
+    """Set moved (context, rows, columns) and clean (1, rows, columns) to 0 where the still slice shows no head."""
+    smooth = ndimage.gaussian_filter(clean[0], SLICE_SMOOTHING)
+    air = ~ndimage.binary_fill_holes(smooth > rng.uniform(*SLICE_LEVEL))
+    moved[:, air] = 0
+    clean[:, air] = 0
 
 
 class CachedSlices(Dataset[Sample]):

@@ -13,7 +13,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
-from BrainDiffLogic.training.contrastive import ContrastiveLoss
+from BrainDiffLogic.training.losses import ContrastiveLoss
 from BrainDiffLogic.training.optimisers import build_optimiser
 from BrainDiffLogic.training.perceptual import GradientTerm
 from BrainDiffLogic.training.slices import Sample

@@ -31,7 +31,7 @@ from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion.kspace import PE_AXES
-from BrainDiffLogic.training.pairs import fourier_resampled
+from BrainDiffLogic.training.heads import fourier_resampled
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 SPACING_MM = 2.5

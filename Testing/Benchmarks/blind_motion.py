@@ -36,7 +36,7 @@ from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import Sampling
-from BrainDiffLogic.training.quiet import quieted
+from BrainDiffLogic.training.heads import quieted
 from BrainDiffLogic.training.sources import RecordedTraces
 from BrainDiffLogic.volume import Volume
 

@@ -2,11 +2,12 @@
 
 1. Pack (two cores, minutes; quiet bases are kept in --cache, so that it may be stopped and started again). 64 MiB may
    travel, 38 of them are this repository: 20 MB are left for heads; 40 with Resources/Checkpoints/*.safetensors (33 MB)
-   moved out of the tree during the call. What the library imports and the device lacks goes as wheels (5 MB):
+   moved out of the tree during the call. What the library imports and the device lacks goes as wheels (8 MB):
 
     nice .venv/bin/python Testing/Benchmarks/gpu_campaign.py pack --data ../shared/data --cache runs/quiet \\
         --out .carry/heads.npz
-    .venv/bin/python -m pip download --no-deps -d .carry/whl monai==1.6.1 nibabel==5.4.2
+    .venv/bin/python -m pip download --no-deps -d .carry/whl monai==1.6.1 nibabel==5.4.2 \\
+        pydantic==2.14.4 pydantic_core==2.50.5 annotated-types==0.8.0 typing-inspection==0.4.5
 
 2. Train: the device tool's ``run`` with carry [".carry"], timeout_s 595, and the command
 

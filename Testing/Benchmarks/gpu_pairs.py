@@ -22,7 +22,7 @@ from BrainDiffLogic.motion.kspace import PE_AXES  # noqa: E402
 from BrainDiffLogic.motion.rigid import rotation_matrices  # noqa: E402
 from BrainDiffLogic.motion.sampling import Sampling  # noqa: E402
 from BrainDiffLogic.motion.trajectory import Trajectory, resampled, with_severity  # noqa: E402
-from BrainDiffLogic.training import masking, painting  # noqa: E402
+from BrainDiffLogic.training import heads, pairs  # noqa: E402
 from BrainDiffLogic.training.configuration import Recipe  # noqa: E402
 from BrainDiffLogic.training.pairs import FULL_ALIASING_MM, _choose, _severity, _trajectory  # noqa: E402
 
@@ -103,22 +103,22 @@ def draw_scan(
         noise=drawn_noise if noise is None else noise,
         kept=None if sampling.full_fourier else np.fft.ifftshift(sampling.keeps(new[axis])),
         skipped=None if fill is None else np.fft.ifftshift(sampling.skipped(new[axis])), fill=fill,
-        mask_level=float(np.exp(rng.uniform(*np.log(masking.LEVEL)))) if masked else 0.0,
+        mask_level=float(np.exp(rng.uniform(*np.log(pairs.MASK_LEVEL)))) if masked else 0.0,
         seed=int(rng.integers(2**31)),
     )  # fmt: skip
 
 
 def drawn_palette(labels: list[int], rng: np.random.Generator) -> np.ndarray:
-    """(2, labels): grey values, and textures in these units, as ``training.painting.paint`` draws them."""
-    t1_like, texture = rng.random() < painting.T1_SHARE, rng.uniform(0.2, 0.8)
+    """(2, labels): grey values, and textures in these units, as ``training.heads.paint`` draws them."""
+    t1_like, texture = rng.random() < heads.T1_SHARE, rng.uniform(0.2, 0.8)
     found = np.zeros((2, len(labels)))
-    tissues = [(set(members), rng.uniform(*limits)) for members, limits in painting.T1_LEVELS.values()]
+    tissues = [(set(members), rng.uniform(*limits)) for members, limits in heads.T1_LEVELS.values()]
     for place, label in enumerate(labels):
         shared = [level for members, level in tissues if label in members]
         if label and shared and t1_like:
             found[:, place] = shared[0] * rng.uniform(0.95, 1.05), texture * rng.uniform(0.01, 0.06)
         elif label:
-            found[:, place] = rng.uniform(*painting.OTHER_RANGE), texture * rng.uniform(0.01, 0.15)
+            found[:, place] = rng.uniform(*heads.OTHER_RANGE), texture * rng.uniform(0.01, 0.15)
     return found
 
 

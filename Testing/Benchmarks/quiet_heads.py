@@ -26,9 +26,8 @@ from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.training.masking import drawn_mask
-from BrainDiffLogic.training.pairs import FFT_ACCURACY, load
-from BrainDiffLogic.training.quiet import quiet_base
+from BrainDiffLogic.training.heads import load, quiet_head
+from BrainDiffLogic.training.pairs import FFT_ACCURACY, drawn_mask
 from BrainDiffLogic.training.sources import Source
 from BrainDiffLogic.volume import Volume
 
@@ -88,7 +87,7 @@ def slabs(case: Case, data: Path, out: Path) -> tuple[Volume, Volume, Volume]:
 def _simulated(case: Case, data: Path, out: Path) -> dict[str, np.ndarray]:
     kind = HEADS[case.head]
     source = Source(str(data / f"t1_{kind}" / f"{case.head}_T1w.nii.gz"), case.head, kind)
-    still = quiet_base(out / "quiet" / f"{case.head}.npz", lambda: load(source, np.random.default_rng(0)))
+    still = quiet_head(out / "quiet" / f"{case.head}.npz", lambda: load(source, np.random.default_rng(0)))
     seed = sum(case.name.encode())
     lines = still.shape[phase_encode_axis(still.affine, case.pe_axis)]
     motion = with_severity(preset("drift" if case.kind == "still" else case.kind, lines, seed), case.severity)

@@ -27,7 +27,7 @@ from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.training.pairs import fourier_resampled
+from BrainDiffLogic.training.heads import fourier_resampled
 from BrainDiffLogic.volume import Volume
 
 SUBJECTS = ("ds000011-11", "ds000011-12", "pycortex-S1")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from BrainDiffLogic.training.contrastive import TEMPERATURE, ContrastiveLoss, contrast, info_nce
+from BrainDiffLogic.training.losses import TEMPERATURE, ContrastiveLoss, contrast, info_nce
 from Harness.tiny_prior import slices, tiny_networks
 
 SIMILARITY = 0.923  # of the latents of a clean and a moved slice, METHODS 1.3

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import save_checkpoint
 from BrainDiffLogic.models.families import build
-from BrainDiffLogic.training.perceptual import FrozenFeatures, PerceptualTerm, build_perceptual
-from BrainDiffLogic.training.vgg import BLOCKS, vgg16_layers
+from BrainDiffLogic.training.perceptual import BLOCKS, FrozenFeatures, PerceptualTerm, build_perceptual, vgg16_layers
 from Harness.correctors import save_tiny
 
 MC_NET = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True, "filters": [4, 8]}

@@ -26,7 +26,7 @@ from BrainDiffLogic.papers.stages import reproduce as reproduce_stages
 from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.training.pair_run import stack_run
 from BrainDiffLogic.training.run_folder import steps_done
-from BrainDiffLogic.training.stack_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs
 
 Rows = dict[tuple[str, str], dict]
 NAMES = tuple(stage.name for stage in STAGES)

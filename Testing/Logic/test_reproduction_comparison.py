@@ -30,7 +30,7 @@ from BrainDiffLogic.papers.simulated import Simulating, assert_other_traces, mid
 from BrainDiffLogic.papers.stages import reproduce
 from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.training.run import network_arguments
-from BrainDiffLogic.training.stack_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
 

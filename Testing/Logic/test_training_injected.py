@@ -23,10 +23,10 @@ from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
-from BrainDiffLogic.training.contrastive import ContrastiveLoss
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.losses import ContrastiveLoss
 from BrainDiffLogic.training.pair_run import (
     BestCheckpoint,
     export_pair_corrector,
@@ -35,8 +35,8 @@ from BrainDiffLogic.training.pair_run import (
 )
 from BrainDiffLogic.training.run import network_arguments
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
+from BrainDiffLogic.training.slice_pairs import StackPairs, pair_slices, write_stack
 from BrainDiffLogic.training.slice_store import SliceStore, sagittal_slices
-from BrainDiffLogic.training.stack_pairs import StackPairs, pair_slices, write_stack
 from BrainDiffLogic.training.supervised import SupervisedCorrection
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff

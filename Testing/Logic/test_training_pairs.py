@@ -11,10 +11,11 @@ import pytest
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
-from BrainDiffLogic.training import painting
+from BrainDiffLogic.training import heads
 from BrainDiffLogic.training import pairs as pairs_module
 from BrainDiffLogic.training.configuration import Recipe
-from BrainDiffLogic.training.pairs import PairCache, fourier_resampled, quiet_name, simulate_pair
+from BrainDiffLogic.training.heads import fourier_resampled, quiet_name
+from BrainDiffLogic.training.pairs import PairCache, simulate_pair
 from BrainDiffLogic.training.sources import Source
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
@@ -82,16 +83,16 @@ def test_a_still_pair_has_no_motion_and_less_error_than_a_moved_one(a_source: So
 def test_the_receive_field_stays_where_it_is_while_the_head_moves(
     a_source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads, fields, simulate = [], [], pairs_module.simulate_motion
+    shapes, fields, simulate = [], [], pairs_module.simulate_motion
 
     def seen(volume: Volume, *args: Any, receive: np.ndarray, **more: Any) -> Any:
-        heads.append(volume.array)
+        shapes.append(volume.array)
         fields.append(receive)
         return simulate(volume, *args, receive=receive, **more)
 
     monkeypatch.setattr(pairs_module, "simulate_motion", seen)
     stacks = [simulate_pair(a_source, replace(RECIPE, bias_field=size), 1, 0)[0] for size in (0.0, 1.0)]
-    np.testing.assert_array_equal(heads[0], heads[1])
+    np.testing.assert_array_equal(shapes[0], shapes[1])
     assert np.ptp(fields[0]) == 0 < np.ptp(fields[1])
     assert stacks[0].shape != stacks[1].shape or np.abs(stacks[0] - stacks[1]).max() > 0.01
 
@@ -150,7 +151,7 @@ def test_an_interrupted_write_leaves_no_pair_and_the_next_call_makes_it(
             raise KeyboardInterrupt
         os.rename(source, target)
 
-    monkeypatch.setattr(pairs_module.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         a_cache.make(0)
     assert a_cache.ready(1) == []
@@ -209,9 +210,9 @@ def test_a_cache_without_sources_is_refused(tmp_path: Path) -> None:
 def test_a_t1_like_head_has_bright_white_matter_dark_fluid_and_no_air(
     a_label_map: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(painting, "T1_SHARE", 1.0)
+    monkeypatch.setattr(heads, "T1_SHARE", 1.0)
     for seed in range(5):
-        image = painting.paint(a_label_map, np.random.default_rng(seed))
+        image = heads.paint(a_label_map, np.random.default_rng(seed))
         white = np.median(image[10:14, 10:14, 10:14])
         grey = np.median(image[6:7, 8:16, 8:16])
         fluid = np.median(image[4, 6:18, 6:18])
@@ -221,14 +222,14 @@ def test_a_t1_like_head_has_bright_white_matter_dark_fluid_and_no_air(
 
 def test_a_painted_head_stands_in_air_that_is_zero(a_label_map: np.ndarray) -> None:
     padded = np.pad(a_label_map, 4)
-    image = painting.paint(padded, np.random.default_rng(1))
+    image = heads.paint(padded, np.random.default_rng(1))
     assert image.dtype == np.float32
     assert not image[0].any()
     assert not image[..., -1].any()
 
 
 def test_painting_follows_the_generator(a_label_map: np.ndarray) -> None:
-    one, same, other = (painting.paint(a_label_map, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, same, other = (heads.paint(a_label_map, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 

@@ -12,10 +12,9 @@ from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.training import pairs as pairs_module
 from BrainDiffLogic.training.configuration import Recipe
-from BrainDiffLogic.training.masking import drawn_mask, mask_slice
-from BrainDiffLogic.training.painting import paint
-from BrainDiffLogic.training.pairs import PairCache, simulate_pair
-from BrainDiffLogic.training.quiet import noise_deviation, quiet_base, quieted
+from BrainDiffLogic.training.heads import noise_deviation, paint, quiet_head, quieted
+from BrainDiffLogic.training.pairs import PairCache, drawn_mask, simulate_pair
+from BrainDiffLogic.training.slices import mask_slice
 from BrainDiffLogic.training.sources import MOST_GAIN, RecordedTraces, Source
 from BrainDiffLogic.volume import Volume
 
@@ -91,8 +90,8 @@ def test_a_head_that_is_quiet_comes_back_as_it_is(a_quiet_head: np.ndarray) -> N
 def test_a_quiet_base_is_made_once_and_kept(a_noisy_head: np.ndarray, tmp_path: Path) -> None:
     volume = Volume(a_noisy_head, np.diag([1.0, 1.5, 2, 1]))
     path = tmp_path / "quiet" / "one.npz"
-    made = quiet_base(path, lambda: volume)
-    kept = quiet_base(path, lambda: pytest.fail("made again"))
+    made = quiet_head(path, lambda: volume)
+    kept = quiet_head(path, lambda: pytest.fail("made again"))
     np.testing.assert_array_equal(made.array, kept.array)
     np.testing.assert_allclose(kept.spacing, [1, 1.5, 2])
     np.testing.assert_allclose(made.array, quieted(a_noisy_head), atol=1e-3)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from BrainDiffLogic.models.families import CONFIGURATIONS, build
-from BrainDiffLogic.training.revival import RevivingReLU, revive
+from BrainDiffLogic.training.optimisers import RevivingReLU, revive
 
 
 def test_a_map_below_zero_has_a_gradient_and_one_that_is_partly_above_has_none_there() -> None:

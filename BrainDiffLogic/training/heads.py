@@ -1,0 +1,209 @@
+"""The still heads that pairs are made from: read or painted, without their noise where wanted, and varied.
+
+Painted heads are anatomy without the noise, resolution and contrast of any scanner, after SynthSeg (Billot et al.,
+Medical Image Analysis 2023;86:102789): each label gets its own random grey value and texture. Here most keep the order
+of a T1-weighted image, the rest have any contrast.
+
+Quiet heads have lost their noise, so that a pair's noise comes in after the motion, as in a scanner. Noise that a scan
+brought along would move with the head. It could only be averaged away, so a network would learn to smooth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import fft, ndimage
+from skimage.restoration import denoise_nl_means
+
+from BrainDiffLogic.digests import SHORT, file_digest
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import read_volume, staged_output
+from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.training.configuration import Recipe
+from BrainDiffLogic.training.sources import Source
+from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+
+MARGIN_MM = 12.0
+T1_LEVELS = {
+    "white": ((2, 7, 16, 28, 41, 46, 60, 85), (0.75, 1.0)),
+    "deep": ((10, 11, 12, 13, 26, 49, 50, 51, 52, 58), (0.55, 0.8)),
+    "grey": ((3, 8, 17, 18, 42, 47, 53, 54, 136, 137, 163, 164), (0.4, 0.65)),
+    "fluid": ((4, 5, 14, 15, 24, 43, 44, 72), (0.08, 0.3)),
+    "lesion": ((25, 57, 30, 62), (0.3, 0.9)),
+}
+"""FreeSurfer labels by tissue, and the range of their grey values in T1-weighted images; white is near 1."""
+OTHER_RANGE = (0.05, 1.1)
+"""Skull, skin, fat, muscle, eyes: anything."""
+T1_SHARE = 0.75
+PATCH, REACH = 3, 2
+"""Voxels: width of the patches of non-local means, and how far away they are compared."""
+STRENGTH = 0.8
+"""Cut-off of non-local means, in standard deviations of the noise (skimage's advice for a known one)."""
+QUIET_ENOUGH = 0.015
+"""Noise over the mean of the head below which a head stays as it is: averaged or smoothed before."""
+NORMAL_MAD = 0.6745
+"""Median absolute deviation of a standard normal variable."""
+
+
+def still_head(source: Source, recipe: Recipe, rng: np.random.Generator, folder: str | Path | None) -> Volume:
+    """The source as ``load`` gives it, without its noise where the recipe wants quiet heads."""
+    if not recipe.quiet or source.kind == "labels":
+        return load(source, rng, grainy=not recipe.quiet)
+    if folder is None:
+        raise InputError("quiet heads need a folder to be kept in; simulate these pairs with a PairCache")
+    return quiet_head(Path(folder) / quiet_name(source), lambda: load(source, rng))
+
+
+def load(source: Source, rng: np.random.Generator, grainy: bool = True) -> Volume:
+    """The source as a RAS+ volume in network units, cropped to the head and a margin of air.
+
+    grainy  painted heads have a texture of single voxels, too
+    """
+    image = paint_file(source.path, rng, grainy) if source.kind == "labels" else read_volume(source.path)
+    stack, affine = to_sagittal(image), sagittal_affine(image)
+    stack = robust_scale(np.ascontiguousarray(stack)).forward(stack)
+    if source.kind != "head":  # air around a cropped brain, so that what turns out of the box does not wrap around
+        stack = np.pad(stack, 16)
+    return _cropped(Volume(stack, affine, source=source.path))
+
+
+def vary(volume: Volume, recipe: Recipe, rng: np.random.Generator) -> Volume:
+    """Another head on another scanner: mirrored, resampled, other contrast and sharpness."""
+    array = np.ascontiguousarray(volume.array[::-1]) if rng.random() < 0.5 else volume.array
+    zoom = rng.uniform(*recipe.zoom) * rng.uniform(0.93, 1.07, size=3)
+    zoom *= min(1.0, (recipe.max_voxels / (array.size * zoom.prod())) ** (1 / 3))
+    shape = [fft.next_fast_len(int(n * z)) for n, z in zip(array.shape, zoom, strict=True)]
+    array = np.maximum(fourier_resampled(array, shape), 0)
+    if rng.random() < recipe.blur_share:
+        array = ndimage.gaussian_filter(array, rng.uniform(*recipe.blur))
+    array = array ** np.float32(rng.uniform(*recipe.gamma))
+    affine = np.diag([*(volume.spacing * volume.shape / np.array(shape)), 1.0])
+    return Volume(array, affine, source=volume.source)
+
+
+def fourier_resampled(array: np.ndarray, shape: list[int]) -> np.ndarray:
+    """The array on another grid of the same field of view: its spectrum cropped or padded with zeros."""
+    for axis, size in enumerate(shape):
+        old = array.shape[axis]
+        spectrum = fft.rfft(array, axis=axis)
+        spectrum = np.take(spectrum, range(min(old, size) // 2), axis=axis)
+        array = fft.irfft(spectrum, n=size, axis=axis) * (size / old)
+    return array.astype(np.float32)
+
+
+def smooth_field(shape: tuple[int, ...], rng: np.random.Generator, waves: int) -> np.ndarray:
+    """(I, J, K) float32 smooth random field within about -1 to 1, ``waves`` half periods over the volume."""
+    coarse = rng.normal(size=(waves + 2,) * 3)
+    field_ = coarse / np.abs(coarse).max()
+    for axis, size in enumerate(shape):
+        matrix = ndimage.zoom(np.eye(waves + 2), (1, size / (waves + 2)), order=3, grid_mode=True, mode="nearest")
+        field_ = np.moveaxis(np.tensordot(field_, matrix.astype(np.float32), axes=(axis, 0)), -1, axis)
+    return field_.astype(np.float32)
+
+
+def _cropped(volume: Volume) -> Volume:
+    mask = head_mask(volume.array)
+    box = []
+    for axis, (size, spacing) in enumerate(zip(volume.shape, volume.spacing, strict=True)):
+        rows = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(MARGIN_MM / spacing)
+        box.append(slice(max(0, rows[0] - margin), min(size, rows[-1] + 1 + margin)))
+    return Volume(volume.array[tuple(box)], np.diag([*volume.spacing, 1.0]), source=volume.source)
+
+
+def paint_file(path: str, rng: np.random.Generator, grainy: bool = True) -> Volume:
+    """A head painted from a label map in a file."""
+    labels = read_volume(path)
+    box = tuple(
+        slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0]
+    )
+    affine = labels.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng, grainy), affine, source=path)
+
+
+def paint(labels: np.ndarray, rng: np.random.Generator, grainy: bool = True) -> np.ndarray:
+    """An image (I, J, K) float32, white matter near 1, from an integer label map; air is 0.
+
+    grainy  the texture has a scale of single voxels, which looks like noise
+    """
+    t1_like = rng.random() < T1_SHARE
+    values = np.unique(labels)
+    level = np.zeros(int(values.max()) + 1, dtype=np.float32)
+    grain = np.zeros_like(level)
+    for tissue_labels, limits in [*T1_LEVELS.values(), (tuple(values[values > 0]), OTHER_RANGE)]:
+        shared = rng.uniform(*limits) if t1_like else rng.uniform(*OTHER_RANGE)
+        for label in tissue_labels:
+            if label < len(level) and level[label] == 0:
+                other = limits is OTHER_RANGE
+                level[label] = rng.uniform(*OTHER_RANGE) if other else shared * rng.uniform(0.95, 1.05)
+                grain[label] = rng.uniform(0.01, 0.15 if other else 0.06)
+    index = labels.astype(np.int32)
+    texture = _texture(labels.shape, rng, grainy)
+    image = level[index] + grain[index] * texture
+    return np.maximum(ndimage.gaussian_filter(image, rng.uniform(0.4, 0.8)), 0)
+
+
+def _texture(shape: tuple[int, ...], rng: np.random.Generator, grainy: bool) -> np.ndarray:
+    """Noise of unit standard deviation on two scales: voxels, unless not ``grainy``, and structures of a few voxels."""
+    fine = rng.standard_normal(shape, dtype=np.float32) if grainy else np.float32(0)
+    coarse = ndimage.zoom(rng.standard_normal([-(-n // 4) for n in shape], dtype=np.float32), 4, order=1)
+    coarse = coarse[tuple(slice(n) for n in shape)]
+    share = np.float32(rng.uniform(0.2, 0.8))
+    return share * fine + (1 - share) * coarse / coarse.std()
+
+
+def quiet_name(source: Source) -> str:
+    """The file of a source's quiet head in a folder of them."""
+    return f"{Path(source.path).name}-{file_digest(source.path)[:SHORT]}-{source.kind}.npz"
+
+
+def noise_deviation(array: np.ndarray, inside: np.ndarray) -> float:
+    """Standard deviation of the noise of a magnitude image (I, J, K) in the flatter half of ``inside``, its head.
+
+    From differences along all three axes at once (Haar's finest diagonal detail), in which a head has little structure.
+    Inside a head Rician noise is Gaussian; in air it is not, and masked air has none: skimage's ``estimate_sigma``,
+    which takes the whole image, would find too little.
+    """
+    trimmed = tuple(slice(size // 2 * 2) for size in array.shape)
+    detail, smooth = array[trimmed].astype(np.float32), ndimage.gaussian_filter(array.astype(np.float32), 1.5)
+    for axis in range(3):
+        even, odd = (np.moveaxis(detail, axis, 0)[start::2] for start in (0, 1))
+        detail = np.moveaxis((even - odd) / np.float32(np.sqrt(2)), 0, axis)
+    every_second = tuple(slice(0, size // 2 * 2, 2) for size in array.shape)
+    slope = np.sqrt(sum(step**2 for step in np.gradient(smooth)))[every_second]
+    head = ndimage.binary_erosion(inside, iterations=2)[every_second]
+    if not head.any():
+        return 0.0
+    flat = head & (slope <= np.median(slope[head]))
+    return float(np.median(np.abs(detail[flat]))) / NORMAL_MAD
+
+
+def quieted(array: np.ndarray) -> np.ndarray:
+    """A magnitude image (I, J, K) >= 0 without its noise, float32.
+
+    Non-local means (Buades 2005; Coupe et al., IEEE TMI 2008), then the mean of Rician noise off the squares, so that
+    air becomes 0. One that is quiet already comes back as it is.
+    """
+    array = array.astype(np.float32)
+    inside = head_mask(array)
+    deviation = noise_deviation(array, inside)
+    if deviation <= QUIET_ENOUGH * array[inside].mean():
+        return array
+    means = denoise_nl_means(
+        array, patch_size=PATCH, patch_distance=REACH, h=STRENGTH * deviation, sigma=deviation, fast_mode=True
+    )
+    return np.sqrt(np.maximum(means**2 - 2 * deviation**2, 0)).astype(np.float32)
+
+
+def quiet_head(path: Path, load: Callable[[], Volume]) -> Volume:
+    """The quiet copy of a volume on a diagonal affine, kept in the file ``path`` (.npz), made at first."""
+    if not path.exists():
+        volume = load()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged_output(path) as staged:
+            np.savez(staged, array=quieted(np.maximum(volume.array, 0)).astype(np.float16), spacing=volume.spacing)
+    with np.load(path) as kept:
+        return Volume(kept["array"].astype(np.float32), np.diag([*kept["spacing"], 1.0]), source=path.name)
