@@ -80,7 +80,8 @@ def _converted(args: argparse.Namespace) -> Card:
     require_training_packages()
     from BrainDiffLogic.training.configuration import LdmConfiguration, VaeConfiguration
     from BrainDiffLogic.training.fields import read_section
-    from BrainDiffLogic.training.generative_conversion import convert_ldm, convert_vae
+    from BrainDiffLogic.training.ldm import convert_ldm
+    from BrainDiffLogic.training.vae import convert_vae
 
     if (args.phase == "ldm") != (args.vae is not None):
         raise InputError("--vae: an ldm needs the autoencoder of its latents, a vae takes none")

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import check_output
 from BrainDiffLogic.models.checkpoints import SUFFIX
+from BrainDiffLogic.training.corrector_cards import export_corrector
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import CorrectorConfiguration
-    from BrainDiffLogic.training.hardware import Hardware
+    from BrainDiffLogic.training.fit import Hardware
 
 OWN_OPTIONS = {
     "corrector": ("cache", "initial", "pairs", "steps", "vae", "devices", "num_nodes", "strategy"),
@@ -100,8 +101,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
-    from BrainDiffLogic.training.export import export
-    from BrainDiffLogic.training.run import train
+    from BrainDiffLogic.training.corrector import train
 
     configuration = _configuration(args)
     if configuration.data == "pairs":
@@ -114,12 +114,13 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
     )  # fmt: skip
     if not args.export or not _is_first():
         return None
-    return export(configuration, checkpoint, args.export, args.data, args.initial)
+    return export_corrector(configuration, checkpoint, args.export, args.data, args.initial)
 
 
 def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfiguration) -> dict[str, Any] | None:
-    from BrainDiffLogic.injection.corrector_run import injected_run
-    from BrainDiffLogic.training.pair_run import export_pair_corrector, train_on_pairs
+    from BrainDiffLogic.injection.job import injected_run
+    from BrainDiffLogic.training.corrector import train_on_pairs
+    from BrainDiffLogic.training.corrector_cards import export_pair_corrector
 
     for name in ("cache", "pairs"):
         if getattr(args, name) is not None:
@@ -134,7 +135,7 @@ def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfigurat
 def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
     from BrainDiffLogic.training.configuration import VaeConfiguration
     from BrainDiffLogic.training.fields import read_section
-    from BrainDiffLogic.training.train_vae import export_vae, train_vae
+    from BrainDiffLogic.training.vae import export_vae, train_vae
 
     options = {"vgg": str(args.vgg)} if args.vgg else None
     changes = {"epochs": args.epochs, "perceptual": args.perceptual, "perceptual_options": options}
@@ -146,7 +147,7 @@ def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
 def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
     from BrainDiffLogic.training.configuration import LdmConfiguration
     from BrainDiffLogic.training.fields import read_section
-    from BrainDiffLogic.training.train_ldm import export_ldm, train_ldm
+    from BrainDiffLogic.training.ldm import export_ldm, train_ldm
 
     plan = read_section(LdmConfiguration, args.config, epochs=args.epochs, group=args.group)
     checkpoint = train_ldm(plan, args.data, args.vae, args.folder, _hardware(args))
@@ -156,10 +157,9 @@ def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
-    from BrainDiffLogic.severity.export import export_severity
-    from BrainDiffLogic.severity.run import train_severity
     from BrainDiffLogic.training.configuration import SeverityConfiguration
     from BrainDiffLogic.training.fields import read_section
+    from BrainDiffLogic.training.severity import export_severity, train_severity
 
     plan = read_section(SeverityConfiguration, args.config, epochs=args.epochs)
     checkpoint = train_severity(
@@ -172,7 +172,7 @@ def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _hardware(args: argparse.Namespace) -> Hardware:
-    from BrainDiffLogic.training.hardware import Hardware
+    from BrainDiffLogic.training.fit import Hardware
 
     return Hardware(args.device, args.devices or 1, args.num_nodes or 1, args.strategy or "auto")
 

@@ -14,7 +14,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import denoisers
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.models.checkpoints import Card
-from BrainDiffLogic.severity.weights import shipped_weights
+from BrainDiffLogic.severity.network import shipped_weights
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:

@@ -14,8 +14,15 @@ from torch import Tensor
 
 from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.ddim import add_noise, denoise, normal_noise, sampling_steps
-from BrainDiffLogic.injection.schedule import SIGNAL, NoiseSchedule, draw_level
+from BrainDiffLogic.injection.sampling import (
+    SIGNAL,
+    NoiseSchedule,
+    add_noise,
+    denoise,
+    draw_level,
+    normal_noise,
+    sampling_steps,
+)
 
 if TYPE_CHECKING:
     from monai.networks.nets import AutoencoderKL, DiffusionModelUNet

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.injection.drift import MIN_OVERLAP, MIN_SIMILARITY, anatomy_drift
 from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
 from BrainDiffLogic.training.generative_checkpoints import check_slices
-from BrainDiffLogic.training.slice_pairs import SlicePairs
+from BrainDiffLogic.training.slice_pairs import PairRun, SlicePairs
 from BrainDiffLogic.training.slice_store import LARGEST, SliceStore
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.training.fit import Hardware
 
 FORMAT = 1
 JOB = "job.json"
@@ -238,3 +241,9 @@ class InjectedPairs(SlicePairs):
                         self.places.append((path, (row, 1 + version["variant"]), (row, 0)))
         if not self.places:
             raise InputError(f"{folder}: no pair was accepted; inject at a higher --signal")
+
+
+def injected_run(folder: str | Path, vae: Path | None = None, hardware: Hardware | None = None) -> PairRun:
+    """A corrector's run on the pairs of a finished job. Raises InputError as ``InjectedPairs`` does."""
+    job = _read_json(Path(folder) / JOB)
+    return PairRun(InjectedPairs(folder), tuple(job["canvas"]), job["spacing_mm"], "injected", vae, hardware)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from BrainDiffLogic import __version__
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.resources import resources
@@ -190,6 +192,23 @@ def _with_views(corrector: Corrector, card: Card, path: Path) -> Corrector:
     except ValueError as error:
         raise InputError(f"{path.with_suffix('.json')}: views: {error}; get the model again") from None
     return AugmentedCorrector(corrector, [AS_IT_IS, *views]) if views else corrector
+
+
+def new_card(
+    family: str, title: str, arguments: Mapping[str, Any], given: Mapping[str, Any], training: Mapping[str, Any],
+    limits: str, **more: Any,
+) -> Card:  # fmt: skip
+    """The card of what a run has trained.
+
+    given  entries of "input" that differ: "spacing_mm", "anatomy", ...
+    more   further entries
+    """
+    scaling = "volume floor to 0, 99th percentile inside the head to 1"
+    return {
+        "title": f"BrainDiff {title}", "version": __version__, "family": family, "arguments": dict(arguments),
+        "input": {"contrast": "T1-weighted", "plane": "sagittal", **given, "scaling": scaling},
+        "training": dict(training), "limits": limits, "metrics": [], "licence": "Apache-2.0", **more,
+    }  # fmt: skip
 
 
 def save_checkpoint(state: dict[str, Any], card: Card, path: str | os.PathLike[str]) -> Card:

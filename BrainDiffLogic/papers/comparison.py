@@ -22,8 +22,7 @@ from BrainDiffLogic.papers.stages import MANIFEST, Stage, split_stage
 from BrainDiffLogic.papers.work import Work
 from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
-from BrainDiffLogic.training.pair_run import stack_run
-from BrainDiffLogic.training.slice_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs, stack_run
 
 TRAINING = ("prior", "correction")
 """Splits whose subjects are trained on: no motion prior needs its own, and the cohort is split as for BrainDiff."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from BrainDiffLogic.injection.corrector_run import injected_run
+from BrainDiffLogic.injection.job import injected_run
 from BrainDiffLogic.papers.found import assert_split
 from BrainDiffLogic.papers.settings import Settings, without_contrast
 from BrainDiffLogic.papers.work import S, Work
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
-from BrainDiffLogic.training.pair_run import PairRun, export_pair_corrector, stack_run, train_on_pairs
+from BrainDiffLogic.training.corrector import train_on_pairs
+from BrainDiffLogic.training.corrector_cards import export_pair_corrector
+from BrainDiffLogic.training.slice_pairs import PairRun, stack_run
 
 CORRECTORS = {
     "corrector": "corrector, L1 + InfoNCE",

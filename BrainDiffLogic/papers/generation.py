@@ -16,10 +16,9 @@ from BrainDiffLogic.injection.picture import injection_picture
 from BrainDiffLogic.papers.found import assert_split
 from BrainDiffLogic.papers.settings import Settings
 from BrainDiffLogic.papers.work import Work
-from BrainDiffLogic.training.diffusion_phase import prior_slices
+from BrainDiffLogic.training.ldm import export_ldm, prior_slices, train_ldm
 from BrainDiffLogic.training.slice_store import SliceStore, build_store
-from BrainDiffLogic.training.train_ldm import export_ldm, train_ldm
-from BrainDiffLogic.training.train_vae import export_vae, train_vae
+from BrainDiffLogic.training.vae import export_vae, train_vae
 
 Facts = dict[str, Any]
 PICTURE = "injected.png"

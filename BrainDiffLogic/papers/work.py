@@ -16,7 +16,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.papers.found import Cohort, Uses, find_cohort
-from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.fit import Hardware
 from BrainDiffLogic.training.slice_store import SliceStore
 
 FORMAT = 1

@@ -15,8 +15,7 @@ from BrainDiffLogic.volume import Volume
 if TYPE_CHECKING:
     import torch
 
-    from BrainDiffLogic.severity.network import SeverityNetwork
-    from BrainDiffLogic.severity.weights import SeverityModel
+    from BrainDiffLogic.severity.network import SeverityModel, SeverityNetwork
 
 LARGEST_SLICES = 24
 """So many slices, evenly spread, are looked at; those between them are interpolated."""
@@ -63,7 +62,7 @@ def estimate_severity(
     slices, weighted by what the network expects of each, and a monotone calibration turns it into mm. Motion at the
     edge of k-space may be far and leave no trace: it is not seen. Raises InputError where there are no weights.
     """
-    from BrainDiffLogic.severity.weights import SeverityModel, load_severity, shipped_weights
+    from BrainDiffLogic.severity.network import SeverityModel, load_severity, shipped_weights
 
     chosen = model if model is not None else shipped_weights()
     if chosen is None:

@@ -43,13 +43,13 @@ def decide(scan: Scan, *, gate: bool, force: bool) -> Decision:
     gate   False: do not ask
     force  correct below the threshold too
     """
-    from BrainDiffLogic.severity.weights import shipped_weights
+    from BrainDiffLogic.severity.network import shipped_weights
 
     weights = shipped_weights() if gate else None
     if weights is None:
         return _decision(OFF, [NO_WEIGHTS] if gate else [])
     from BrainDiffLogic.severity.estimate import estimate_severity
-    from BrainDiffLogic.severity.weights import load_severity
+    from BrainDiffLogic.severity.network import load_severity
 
     model = load_severity(weights)
     found = estimate_severity(scan, model)  # on the CPU: a second for 24 slices, whatever fills the GPU

@@ -1,10 +1,16 @@
-"""The network that looks at a sagittal slice and says how far the head moved."""
+"""The network that looks at a sagittal slice and says how far the head moved; where its weights are, and loading them.
+
+It is no corrector, and not listed as one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +19,9 @@ from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional
 
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models import checkpoints
+from BrainDiffLogic.models.checkpoints import SUFFIX, Card, verify
 from BrainDiffLogic.models.layers import activation_layer, build_from, init_he_normal, norm_layer
 
 PATCH, STEP = 8, 4
@@ -21,6 +30,10 @@ FLOOR = 1e-5
 """Added to each energy of a spectrum (network units): below the noise of any scan; what air set to 0 has."""
 SPREAD_LIMITS = (-5.0, 1.0)
 """Of the logarithm of the spread."""
+FAMILY = "severity"
+CALIBRATION = ("raw", "mm", "error_mm")
+"""Entries of the card's calibration: values of the network, the mm they mean, the mean error there; equally long."""
+
 
 
 class _Residual(nn.Module):
@@ -94,3 +107,52 @@ def build_severity(arguments: Mapping[str, Any]) -> SeverityNetwork:
 def _convolution(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
     return convolution, norm_layer("batch", outputs), activation_layer("leaky-relu")
+
+
+@dataclass(frozen=True)
+class SeverityModel:
+    """A severity network, ready to look at slices, and its card."""
+
+    network: SeverityNetwork
+    card: Card
+
+    @property
+    def threshold_mm(self) -> float:
+        """Below it the gate returns a scan unchanged; chosen at the calibration."""
+        return float(self.card["threshold_mm"])
+
+
+def shipped_weights() -> Path | None:
+    """The shipped weights, beside the folder of the shipped correctors; None where they are missing."""
+    path = checkpoints.shipped_folder().parent / "Severity" / f"{FAMILY}{SUFFIX}"
+    return path if path.is_file() else None
+
+
+def load_severity(path: str | os.PathLike[str]) -> SeverityModel:
+    """The severity network of a .safetensors file and its card.
+
+    Raises InputError for a file that is missing, of another family, or not that of its card.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there are no such weights; make some with `braindiff train severity --export`")
+    card = verify(path)
+    _check(card, path)
+    network = build_severity(card["arguments"])
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError):
+        raise InputError(f"{path}: the weights do not fit the network of their card; get them again") from None
+    return SeverityModel(network.eval(), card)
+
+
+def _check(card: Card, path: str | os.PathLike[str]) -> None:
+    if card["family"] != FAMILY:
+        raise InputError(f"{path}: the weights of no severity network; give those of `braindiff train severity`")
+    table = card.get("calibration")
+    columns = [table.get(name) for name in CALIBRATION] if isinstance(table, dict) else []
+    lengths = {len(column) if isinstance(column, list) else 0 for column in columns}
+    if len(lengths) != 1 or 0 in lengths or not isinstance(card.get("threshold_mm"), int | float):
+        raise InputError(f"{path}: the card has no calibration or no threshold_mm; get the weights again")

@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from BrainDiffLogic import __version__
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.checkpoints import SUFFIX, Card, save_checkpoint, verify
+from BrainDiffLogic.models.checkpoints import SUFFIX, Card, new_card, save_checkpoint, verify
 from BrainDiffLogic.models.generative import build_autoencoder, build_diffusion
 from BrainDiffLogic.training.slice_store import SAME_SPACING, SliceStore
 
@@ -37,16 +36,13 @@ def generative_card(
     scale  factor that gives latents unit variance: z = scale * posterior mean
     more   further entries
     """
-    spacing = [store.spacing_mm] * 2 if store.spacing_mm else list(NATIVE_SPACING_MM)
-    return {
-        "title": f"BrainDiff {NAMES[family]}", "version": __version__, "family": family,
-        "arguments": dict(arguments), "scale": scale,
-        "input": {
-            "contrast": "T1-weighted", "plane": "sagittal", "spacing_mm": spacing, "canvas": list(store.canvas),
-            "scaling": "volume floor to 0, 99th percentile inside the head to 1",
-        },
-        "training": dict(training), "limits": LIMITS, "metrics": [], "licence": "Apache-2.0", **more,
-    }  # fmt: skip
+    given = {"spacing_mm": store_spacing(store.spacing_mm), "canvas": list(store.canvas)}
+    return new_card(family, NAMES[family], arguments, given, training, LIMITS, scale=scale, **more)
+
+
+def store_spacing(spacing_mm: float | None) -> list[float]:
+    """A card's range for slices with pixels of this size; None: of each scan's own."""
+    return [spacing_mm] * 2 if spacing_mm else list(NATIVE_SPACING_MM)
 
 
 def save_generative(network: nn.Module, card: Card, path: str | PathLike[str]) -> Card:
@@ -80,7 +76,7 @@ def check_partners(vae_card: Card, ldm_card: Card) -> None:
 
 def check_slices(card: Card, store: SliceStore) -> None:
     """Raise InputError where the pixels of ``store`` have another size than those that a network was trained on."""
-    own = [store.spacing_mm] * 2 if store.spacing_mm else list(NATIVE_SPACING_MM)
+    own = store_spacing(store.spacing_mm)
     trained = card.get("input", {}).get("spacing_mm", own)
     if not np.allclose(own, trained, rtol=SAME_SPACING):
         raise InputError(

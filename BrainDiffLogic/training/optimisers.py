@@ -140,3 +140,13 @@ def revive(network: nn.Module, slope: float) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.ReLU):
                 setattr(module, name, RevivingReLU(slope))
+
+
+def rate_share(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Share of the learning rate at a step of ``steps``: linear warm-up, constant, linear decay to 0.
+
+    decay  share of the steps; without warm-up and decay, as in BrainDiff's paper, always 1
+    """
+    rising = (step + 1) / warmup if warmup else 1.0
+    falling = (steps - step) / (decay * steps) if decay else 1.0
+    return max(0.0, min(rising, falling, 1.0))

@@ -7,8 +7,10 @@ cache that was interrupted goes on where it stopped.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,17 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.levels import LARGEST_TURN
 from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
-from BrainDiffLogic.training.configuration import RECORDED, Recipe
+from BrainDiffLogic.parallel import run_all
+from BrainDiffLogic.training.configuration import RECORDED, CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.heads import smooth_field, still_head, vary
-from BrainDiffLogic.training.sources import RecordedTraces, Source, motion_shape
+from BrainDiffLogic.training.sources import (
+    RecordedTraces,
+    Source,
+    assert_other_runs,
+    find_sources,
+    find_traces,
+    motion_shape,
+)
 from BrainDiffLogic.volume import Volume
 
 FFT_ACCURACY = 1e-3
@@ -40,6 +50,10 @@ BRAIN_FLOOR = 0.02
 """Network units: a stripped brain is where its base is brighter."""
 MASK_LEVEL = (0.03, 0.7)
 """Of the smoothed mask, log-uniform: from 4 mm outside of the still outline to 1 mm inside."""
+VALIDATION_SEEDS = 10_000
+"""Added to the seed for the trajectories of validation, so that none of them is trained on."""
+VALIDATION_STILL = 0.15
+"""Share of still scans in validation: enough of them to see harm."""
 
 
 def simulate_pair(
@@ -168,6 +182,11 @@ class PairCache:
         self.sources, self.recipe, self.seed, self.traces = sources, recipe, seed, traces
         self.quiet = Path(folder) / QUIET
 
+    @property
+    def subjects(self) -> list[str]:
+        """Sorted, each once."""
+        return sorted({source.subject for source in self.sources})
+
     def source_of(self, index: int) -> Source:
         """The volume that pair ``index`` is made from."""
         weights = np.array([source.weight for source in self.sources])
@@ -203,3 +222,30 @@ class PairCache:
 
     def _files(self, index: int) -> tuple[Path, Path]:
         return self.folder / f"{index:05d}.npy", self.folder / f"{index:05d}.json"
+
+
+def caches(configuration: CorrectorConfiguration, data: str | Path, folder: str | Path) -> tuple[PairCache, PairCache]:
+    """The training and the validation pairs of a configuration: other subjects, other trajectories."""
+    training, validation = find_sources(configuration, data)
+    seeds = configuration.seed, configuration.seed + VALIDATION_SEEDS
+    traces = find_traces(configuration, data)
+    if traces[0] is not None and traces[1] is not None:
+        assert_other_runs(*traces)
+    trained = PairCache(folder, training, configuration.recipe, seeds[0], traces[0])
+    recipe = replace(configuration.recipe, still_share=VALIDATION_STILL)
+    held_out = PairCache(folder, validation, recipe, seeds[1], traces[1])
+    return trained, held_out
+
+
+def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None) -> None:
+    """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes."""
+    missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
+    if not missing:
+        return
+    there = pairs - len(missing)
+
+    def progress(share: float, _: str) -> None:
+        if report:
+            report(there + round(share * len(missing)), pairs)
+
+    run_all([partial(cache.make, index) for index in missing], jobs, progress, "Simulating pairs")

@@ -1,44 +1,53 @@
-"""The folder of a training run: its configuration, checkpoints that are whole, whether a run can go on."""
+"""The folder of a training run: its configuration, its checkpoint, whether it can go on."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import staged_output
+from BrainDiffLogic.training.configuration import EpochFitting
 
 LAST = "last.ckpt"
 CONFIGURATION = "configuration.json"
+LOOKED_AT = ("validate_every", "images_every", "perceptual_options")
+"""Fields that may change when a run goes on: what is looked at, and where a file lies that the identity knows."""
 MOST_NAMED = 4
 """Changes that a message names."""
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then moves it: a run killed meanwhile keeps the one before."""
+def open_run(run: Path, network: nn.Module, content: Mapping[str, Any], free: Collection[str] = ()) -> Path | None:
+    """Make the folder of a run, or check that the run in it is this one; returns the checkpoint that it goes on from.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``, whole or not at all."""
-        partial = f"{path}.part"
-        with open(partial, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-
-
-def prepare(run: Path, content: Mapping[str, Any], free: Collection[str] = ()) -> None:
-    """Make the folder and write ``content`` into it: all that the run, and so its card, depends on.
-
-    free  fields that may change when a run goes on, as nothing is learned from them
-    Raises InputError when it cannot be written, or holds a run with another field, which it names.
+    content  all that the run, and so its card, depends on; written into the folder, once for all processes
+    free     fields that may change when a run goes on, as nothing is learned from them
+    Raises InputError when the folder cannot be written, its checkpoint cannot be read or is of another network, or it
+    holds a run with another field, which it names.
     """
+    last = last_checkpoint(run, network)
+    if rank_zero_only.rank == 0:
+        _prepare(run, content, free)
+    return last
+
+
+def open_epochs(run: Path, network: nn.Module, plan: EpochFitting, /, **more: Any) -> Path | None:
+    """``open_run`` of a training that is told in epochs.
+
+    more  what else the run depends on
+    Without a decay of the rate, which is a share of all epochs, a run may be given more of them.
+    """
+    return open_run(run, network, {**asdict(plan), **more}, LOOKED_AT if plan.decay else (*LOOKED_AT, "epochs"))
+
+
+def _prepare(run: Path, content: Mapping[str, Any], free: Collection[str]) -> None:
     file, now = run / CONFIGURATION, json.loads(json.dumps(content))
     if (run / LAST).exists():
         before = {"optimiser": "adamw", **_read(file)}  # what runs had before there was a choice
@@ -48,11 +57,10 @@ def prepare(run: Path, content: Mapping[str, Any], free: Collection[str] = ()) -
             more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
             what = ", another ".join(changed[:MOST_NAMED]) + more
             raise InputError(f"{run}: holds a run of another {what}; keep to its {CONFIGURATION} or give another --run")
-    partial = file.with_suffix(".part")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(now, indent=1) + "\n")
-        os.replace(partial, file)
+        with staged_output(file) as staged:
+            staged.write_text(json.dumps(now, indent=1) + "\n")
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{run}: the run's folder cannot be written ({reason}); give another --run") from None
@@ -84,22 +92,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def last_checkpoint(run: Path, network: nn.Module) -> tuple[Path | None, int]:
-    """The checkpoint a run goes on from and the steps it has done; (None, 0) for a new run.
+def last_checkpoint(run: Path, network: nn.Module) -> Path | None:
+    """The checkpoint that a run goes on from; None for a new run.
 
     Raises InputError when it cannot be read, or its weights are not of ``network``.
     """
     path = run / LAST
     if not path.exists():
-        return None, 0
+        return None
     try:
-        state, done = trained_state(path), steps_done(path)
+        state, _ = trained_state(path), steps_done(path)
     except Exception:  # whatever unpickling a foreign or damaged file raises
         raise InputError(f"{path}: not a checkpoint of a run; delete it to start the run again") from None
     expected = network.state_dict()
     if {name: value.shape for name, value in state.items()} != {name: v.shape for name, v in expected.items()}:
         raise InputError(f"{path}: the run is of another network than the configuration's; give another --run")
-    return path, done
+    return path
 
 
 def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from BrainDiffLogic.images import staged_output
 from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.training.slice_store import LARGEST, SAME_SPACING, on_canvas
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+
+if TYPE_CHECKING:
+    from BrainDiffLogic.training.fit import Hardware
 
 
 class SlicePairs(Dataset[dict[str, Tensor]]):
@@ -119,3 +123,32 @@ class StackPairs(SlicePairs):
             self.places += [(path.with_suffix(".npy"), (0, row), (1, row)) for row in range(len(slices))]
         if not self.places:
             raise InputError(f"{folder}: there are no pairs of slices here; make them first")
+
+
+@dataclass(frozen=True)
+class PairRun:
+    """What a run on pairs starts from.
+
+    pairs        slices of the correction split
+    canvas       rows and columns of them, spacing_mm of their pixels (None: each scan's own)
+    source       a word for where they come from, for the card: "injected", "simulated"
+    vae          the autoencoder (.safetensors) of the loss term info_nce
+    hardware     what it trains on; None: the best device that is here
+    """
+
+    pairs: SlicePairs
+    canvas: tuple[int, int]
+    spacing_mm: float | None
+    source: str
+    vae: Path | None = None
+    hardware: Hardware | None = None
+
+
+def stack_run(
+    folder: str | Path, spacing_mm: float | None, source: str, vae: Path | None = None,
+    hardware: Hardware | None = None,
+) -> PairRun:
+    """A run on the pairs of a folder of ``stack_pairs.write_stack``."""
+    pairs = StackPairs(folder)
+    rows, columns = pairs[0]["clean"].shape[1:]
+    return PairRun(pairs, (rows, columns), spacing_mm, source, vae, hardware)

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from BrainDiffLogic.ellipsoids import soft_ellipsoid
+from BrainDiffLogic.training.batches import Sample
 from BrainDiffLogic.training.pairs import PairCache
 
-Sample = dict[str, Tensor]
 GAIN = (0.9, 1.1)
 SLICES_PER_PAIR = 40
 SLICE_LEVEL = (0.08, 0.2)
@@ -103,10 +102,10 @@ class CachedSlices(Dataset[Sample]):
 
     def __init__(
         self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0,
-        masked: float = 0.0,
+        masked: float = 0.0, epoch: int = 0,
     ) -> None:  # fmt: skip
         self.cache, self.pairs, self.lesions, self.masked = cache, cache.ready(pairs), lesions, masked
-        self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, 0
+        self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, epoch
 
     def __len__(self) -> int:
         return self.samples
@@ -127,10 +126,10 @@ class SimulatedSlices(IterableDataset[Sample]):
 
     def __init__(
         self, cache: PairCache, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0,
-        masked: float = 0.0,
+        masked: float = 0.0, epoch: int = 0,
     ) -> None:  # fmt: skip
         self.cache, self.samples, self.context, self.crop = cache, samples, context, crop
-        self.seed, self.epoch, self.lesions, self.masked = seed, 0, lesions, masked
+        self.seed, self.epoch, self.lesions, self.masked = seed, epoch, lesions, masked
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()

@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader
 from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.motion import STRATUM_NAMES
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
+from BrainDiffLogic.training.corrector import CorrectorTraining, network_arguments, train
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.run import caches, make_pairs, network_arguments, train
+from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.pairs import caches, make_pairs
 from BrainDiffLogic.training.run_folder import LAST, trained_state
 from BrainDiffLogic.training.slices import ValidationSlices
-from BrainDiffLogic.training.supervised import SupervisedCorrection
 
 BANDS = ("still_error_1e-3", *STRATUM_NAMES, "all")
 EVERY = 16
@@ -94,7 +94,7 @@ def validate(
         accelerator=device, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    module = SupervisedCorrection(network, configuration)
+    module = CorrectorTraining(network, configuration)
     found = trainer.validate(module, DataLoader(slices, 8), verbose=False)[0]
     return {name.removeprefix("validation/"): float(value) for name, value in found.items()}
 

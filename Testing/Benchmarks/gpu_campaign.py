@@ -323,7 +323,7 @@ def export(run: Path, pack: Path, out: Path) -> dict[str, Any]:
     """Write the averaged weights of a run as a project checkpoint and its card; returns the card."""
     from BrainDiffLogic import __version__
     from BrainDiffLogic.models.checkpoints import save_checkpoint
-    from BrainDiffLogic.training.export import EVIDENCE, EXTENT_MM, SPACING_MM
+    from BrainDiffLogic.training.corrector_cards import EVIDENCE, EXTENT_MM, SPACING_MM
 
     found = load_run(run)
     if found is None:

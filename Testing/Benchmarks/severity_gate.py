@@ -24,13 +24,14 @@ from BrainDiffLogic.commands.demo import find_head
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import robust_scale
-from BrainDiffLogic.severity import calibration, estimate_severity
-from BrainDiffLogic.severity.calibration import TRACE
-from BrainDiffLogic.severity.configuration import pairs_configuration
-from BrainDiffLogic.severity.weights import SeverityModel, load_severity, shipped_weights
+from BrainDiffLogic.severity import estimate_severity
+from BrainDiffLogic.severity.network import SeverityModel, load_severity, shipped_weights
+from BrainDiffLogic.training import severity_calibration as calibration
 from BrainDiffLogic.training.configuration import SeverityConfiguration
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.run import caches
+from BrainDiffLogic.training.pairs import caches
+from BrainDiffLogic.training.severity import pairs_configuration
+from BrainDiffLogic.training.severity_calibration import TRACE
 from BrainDiffLogic.volume import Volume
 
 SMOOTHING = 1.0

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from BrainDiffLogic.injection.inject import MotionPrior
-from BrainDiffLogic.injection.schedule import NoiseSchedule
+from BrainDiffLogic.injection.sampling import NoiseSchedule
 from BrainDiffLogic.models.generative import SCHEDULE, build_autoencoder, build_diffusion
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.slice_store import SliceStore

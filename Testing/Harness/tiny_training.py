@@ -11,7 +11,7 @@ import yaml
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, Stage
 from BrainDiffLogic.training.fields import shipped_folder
-from BrainDiffLogic.training.run import caches
+from BrainDiffLogic.training.pairs import caches
 from BrainDiffLogic.volume import Volume
 
 OTHER_PHASES = ("vae", "ldm", "severity")

@@ -11,7 +11,7 @@ from torch.optim import AdamW
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.families import CONFIGURATIONS, build
-from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.fit import Hardware
 from BrainDiffLogic.training.optimisers import FASTER, KernelMuon, build_optimiser, check_optimiser
 from Harness.correctors import tiny_corrector
 

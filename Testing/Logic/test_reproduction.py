@@ -24,9 +24,8 @@ from BrainDiffLogic.papers.measures import Measured, Row
 from BrainDiffLogic.papers.settings import Settings
 from BrainDiffLogic.papers.stages import reproduce as reproduce_stages
 from BrainDiffLogic.papers.work import Work
-from BrainDiffLogic.training.pair_run import stack_run
 from BrainDiffLogic.training.run_folder import steps_done
-from BrainDiffLogic.training.slice_pairs import StackPairs
+from BrainDiffLogic.training.slice_pairs import StackPairs, stack_run
 
 Rows = dict[tuple[str, str], dict]
 NAMES = tuple(stage.name for stage in STAGES)

@@ -29,7 +29,7 @@ from BrainDiffLogic.papers.rmman import rmman_settings
 from BrainDiffLogic.papers.simulated import Simulating, assert_other_traces, middle_slices, on_grid
 from BrainDiffLogic.papers.stages import reproduce
 from BrainDiffLogic.papers.work import Work
-from BrainDiffLogic.training.run import network_arguments
+from BrainDiffLogic.training.corrector import network_arguments
 from BrainDiffLogic.training.slice_pairs import StackPairs
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte

@@ -12,8 +12,8 @@ import pytest
 LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
 FLOORS = (
     "errors", "resources", "digests", "parallel", "ellipsoids", "fill", "volume", "storage", "images", "intensity",
-    "inner_head", "scan", "metrics", "motion", "pictures", "models", "inference", "data", "training", "injection",
-    "severity", "disagreement", "blending", "correctors", "correction", "correction_files", "evaluation", "papers",
+    "inner_head", "scan", "metrics", "motion", "pictures", "models", "inference", "severity", "data", "training",
+    "injection", "disagreement", "blending", "correctors", "correction", "correction_files", "evaluation", "papers",
     "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier."""

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from BrainDiffLogic import correct, read_volume
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models import checkpoints
-from BrainDiffLogic.severity import calibration, estimate_severity
-from BrainDiffLogic.severity.calibration import Judged
+from BrainDiffLogic.severity import estimate_severity
 from BrainDiffLogic.severity.estimate import aggregate
-from BrainDiffLogic.severity.weights import load_severity, shipped_weights
+from BrainDiffLogic.severity.network import load_severity, shipped_weights
+from BrainDiffLogic.training import severity_calibration as calibration
+from BrainDiffLogic.training.severity_calibration import Judged
 from BrainDiffLogic.volume import Volume, to_sagittal
 from Harness.command_line import braindiff
 from Harness.correctors import CARD, save_tiny, tiny_corrector

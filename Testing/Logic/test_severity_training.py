@@ -17,17 +17,20 @@ from hypothesis import strategies as st
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.severity import estimate_severity
-from BrainDiffLogic.severity.configuration import pair_cache, pairs_configuration, split_pairs
-from BrainDiffLogic.severity.export import export_severity
-from BrainDiffLogic.severity.network import build_severity
-from BrainDiffLogic.severity.run import train_severity
-from BrainDiffLogic.severity.samples import PairSlices, SeverityPairs, mixed, take_window, varied
-from BrainDiffLogic.severity.weights import load_severity
+from BrainDiffLogic.severity.network import build_severity, load_severity
 from BrainDiffLogic.training.configuration import SeverityConfiguration, Variation
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.fit import Hardware
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.run_folder import trained_state
+from BrainDiffLogic.training.severity import (
+    export_severity,
+    pair_cache,
+    pairs_configuration,
+    split_pairs,
+    train_severity,
+)
+from BrainDiffLogic.training.severity_samples import PairSlices, SeverityPairs, mixed, take_window, varied
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.severities import ARGUMENTS

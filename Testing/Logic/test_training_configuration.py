@@ -9,8 +9,8 @@ import pytest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
+from BrainDiffLogic.training.corrector import network_arguments
 from BrainDiffLogic.training.fields import find_configuration, read_section, shipped_folder
-from BrainDiffLogic.training.run import network_arguments
 from Harness.tiny_training import COMPACT, SHIPPED, TINY, make_data_folder, write_yaml
 
 

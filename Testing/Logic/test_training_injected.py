@@ -16,28 +16,27 @@ import yaml
 from tiny_reproduction import NETWORK, tiny_corrector
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.corrector_run import injected_run
 from BrainDiffLogic.injection.inject import Plan, load_prior
-from BrainDiffLogic.injection.job import synthesize
+from BrainDiffLogic.injection.job import injected_run, synthesize
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
-from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.generative_checkpoints import load_vae
-from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.losses import ContrastiveLoss
-from BrainDiffLogic.training.pair_run import (
+from BrainDiffLogic.training.corrector import (
     BestCheckpoint,
-    export_pair_corrector,
+    CorrectorTraining,
+    network_arguments,
     stopped_early,
     train_on_pairs,
 )
-from BrainDiffLogic.training.run import network_arguments
+from BrainDiffLogic.training.corrector_cards import export_pair_corrector
+from BrainDiffLogic.training.fields import read_section
+from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.generative_checkpoints import load_vae
+from BrainDiffLogic.training.losses import ContrastiveLoss
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
 from BrainDiffLogic.training.slice_pairs import StackPairs, pair_slices, write_stack
 from BrainDiffLogic.training.slice_store import SliceStore, sagittal_slices
-from BrainDiffLogic.training.supervised import SupervisedCorrection
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.tiny_prior import save_prior, write_store
@@ -110,7 +109,7 @@ def test_the_loss_is_l1_and_a_tenth_of_info_nce_and_the_gradient_flows_through_t
     vae, _ = load_vae(a_job / "vae.safetensors", frozen=True)
     torch.manual_seed(1)
     network = build("attention-unet", {**NETWORK, "zero_init": False})
-    module = SupervisedCorrection(network, tiny_corrector(), ContrastiveLoss(vae))
+    module = CorrectorTraining(network, tiny_corrector(), ContrastiveLoss(vae))
     batch = {name: torch.rand(2, 1, 32, 48) for name in ("moved", "clean")}
     stage, even = tiny_corrector().stages[0], torch.ones(1, 1, 1, 1)
     prediction = network.scale_predictions(batch["moved"])[-1]
@@ -128,7 +127,7 @@ def test_a_term_of_weight_0_needs_no_autoencoder_and_another_one_says_so(fit: Ca
     assert steps_done(fit(l1_only(), vae=False)) > 0
     with pytest.raises(InputError, match="info_nce, which needs the autoencoder of phase 1; give --vae"):
         fit(tiny_corrector(), name="other", vae=False)
-    module = SupervisedCorrection(build("attention-unet", NETWORK), tiny_corrector())
+    module = CorrectorTraining(build("attention-unet", NETWORK), tiny_corrector())
     with pytest.raises(InputError, match="info_nce"):
         module._contrast(*[torch.zeros(1, 1, 32, 48)] * 3)
 
@@ -149,15 +148,15 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
 ) -> None:
     whole = fit(tiny_corrector(), "whole")
     curve = capsys.readouterr().err.splitlines()
-    step = SupervisedCorrection.training_step
+    step = CorrectorTraining.training_step
 
-    def killed(module: SupervisedCorrection, batch: dict, batch_index: int) -> torch.Tensor:
+    def killed(module: CorrectorTraining, batch: dict, batch_index: int) -> torch.Tensor:
         if module.global_step == 3:
             raise RuntimeError("killed")
         return step(module, batch, batch_index)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(SupervisedCorrection, "training_step", killed)
+        patch.setattr(CorrectorTraining, "training_step", killed)
         fit(tiny_corrector(), "parts")
     resumed = fit(tiny_corrector(), "parts")
     again = capsys.readouterr().err.splitlines()

@@ -21,8 +21,8 @@ from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import DIFFUSION_MODELS, build_autoencoder, build_diffusion
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
-from BrainDiffLogic.training.diffusion_phase import DiffusionTraining, assert_prior, prior_slices
 from BrainDiffLogic.training.fields import read_section
+from BrainDiffLogic.training.fit import Hardware
 from BrainDiffLogic.training.generative_checkpoints import (
     check_partners,
     generative_card,
@@ -30,10 +30,9 @@ from BrainDiffLogic.training.generative_checkpoints import (
     load_vae,
     save_generative,
 )
-from BrainDiffLogic.training.hardware import Hardware
+from BrainDiffLogic.training.ldm import DiffusionTraining, assert_prior, export_ldm, prior_slices, train_ldm
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
-from BrainDiffLogic.training.train_ldm import export_ldm, train_ldm
 
 CPU = Hardware("cpu")
 

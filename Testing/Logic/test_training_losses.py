@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Stage
-from BrainDiffLogic.training.supervised import SupervisedCorrection, learning_rate, stage_at
+from BrainDiffLogic.training.corrector import CorrectorTraining, learning_rate, stage_at
 from Harness.tiny_training import TINY, tiny
 
 EVEN = torch.ones(1, 1, 1, 1)
@@ -126,7 +126,7 @@ def test_gradient_shares_are_those_of_the_norms(a: float, b: float) -> None:
 def test_a_stage_weighs_its_pairs_as_its_balance_says(balance: bool, share: float) -> None:
     """Of a network that changes nothing yet the loss is the error of the pairs, each by itself or by its weight."""
     stage = Stage(1, {"l1": 1.0}, balance=balance)
-    module = SupervisedCorrection(build("attention-unet", TINY["attention-unet"]), tiny(stages=[stage]))
+    module = CorrectorTraining(build("attention-unet", TINY["attention-unet"]), tiny(stages=[stage]))
     clean = images(2, 32, 32)
     moved = clean.expand(2, 3, 32, 32) + torch.tensor([0.1, 1.0]).reshape(2, 1, 1, 1)
     both, severe = (float(module.training_step({"moved": moved[n:], "clean": clean[n:]}, 0)) * (2 - n) for n in (0, 1))

@@ -24,14 +24,13 @@ from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.families import build
-from BrainDiffLogic.training import run_folder, supervised
+from BrainDiffLogic.training import corrector, run_folder
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, Stage
-from BrainDiffLogic.training.export import export, learning_curve
+from BrainDiffLogic.training.corrector import stopped_early, train
+from BrainDiffLogic.training.corrector_cards import export_corrector, learning_curve
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.pair_run import stopped_early
-from BrainDiffLogic.training.run import train
-from BrainDiffLogic.training.run_folder import AtomicCheckpoints, epochs_done, steps_done, trained_state
+from BrainDiffLogic.training.fit import AtomicCheckpoints, Hardware
+from BrainDiffLogic.training.run_folder import epochs_done, steps_done, trained_state
 from Harness.changed_files import change_a_byte
 from Harness.tiny_training import COMPACT, CONTENT, TINY, make_data_folder, tiny
 
@@ -85,7 +84,7 @@ def test_a_run_killed_and_started_again_ends_like_one_that_was_not(
     again = child(command(a_data_folder, tmp_path / "killed", config=config))
     _, stderr = again.communicate()
     assert again.returncode == 0, stderr
-    assert all(re.fullmatch(r"epoch \d: step \d+ of 20, loss .*", line) for line in stderr.splitlines()), stderr
+    assert all(re.fullmatch(r"epoch \d of 5: loss .*", line) for line in stderr.splitlines()), stderr
     assert "validation" in stderr.splitlines()[-1]
     assert steps_done(last) == 20
 
@@ -121,7 +120,7 @@ def test_exported_weights_load_and_correct_and_their_card_has_the_numbers_of_the
     how: dict[str, Any] = {"lesions": 0.5, "views": views, "least_change": 1e-6}
     configuration = tiny(stages=[replace(tiny().stages[0], steps=2)], epoch_steps=2, **how)
     checkpoint = trained(configuration, a_data_folder, tmp_path / "run")
-    export(configuration, checkpoint, tmp_path / "own.safetensors", a_data_folder)
+    export_corrector(configuration, checkpoint, tmp_path / "own.safetensors", a_data_folder)
     corrector, card = load_checkpoint(tmp_path / "own.safetensors")
     for name, value in trained_state(checkpoint).items():
         torch.testing.assert_close(corrector.state_dict()[name].float(), value, rtol=0, atol=0)
@@ -134,9 +133,9 @@ def test_exported_weights_load_and_correct_and_their_card_has_the_numbers_of_the
     assert facts["stages"][0]["loss"] == {"l1": 1.0}
     assert facts["learning_curve"] == {}  # it ended before the first validation
     assert "initial" not in facts
-    again = export(configuration, checkpoint, tmp_path / "on.safetensors", a_data_folder, tmp_path / "own.safetensors")[
-        "training"
-    ]["initial"]
+    again = export_corrector(
+        configuration, checkpoint, tmp_path / "on.safetensors", a_data_folder, tmp_path / "own.safetensors"
+    )["training"]["initial"]
     assert again == {"name": "own", "sha256": card["sha256"], "training": facts}
     correction = correct(a_data_folder / "heads" / "three_T1w.nii.gz", tmp_path / "own.safetensors", force=True)
     assert np.isfinite(correction.corrected.array).all()
@@ -151,7 +150,7 @@ def test_a_finished_run_is_not_trained_again(a_data_folder: Path, tmp_path: Path
 def test_a_run_of_several_terms_logs_how_hard_each_pulls(
     a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervised, "GRADIENTS_EVERY", 20)
+    monkeypatch.setattr(corrector, "GRADIENTS_EVERY", 20)
     stage = replace(tiny().stages[0], steps=20, loss={"l1": 1.0, "tv": 1.0})
     trained(tiny(stages=[stage]), a_data_folder, tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run" / "log"))
@@ -188,10 +187,10 @@ def test_the_weights_of_a_run_are_their_moving_average_as_its_card_says(
     a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
 ) -> None:
     followed = Followed()
-    monkeypatch.setattr("BrainDiffLogic.training.run.progress_callback", lambda steps: followed)
+    monkeypatch.setattr("BrainDiffLogic.training.fit.progress_callback", lambda epochs, shown: followed)
     configuration = tiny(stages=[replace(tiny().stages[0], steps=4, warmup=1)], epoch_steps=2, ema=ema)
     checkpoint = trained(configuration, a_data_folder, tmp_path / "run")
-    card = export(configuration, checkpoint, tmp_path / "own.safetensors", a_data_folder)
+    card = export_corrector(configuration, checkpoint, tmp_path / "own.safetensors", a_data_folder)
     average = followed.weights[0]
     for weights in followed.weights[1:]:
         average = {name: ema * average[name] + (1 - ema) * value for name, value in weights.items()}
@@ -247,7 +246,7 @@ def test_a_run_does_not_go_on_with_other_scans_or_from_other_weights(
     change_a_byte(data / "heads" / "one_T1w.nii.gz")
     with pytest.raises(InputError, match=r"another pairs_of\[0\] \("):
         trained(one_step(), data, a_finished_run)
-    export(one_step(), a_finished_run / "last.ckpt", tmp_path / "own.safetensors", a_data_folder)
+    export_corrector(one_step(), a_finished_run / "last.ckpt", tmp_path / "own.safetensors", a_data_folder)
     with pytest.raises(InputError, match=r"another initial \(None, now [0-9a-f]{64}\)"):
         train(
             one_step(), a_data_folder, a_finished_run, cache=a_data_folder / "pairs", hardware=Hardware("cpu"),
@@ -292,7 +291,7 @@ def test_a_crafted_run_folder_is_refused_and_no_trainer_runs_its_code(
     torch.save({**whole, "trap": Trap(tmp_path / "sprung")}, last)
     with pytest.raises(InputError, match="not a checkpoint of a run"):
         trained(one_step(), a_data_folder, tmp_path / "run")
-    monkeypatch.setattr("BrainDiffLogic.training.run.last_checkpoint", lambda run, network: (last, 0))
+    monkeypatch.setattr("BrainDiffLogic.training.run_folder.last_checkpoint", lambda run, network: last)
     with pytest.raises(pickle.UnpicklingError):
         trained(one_step(), a_data_folder, tmp_path / "run")
     assert not (tmp_path / "sprung").exists()

@@ -10,11 +10,12 @@ import pytest
 from BrainDiffLogic.data.subjects import subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion import preset, with_severity
-from BrainDiffLogic.severity import configuration as severity_configuration
+from BrainDiffLogic.training import severity
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, SeverityConfiguration
+from BrainDiffLogic.training.corrector import train
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.run import caches, train
+from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.pairs import caches
 from BrainDiffLogic.training.sources import (
     Source,
     assert_disjoint,
@@ -189,7 +190,7 @@ def test_a_calibration_subject_may_not_be_a_training_subject_of_another_name(
     a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_heads(a_data_folder, tmp_path, "P7_MR1", "P7_MR2", "three")
-    monkeypatch.setattr(severity_configuration, "pairs_configuration", lambda plan: tiny())
+    monkeypatch.setattr(severity, "pairs_configuration", lambda plan: tiny())
     plan = SeverityConfiguration(pairs_of="tiny", calibration=["P7_MR1"])
     with pytest.raises(InputError, match="may be one person, P7"):
-        severity_configuration.pair_cache(plan, tmp_path, tmp_path / "pairs")
+        severity.pair_cache(plan, tmp_path, tmp_path / "pairs")

@@ -15,17 +15,15 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, start_narrow
-from BrainDiffLogic.training.autoencoder_phase import kl_divergence, reconstruction_quality
+from BrainDiffLogic.training.batches import NoisySamples, Shares, steps_per_epoch
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
+from BrainDiffLogic.training.fit import Hardware, grid
 from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
-from BrainDiffLogic.training.hardware import Hardware
-from BrainDiffLogic.training.image_grid import grid
-from BrainDiffLogic.training.ordered_batches import NoisySamples, Shares, steps_per_epoch
-from BrainDiffLogic.training.rates import rate_share
+from BrainDiffLogic.training.optimisers import rate_share
 from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
-from BrainDiffLogic.training.train_vae import export_vae, train_vae, vae_slices
+from BrainDiffLogic.training.vae import export_vae, kl_divergence, reconstruction_quality, train_vae, vae_slices
 
 CPU = Hardware("cpu")
 
@@ -177,9 +175,9 @@ def test_quality_of_a_known_error_is_known() -> None:
 @given(step=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_the_rate_is_constant_without_warm_up_and_decay_and_stays_within_it_else(step: int) -> None:
-    assert rate_share(vae_plan(), step, 100) == 1
-    assert 0 < rate_share(vae_plan(warmup=10, decay=0.5), step, 100) <= 1
-    assert rate_share(vae_plan(warmup=10, decay=0.5), step, 100) == 1 or not 10 <= step <= 50
+    assert rate_share(step, 100, 0, 0.0) == 1
+    assert 0 < rate_share(step, 100, 10, 0.5) <= 1
+    assert rate_share(step, 100, 10, 0.5) == 1 or not 10 <= step <= 50
 
 
 def test_a_grid_shows_superior_up_and_clips() -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from BrainDiffLogic.models.generative import SCHEDULE
-from BrainDiffLogic.training.configuration import GenerativeConfiguration
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, Fitting, GenerativeConfiguration
 
 Sample = dict[str, Tensor]
 VALIDATION_EPOCH = 2**31 - 1
@@ -20,6 +20,9 @@ VALIDATION_EPOCH = 2**31 - 1
 VALIDATION_SLICES = 256
 """At most so many slices, evenly spread, are validated on."""
 GPU_WORKERS = 4
+"""Processes that load: a GPU would wait for its data; on a CPU the cores have better to do."""
+Epoch = Callable[[int, int], "Dataset[Sample]"]
+"""(epoch, samples) to the dataset of an epoch."""
 
 
 def evenly(indices: np.ndarray, count: int) -> np.ndarray:
@@ -27,9 +30,15 @@ def evenly(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
 
 
-def steps_per_epoch(plan: GenerativeConfiguration, slices: int) -> int:
+def steps_per_epoch(plan: GenerativeConfiguration | CorrectorConfiguration, slices: int) -> int:
     """Optimiser steps of an epoch: once through the slices, without an incomplete batch, unless the plan says."""
     return plan.epoch_steps or max(1, slices // plan.batch)
+
+
+def in_rounds(indices: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
+    """``count`` of the indices, one random order of all after the other."""
+    rng = np.random.default_rng([seed, epoch])
+    return np.concatenate([rng.permutation(indices) for _ in range(-(-count // len(indices)))])[:count]
 
 
 class NoisySamples(Dataset[Sample]):
@@ -47,11 +56,7 @@ class NoisySamples(Dataset[Sample]):
     ) -> None:  # fmt: skip
         self.array, self.noise_shape, self.scale = array, tuple(noise_shape), np.float32(scale)
         self.seed, self.epoch = seed, epoch
-        self.order = indices
-        if count is not None:
-            rng = np.random.default_rng([seed, epoch])
-            rounds = [rng.permutation(indices) for _ in range(-(-count // len(indices)))]
-            self.order = np.concatenate(rounds)[:count]
+        self.order = indices if count is None else in_rounds(indices, count, seed, epoch)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -88,42 +93,50 @@ class Shares(Sampler[list[int]]):
             yield list(range(start, start + self.share))
 
 
-class OrderedBatches(L.LightningDataModule):
-    """Loaders of ``NoisySamples``, rebuilt at each epoch.
+class EpochBatches(L.LightningDataModule):
+    """Loaders rebuilt at each epoch.
 
-    array, training, validation  as ``NoisySamples`` takes them; ``scale`` too
-    steps                        optimiser steps of an epoch
+    training    the dataset of an epoch, a new one for each
+    validation  always the same; every process measures all of it
+    steps       optimiser steps of an epoch
+    total       of the whole run, where its last epoch may be shorter
+    workers     processes that load; None: as ``GPU_WORKERS`` says
     """
 
     def __init__(
-        self, plan: GenerativeConfiguration, array: np.ndarray, training: np.ndarray, validation: np.ndarray,
-        noise_shape: Sequence[int], scale: float = 1.0,
+        self, plan: Fitting, training: Epoch, validation: Dataset[Sample], steps: int, total: int | None = None,
+        workers: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.plan, self.array, self.scale, self.noise_shape = plan, array, scale, noise_shape
-        self.training, self.validation = training, evenly(validation, VALIDATION_SLICES)
-        self.steps = steps_per_epoch(plan, len(training))
+        self.plan, self.training, self.validation = plan, training, validation
+        self.steps, self.total, self.workers = steps, total, workers
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """This process's share of the epoch's batches."""
         plan, trainer = self.plan, self.trainer
         epoch = trainer.current_epoch if trainer else 0
-        count = self.steps * plan.batch
-        samples = NoisySamples(self.array, self.training, self.noise_shape, plan.seed, epoch, count, self.scale)
-        shares = Shares.of(trainer, count, plan.batch, plan.accumulate)
-        return DataLoader(samples, batch_sampler=shares, num_workers=self._workers())
+        steps = self.steps if self.total is None else min(self.steps, self.total - epoch * self.steps)
+        samples, workers = self.training(epoch, steps * plan.batch), self.workers
+        if workers is None:
+            workers = 0 if trainer is None or isinstance(trainer.accelerator, CPUAccelerator) else GPU_WORKERS
+        if isinstance(samples, IterableDataset):
+            return DataLoader(samples, plan.batch // plan.accumulate, num_workers=workers)
+        shares = Shares.of(trainer, steps * plan.batch, plan.batch, plan.accumulate)
+        return DataLoader(samples, batch_sampler=shares, num_workers=workers)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """This process's part of the held-out slices."""
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        samples = NoisySamples(
-            self.array, self.validation, self.noise_shape, self.plan.seed, VALIDATION_EPOCH, scale=self.scale
-        )
-        batch = self.plan.batch // self.plan.accumulate
-        mine = range(rank, len(samples), processes)
-        batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-        return DataLoader(samples, batch_sampler=batches, num_workers=0)
+        """The held-out samples."""
+        return DataLoader(self.validation, self.plan.batch // self.plan.accumulate)
 
-    def _workers(self) -> int:
-        """A GPU would wait for its data; on a CPU the cores have better to do."""
-        return 0 if self.trainer is None or isinstance(self.trainer.accelerator, CPUAccelerator) else GPU_WORKERS
+
+def noisy_samples(
+    plan: Fitting, array: np.ndarray, training: np.ndarray, validation: np.ndarray,
+    noise_shape: Sequence[int], scale: float = 1.0,
+) -> tuple[Epoch, NoisySamples]:  # fmt: skip
+    """What phases 1 and 2 train and validate on; array to noise_shape as ``NoisySamples`` takes them."""
+
+    def epoch(number: int, count: int) -> NoisySamples:
+        return NoisySamples(array, training, noise_shape, plan.seed, number, count, scale)
+
+    held_out = evenly(validation, VALIDATION_SLICES)
+    return epoch, NoisySamples(array, held_out, noise_shape, plan.seed, VALIDATION_EPOCH, scale=scale)

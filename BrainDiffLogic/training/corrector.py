@@ -1,0 +1,321 @@
+"""Phase 4 of BrainDiff, and the other papers' training: a corrector on pairs of a moved and a still slice.
+
+The pairs are simulated on volumes (``train``), or lie in files (``train_on_pairs``): injected, or simulated before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset, Subset
+
+from BrainDiffLogic.digests import SHORT, digest
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.checkpoints import find_checkpoint, load_checkpoint, read_card
+from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.families import CONFIGURATIONS, build
+from BrainDiffLogic.motion.trajectory import stratum
+from BrainDiffLogic.training import losses
+from BrainDiffLogic.training.batches import EpochBatches, Sample, evenly, in_rounds, steps_per_epoch
+from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, CorrectorConfiguration, Stage, chosen_arguments
+from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit
+from BrainDiffLogic.training.generative_checkpoints import load_vae
+from BrainDiffLogic.training.losses import ContrastiveLoss
+from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, revive
+from BrainDiffLogic.training.pairs import caches, make_pairs
+from BrainDiffLogic.training.perceptual import GradientTerm
+from BrainDiffLogic.training.run_folder import LAST, open_run, read_checkpoint, steps_done
+from BrainDiffLogic.training.slice_pairs import PairRun, SlicePairs
+from BrainDiffLogic.training.slices import CachedSlices, SimulatedSlices, ValidationSlices
+from BrainDiffLogic.training.sources import assert_other_motion
+
+GRADIENTS_EVERY = 100
+"""Steps from one log of the terms' gradients to the next; a multiple of the trainer's interval of logging."""
+VALIDATE_EVERY = 5
+"""Epochs from one validation on simulated pairs to the next."""
+BEST = "best.ckpt"
+WATCHED = "validation/all"
+"""The error that remains of the held-out pairs, as a share of the input's."""
+VALIDATION_PAIRS = 512
+"""At most so many pairs, evenly spread, are validated on."""
+SHOWN = ("loss", "share_of_input_error", WATCHED)
+
+
+class CorrectorTraining(L.LightningModule):
+    """Loss, optimiser and logging of a corrector ``network``: (N, context, H, W) to (N, 1, H, W).
+
+    contrastive  the term "info_nce" of the loss, needed where a stage has it
+    """
+
+    def __init__(
+        self, network: nn.Module, configuration: CorrectorConfiguration, contrastive: ContrastiveLoss | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.configuration, self.contrastive = configuration, contrastive
+        self.gradient_ssim = GradientTerm()
+        self.sums: dict[str, list[float]] = {}
+
+    def training_step(self, batch: Sample, batch_index: int) -> Tensor:
+        """The stage's loss on {"moved": (N, context, H, W), "clean": (N, 1, H, W)}."""
+        moved = batch["moved"].contiguous(memory_format=torch.channels_last)
+        predictions = [p.float() for p in self.network.scale_predictions(moved)]
+        centre = self._centre(batch)
+        stage, _ = stage_at(self.configuration.stages, self.global_step)
+        even = torch.ones_like(centre[:1, :, :1, :1])
+        weights = losses.pair_weights(centre, batch["clean"]) if stage.balance else even
+        terms = self._terms(stage, predictions, batch["clean"], centre, weights)
+        for name, value in terms.items():
+            self.log(f"loss/{name}", value)
+        weighted = {name: stage.loss[name] * value for name, value in terms.items()}
+        loss = torch.stack(list(weighted.values())).sum()
+        if len(terms) > 1 and (self.global_step + 1) % GRADIENTS_EVERY == 0:
+            shares = losses.gradient_shares(weighted, predictions[-1])
+            self.log_dict({f"gradient_share/{name}": share for name, share in shares.items()})
+        share = (predictions[-1] - batch["clean"]).abs().mean() / (centre - batch["clean"]).abs().mean()
+        self.log_dict({"loss": loss, "share_of_input_error": share}, prog_bar=True)
+        return loss
+
+    def _terms(
+        self, stage: Stage, predictions: list[Tensor], clean: Tensor, moved: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the stage's loss whose weight is not 0."""
+        compute = {
+            "l1": lambda: losses.l1(predictions[-1], clean, weights),
+            "tv": lambda: losses.total_variation(predictions[-1] - clean),
+            "multi_scale_l2": lambda: losses.multi_scale_l2(predictions, clean, weights),
+            "multi_scale_l1": lambda: losses.multi_scale_l1(predictions, clean, weights),
+            "gradient_ssim": lambda: self.gradient_ssim(predictions[-1], clean),
+            "frequency": lambda: losses.frequency_l1(predictions[-1], clean),
+            "info_nce": lambda: self._contrast(predictions[-1], clean, moved),
+        }
+        return {name: compute[name]() for name, weight in stage.loss.items() if weight}
+
+    def _contrast(self, prediction: Tensor, clean: Tensor, moved: Tensor) -> Tensor:
+        if self.contrastive is None:
+            raise InputError("the loss has the term info_nce, which needs an autoencoder; give --vae")
+        return self.contrastive(prediction, clean, moved)
+
+    def validation_step(self, batch: Sample, batch_index: int) -> None:
+        """Absolute errors of the correction and of doing nothing, by severity stratum where it is known."""
+        moved = batch["moved"].contiguous(memory_format=torch.channels_last)
+        centre = self._centre(batch)
+        corrected = centre - self.network(moved).float()
+        errors = [(image - batch["clean"]).abs().mean(dim=(1, 2, 3)) for image in (corrected, centre)]
+        known = batch["severity"].tolist() if "severity" in batch else [None] * len(centre)
+        rows = zip(known, *(error.tolist() for error in errors), strict=True)
+        for severity, after, before in rows:
+            for key in ("all",) if severity is None else (stratum(severity) if severity else "still", "all"):
+                sums = self.sums.setdefault(key, [0.0, 0.0, 0.0])
+                for position, value in enumerate((after, before, 1.0)):
+                    sums[position] += value
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the error that remains as a share of the input's by stratum; of still scans the error, 1e-3."""
+        for key, (after, before, count) in self.sums.items():
+            if key == "still":
+                self.log("validation/still_error_1e-3", 1e3 * after / count)
+            else:
+                self.log(f"validation/{key}", after / max(before, 1e-9), prog_bar=key == "all")
+        self.sums.clear()
+
+    def configure_optimizers(self) -> Any:
+        """The configuration's optimiser with the learning rate of the stages."""
+        configuration, heads = self.configuration, self.network.body.heads
+        optimiser = build_optimiser(configuration.optimiser, self.network, heads, configuration.weight_decay)
+        schedule = LambdaLR(optimiser, lambda step: learning_rate(configuration.stages, step))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _centre(self, batch: Sample) -> Tensor:
+        middle = batch["moved"].shape[1] // 2
+        return batch["moved"][:, middle : middle + 1]
+
+
+def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
+    """The stage that optimiser step ``step`` belongs to, and the step within it."""
+    for stage in stages[:-1]:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    return stages[-1], step
+
+
+def learning_rate(stages: list[Stage], step: int) -> float:
+    """Linear warm-up, constant, then linear decay to 0 in each stage."""
+    stage, step = stage_at(stages, step)
+    return stage.learning_rate * rate_share(step, stage.steps, stage.warmup, stage.decay)
+
+
+def train(
+    configuration: CorrectorConfiguration, data: str | Path, run: str | Path, *, cache: str | Path | None = None,
+    hardware: Hardware = ONE_DEVICE, workers: int = 1, jobs: int = 1, initial: str | Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Path:  # fmt: skip
+    """Train a corrector on pairs simulated on volumes; goes on from ``run``/last.ckpt when that is there.
+
+    data     folder of the sources' patterns
+    run      folder of checkpoints, the configuration and TensorBoard logs
+    cache    folder of simulated pairs (default: ``run``/pairs); other runs of the same recipe may share it
+    workers  processes that load slices; jobs: that simulate pairs, of which ``report`` is told (done, of how many)
+    initial  checkpoint of the shipped kind (.safetensors) to start from
+    Returns ``run``/last.ckpt, which holds the averaged weights. Raises InputError where the configuration, the data or
+    the folder do not serve, and AssertionError where a motion is both trained and validated on.
+    """
+    c, run = configuration, Path(run)
+    corrector = _start(c, initial)
+    if c.crop % corrector.multiple:
+        raise InputError(f"crop {c.crop} is not a multiple of {corrector.multiple}, as the network needs")
+    if hardware.processes > 1 and not c.pairs:
+        raise InputError("pairs simulated on the fly cannot be shared by several processes; give --pairs, a number")
+    training, validation = caches(c, data, cache or run / "pairs")
+    split = {name: pairs.subjects for name, pairs in (("training", training), ("held out", validation))}
+    last = _open(c, run, corrector, initial, split=split, pairs_of=[training.digest, validation.digest])
+    if last and steps_done(last) >= c.steps:
+        return last
+    make_pairs(validation, c.validation_pairs, jobs, report)
+    if c.pairs:
+        make_pairs(training, c.pairs, jobs, report)
+        made = (training, c.pairs), (validation, c.validation_pairs)
+        assert_other_motion(*([pairs.facts(index)["motion"] for index in range(count)] for pairs, count in made))
+
+    def epoch(number: int, count: int) -> Dataset[Sample]:
+        what = count, corrector.context, c.crop, c.seed + c.draw, c.lesions, c.masked, number
+        return CachedSlices(training, c.pairs, *what) if c.pairs else SimulatedSlices(training, *what)
+
+    held_out = ValidationSlices(validation, c.validation_pairs, corrector.context, c.crop)
+    batches = EpochBatches(c, epoch, held_out, c.epoch_steps, c.steps, workers)
+    return _fit(CorrectorTraining(corrector, c), batches, run, hardware, last, VALIDATE_EVERY)
+
+
+def _start(configuration: CorrectorConfiguration, initial: str | Path | None) -> Corrector:
+    """The network that a run begins with; its first weights depend on the seed and the draw."""
+    check_optimiser(configuration.optimiser)
+    L.seed_everything(configuration.seed + configuration.draw, workers=True, verbose=False)
+    corrector = build(configuration.family, network_arguments(configuration))
+    if initial:
+        source, _ = load_checkpoint(initial)
+        try:
+            corrector.load_state_dict(source.state_dict())
+        except RuntimeError:
+            raise InputError(f"{initial}: these weights are of another network than the configuration's") from None
+    if configuration.revive:
+        revive(corrector, configuration.revive)
+    return corrector
+
+
+def _open(
+    configuration: CorrectorConfiguration, run: Path, corrector: Corrector, initial: str | Path | None, **more: Any
+) -> Path | None:
+    sha256 = None if initial is None else str(read_card(find_checkpoint(initial))["sha256"])
+    content = {**asdict(configuration), "network": network_arguments(configuration), "initial": sha256, **more}
+    return open_run(run, corrector, content, HOW_TO_CORRECT)
+
+
+def _fit(
+    module: CorrectorTraining, batches: EpochBatches, run: Path, hardware: Hardware, last: Path | None,
+    validate_every: int, watchers: Sequence[Callback] = (),
+) -> Path:  # fmt: skip
+    epochs = -(-module.configuration.steps // batches.steps)
+    return fit(module, batches, run, hardware, epochs=epochs, last=last, shown=SHOWN, validate_every=validate_every,
+               watchers=watchers)  # fmt: skip
+
+
+def network_arguments(configuration: CorrectorConfiguration) -> dict[str, Any]:
+    """The arguments of the network of a configuration, as a card stores them."""
+    if configuration.family not in CONFIGURATIONS:
+        raise InputError(f"family {configuration.family!r} is unknown: use one of {', '.join(CONFIGURATIONS)}")
+    return chosen_arguments(configuration.network, CONFIGURATIONS[configuration.family])
+
+
+def train_on_pairs(
+    configuration: CorrectorConfiguration, start: PairRun, run: str | Path, initial: str | Path | None = None
+) -> Path:
+    """Train a corrector on pairs of slices; goes on from ``run``/last.ckpt when that is there.
+
+    Ends at the steps of the stages or when the validation error has not fallen for ``patience`` epochs. Returns the
+    checkpoint of the epoch with the smallest validation error (the last one where nobody is held out), averaged
+    weights in it. Raises InputError where configuration, pairs, autoencoder or folder do not serve.
+    """
+    c, run = configuration, Path(run)
+    corrector = _start(c, initial)
+    _check(c, start, corrector)
+    training, validation = start.pairs.hold_out(c.validation_share)
+    contrastive, vae = _contrastive(c, start)
+    identity = {"pairs_of": pairs_digest(start.pairs), "contrastive": c.contrastive, "vae_sha256": vae}
+    last = _open(c, run, corrector, initial, **identity)
+    if not (last and (steps_done(last) >= c.steps or stopped_early(last))):
+
+        def epoch(number: int, count: int) -> Dataset[Sample]:
+            return Subset(start.pairs, in_rounds(training, count, c.seed + c.draw, number))  # type: ignore[arg-type]
+
+        held_out = Subset(start.pairs, evenly(validation, VALIDATION_PAIRS))  # type: ignore[arg-type]
+        batches = EpochBatches(c, epoch, held_out, steps_per_epoch(c, len(training)), c.steps, workers=0)
+        watchers = _watchers(c, run) if len(validation) else []
+        module = CorrectorTraining(corrector, c, contrastive)
+        _fit(module, batches, run, start.hardware or ONE_DEVICE, last, 1, watchers)
+    return run / (BEST if len(validation) else LAST)
+
+
+def pairs_digest(pairs: SlicePairs) -> str:
+    """A short name for what pairs are, so that a run does not go on with others."""
+    return digest(pairs.facts)[:SHORT]
+
+
+def stopped_early(checkpoint: Path) -> bool:
+    """Whether a run ended because its validation error did not fall any more."""
+    callbacks = read_checkpoint(checkpoint)["callbacks"]
+    states = [state for name, state in callbacks.items() if name.startswith("EarlyStopping")]
+    return any(state["wait_count"] >= state["patience"] for state in states)
+
+
+def _check(configuration: CorrectorConfiguration, start: PairRun, corrector: Corrector) -> None:
+    if configuration.data != "pairs":
+        raise InputError("the configuration is for volumes; give one with data: pairs, such as braindiff")
+    if corrector.context != 1:
+        raise InputError(f"the network takes {corrector.context} slices, pairs have single ones; give context: 1")
+    if any(size % corrector.multiple for size in start.canvas):
+        raise InputError(f"slices of {start.canvas} are no multiples of {corrector.multiple}, as the network needs")
+
+
+def _contrastive(configuration: CorrectorConfiguration, start: PairRun) -> tuple[ContrastiveLoss | None, str | None]:
+    """The loss term info_nce and the sha256 of its autoencoder; none where no stage has the term."""
+    if not configuration.contrastive:
+        return None, None
+    if start.vae is None:
+        raise InputError("the loss has the term info_nce, which needs the autoencoder of phase 1; give --vae")
+    autoencoder, card = load_vae(start.vae, frozen=True)
+    return ContrastiveLoss(autoencoder), card["sha256"]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Remembers the best epoch also where the run's folder has moved since, which Lightning 2.6 does not."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state with its files where they are now."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        named = ("best_model_path", "kth_best_model_path", "last_model_path")
+        paths = {name: moved(state_dict[name]) for name in named}
+        models = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
+
+
+def _watchers(configuration: CorrectorConfiguration, run: Path) -> list[Callback]:
+    best = BestCheckpoint(
+        run, filename="best", monitor=WATCHED, mode="min", save_top_k=1, save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )  # fmt: skip
+    if not configuration.patience:
+        return [best]
+    return [best, EarlyStopping(WATCHED, patience=configuration.patience, mode="min", check_on_train_epoch_end=False)]

@@ -1,0 +1,188 @@
+"""The severity network, from simulated pairs to calibrated weights; a run that was stopped goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from BrainDiffLogic.data.subjects import assert_apart, names_subject
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
+from BrainDiffLogic.severity.network import FAMILY, SeverityNetwork, build_severity
+from BrainDiffLogic.training import severity_calibration as calibration
+from BrainDiffLogic.training.batches import EpochBatches, Sample
+from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration
+from BrainDiffLogic.training.corrector_cards import EXTENT_MM, SPACING_MM
+from BrainDiffLogic.training.fields import read_section
+from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit
+from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share
+from BrainDiffLogic.training.pairs import PairCache, make_pairs
+from BrainDiffLogic.training.run_folder import epochs_done, open_epochs, trained_state
+from BrainDiffLogic.training.severity_samples import PairSlices, SeverityPairs
+from BrainDiffLogic.training.sources import find_sources
+
+HUBER = 0.3
+"""Error of log(1 + mm) from which on the loss is linear."""
+SPREAD_WEIGHT = 0.05
+SHOWN = ("loss", "error", "validation/moved", "validation/still")
+LIMITS = (
+    "Trained and calibrated on simulated rigid motion. Motion at the edge of k-space may be far and leave no trace in"
+    " the image; it is not seen. Estimates end at the largest value of the calibration. No measure of image quality."
+)
+
+
+def pairs_configuration(plan: SeverityConfiguration) -> CorrectorConfiguration:
+    """The configuration of the corrector whose pairs are used."""
+    return read_section(CorrectorConfiguration, plan.pairs_of)
+
+
+def pair_cache(plan: SeverityConfiguration, data: str | Path, folder: str | Path) -> PairCache:
+    """The training pairs of that configuration; no validation subject is among them.
+
+    data  folder of the volumes; folder: of the simulated pairs, which other runs may share
+    """
+    pairs = pairs_configuration(plan)
+    training, _ = find_sources(pairs, data)
+    if missing := set(plan.calibration) - {source.subject for source in training}:
+        raise InputError(f"{data}: calibration subject {sorted(missing)[0]!r} is not among the training subjects")
+    names = {source.subject for source in training if not names_subject(Path(source.path).name)}
+    assert_apart(names - set(plan.calibration), names & set(plan.calibration))
+    return PairCache(folder, training, pairs.recipe, pairs.seed)
+
+
+def split_pairs(plan: SeverityConfiguration, cache: PairCache, pairs: int) -> tuple[list[int], list[int]]:
+    """(trained on, calibrated on): indices of those of the first ``pairs`` pairs that are there, by subject."""
+    ready = cache.ready(pairs)
+    held = {index for index in ready if cache.facts(index)["subject"] in plan.calibration}
+    if not held or len(held) == len(ready):
+        raise InputError("there are no pairs to train on or to calibrate on; change calibration or --pairs")
+    return [index for index in ready if index not in held], sorted(held)
+
+
+class SeverityTraining(L.LightningModule):
+    """Loss, optimiser and logging of a severity ``network``."""
+
+    def __init__(self, network: SeverityNetwork, plan: SeverityConfiguration) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plan = plan
+
+    def training_step(self, batch: Sample, batch_index: int) -> Tensor:
+        """Huber's loss of log(1 + mm) on {"slices": (N, 2, 1, H, W), "severity": (N, 2) mm}, and of its error.
+
+        The spread is fitted as that of a Laplace distribution, without a say in the value: with one, the first steps
+        run away. Huber, not squares: motion while the edge of k-space was read may be far and leave no trace.
+        """
+        error, spread = self._errors(batch)
+        value_loss = functional.huber_loss(error, torch.zeros_like(error), delta=HUBER)
+        spread_loss = (error.detach() * torch.exp(-spread) + spread).mean()
+        loss = value_loss + SPREAD_WEIGHT * spread_loss
+        self.log_dict({"loss": value_loss.detach(), "error": error.mean().detach()}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Sample, batch_index: int) -> None:
+        """Mean absolute error of log(1 + mm), of moved and of still slices, on the calibration subjects."""
+        error, _ = self._errors(batch)
+        moved, still = error.view(-1, 2).mean(dim=0)
+        values = {"validation/moved": moved, "validation/still": still}
+        self.log_dict(values, sync_dist=True, batch_size=len(error) // 2, on_epoch=True)
+
+    def _errors(self, batch: Sample) -> tuple[Tensor, Tensor]:
+        """(absolute error of log(1 + mm), logarithm of its predicted mean), each (2 N,)."""
+        slices = batch["slices"].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        value, spread = self.network(slices).unbind(dim=1)
+        return (value - torch.log1p(batch["severity"].flatten())).abs(), spread
+
+    def configure_optimizers(self) -> Any:
+        """The plan's optimiser with its rate."""
+        plan = self.plan
+        optimiser = build_optimiser(plan.optimiser, self.network, [self.network.head], plan.weight_decay)
+        schedule = LambdaLR(
+            optimiser, lambda step: plan.learning_rate * rate_share(step, plan.steps, plan.warmup, plan.decay)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_severity(
+    plan: SeverityConfiguration,
+    data: str | Path,
+    run: str | Path,
+    hardware: Hardware = ONE_DEVICE,
+    *,
+    cache: str | Path | None = None,
+    pairs: int | None = None,
+    jobs: int = 1,
+    report: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train the severity network; goes on from ``run``/last.ckpt when that is there.
+
+    data   folder of the volumes that the corrector's configuration (``plan.pairs_of``) names
+    cache  folder of simulated pairs (default: ``run``/pairs), which runs of correctors may share
+    pairs  how many of them instead of that configuration's number; those that are missing are simulated
+    Returns ``run``/last.ckpt, which holds the averaged weights, for ``export_severity``. Raises InputError where the
+    configuration, the data or the folder do not serve.
+    """
+    run = Path(run)
+    check_optimiser(plan.optimiser)
+    L.seed_everything(plan.seed, workers=True, verbose=False)
+    network = build_severity(plan.network)
+    if plan.crop % network.multiple:
+        raise InputError(f"crop {plan.crop} is not a multiple of {network.multiple}, as the network needs")
+    simulated = pair_cache(plan, data, cache or run / "pairs")
+    count = pairs_configuration(plan).pairs if pairs is None else pairs
+    last = open_epochs(run, network, plan, phase="severity", network=plan.network, cache=simulated.digest, pairs=count)
+    if last and epochs_done(last) >= plan.epochs:
+        return last
+    make_pairs(simulated, count, jobs, report)
+    training, held_out = (PairSlices(simulated, part) for part in split_pairs(plan, simulated, count))
+
+    def epoch(number: int, samples: int) -> SeverityPairs:
+        return SeverityPairs(training, samples, plan.crop, plan.seed, plan.variation, number)
+
+    validation = SeverityPairs(held_out, len(held_out), plan.crop, plan.seed, None)
+    batches = EpochBatches(plan, epoch, validation, plan.epoch_steps)
+    return fit(SeverityTraining(network, plan), batches, run, hardware, epochs=plan.epochs, last=last, shown=SHOWN,
+               validate_every=plan.validate_every)  # fmt: skip
+
+
+def export_severity(
+    plan: SeverityConfiguration, checkpoint: Path, path: Path, data: str | Path, *,
+    cache: str | Path | None = None, pairs: int | None = None,
+) -> Card:  # fmt: skip
+    """Calibrate a run's averaged weights, write them to ``path`` (.safetensors) and their card; returns the card.
+
+    data, cache, pairs  as in ``train_severity``
+    Calibration and threshold come from the pairs of the calibration subjects, both volumes of each.
+    """
+    network = build_severity(plan.network).eval()
+    network.load_state_dict(trained_state(checkpoint))
+    simulated = pair_cache(plan, data, cache or checkpoint.parent / "pairs")
+    count = pairs_configuration(plan).pairs if pairs is None else pairs
+    training, held_out = split_pairs(plan, simulated, count)
+    rows = calibration.judge_pairs(network, simulated, held_out)
+    table = calibration.calibrate(rows)
+    estimates, severities = calibration.in_mm(rows, table), np.array([row.severity for row in rows])
+    traces = calibration.left_trace(rows)
+    threshold = calibration.best_threshold(estimates, severities, traces)
+    told = {name: value for name, value in asdict(plan).items() if name not in ("network", "calibration")}
+    facts = {
+        **told, "optimiser": OPTIMISERS[plan.optimiser], "epochs_done": epochs_done(checkpoint), "pairs": len(training),
+        "subjects": len({simulated.facts(index)["subject"] for index in training}),
+        "calibration_pairs": len(held_out), "calibration_subjects": sorted(plan.calibration),
+    }  # fmt: skip
+    given = {"anatomy": "human head or brain", "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM}
+    card = new_card(
+        FAMILY, "severity of motion", plan.network, given, facts, LIMITS, calibration=table, threshold_mm=threshold,
+        output="mean RMS displacement in mm from the pose at the centre of k-space",
+        gate=calibration.gate_errors(estimates, severities, traces, threshold),
+    ) | {"metrics": calibration.table(estimates, severities, threshold)}  # fmt: skip
+    return save_checkpoint(trained_state(checkpoint), card, path)
