@@ -10,6 +10,7 @@ from scipy import ndimage
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.training import heads
 from BrainDiffLogic.training import pairs as pairs_module
 from BrainDiffLogic.training.configuration import Recipe
 from BrainDiffLogic.training.heads import noise_deviation, paint, quiet_head, quieted
@@ -125,7 +126,7 @@ def test_pairs_of_one_cache_share_the_quiet_base(
     a_noisy_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PairCache(tmp_path, [a_noisy_source], QUIET, 1).make(0)
-    monkeypatch.setattr(pairs_module, "load", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr(heads, "load", lambda *_: pytest.fail("loaded again"))
     PairCache(tmp_path, [a_noisy_source], QUIET, 2).make(0)
 
 
