@@ -14,7 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Subset
 
 from BrainDiffLogic.digests import SHORT, digest
@@ -29,7 +28,7 @@ from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, CorrectorConfi
 from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit
 from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.losses import ContrastiveLoss
-from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, revive
+from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, revive, scheduled
 from BrainDiffLogic.training.pairs import caches, make_pairs
 from BrainDiffLogic.training.perceptual import GradientTerm
 from BrainDiffLogic.training.run_folder import LAST, open_run, read_checkpoint, steps_done
@@ -131,8 +130,7 @@ class CorrectorTraining(L.LightningModule):
         """The configuration's optimiser with the learning rate of the stages."""
         configuration, heads = self.configuration, self.network.body.heads
         optimiser = build_optimiser(configuration.optimiser, self.network, heads, configuration.weight_decay)
-        schedule = LambdaLR(optimiser, lambda step: learning_rate(configuration.stages, step))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimiser, lambda step: learning_rate(configuration.stages, step))
 
     def _centre(self, batch: Sample) -> Tensor:
         middle = batch["moved"].shape[1] // 2

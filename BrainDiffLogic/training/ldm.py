@@ -14,7 +14,6 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
 
 from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
@@ -33,7 +32,7 @@ from BrainDiffLogic.training.batches import Epoch, EpochBatches, NoisySamples, S
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit, log_grid
 from BrainDiffLogic.training.generative_checkpoints import check_slices, generative_card, load_vae, save_generative
-from BrainDiffLogic.training.optimisers import rate_share
+from BrainDiffLogic.training.optimisers import rate_share, scheduled
 from BrainDiffLogic.training.run_folder import epochs_done, open_epochs, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.vae import ORIGIN, describe, encode_into, latent_shape
@@ -109,8 +108,7 @@ class DiffusionTraining(L.LightningModule):
         """Adam, with the rate of the plan."""
         optimiser = torch.optim.Adam(self.network.parameters(), lr=self.plan.learning_rate)
         steps = self.plan.epochs * self.steps
-        schedule = LambdaLR(optimiser, lambda step: rate_share(step, steps, self.plan.warmup, self.plan.decay))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimiser, lambda step: rate_share(step, steps, self.plan.warmup, self.plan.decay))
 
 
 def train_ldm(

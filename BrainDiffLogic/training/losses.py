@@ -19,6 +19,9 @@ BALANCE_FLOOR = 0.01
 """Error in network units below which a pair counts as still: keeps the weights of mild pairs finite."""
 BALANCE_UNIT = 0.02
 """Makes the mean weight about 1: 0.97 over 292 crops of 73 simulated pairs of the shipped recipe."""
+TEMPERATURE = 0.07
+"""Not given in the paper. Latents of a clean and a moved slice have a cosine of .92: at 0.5 doing nothing costs .77
+and perfection .62, at 0.07 1.39 and .29, so that the term has something to say. CLIP and MoCo use it too."""
 
 
 def pair_weights(moved: Tensor, clean: Tensor) -> Tensor:
@@ -88,24 +91,10 @@ def frequency_l1(prediction: Tensor, clean: Tensor) -> Tensor:
         return (error.real**2 + error.imag**2 + 1e-12).sqrt().mean()
 
 
-TEMPERATURE = 0.07
-"""Not given in the paper. Latents of a clean and a moved slice have a cosine of .92: at 0.5 doing nothing costs .77
-and perfection .62, at 0.07 1.39 and .29, so that the term has something to say. CLIP and MoCo use it too."""
-
-
-def info_nce(anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018, eq. 4): -log of the softmax share of the positive; mean over the batch.
-
-    anchor, positive  (N, D); negatives (N, K, D); similarities are cosines divided by ``temperature``
-    """
-    near = F.cosine_similarity(anchor, positive, dim=-1)[:, None]
-    far = F.cosine_similarity(anchor[:, None], negatives, dim=-1)
-    logits = torch.cat([near, far], dim=1) / temperature
-    return (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
-
-
 def contrast(prediction: Tensor, clean: Tensor, moved: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """softplus((s_neg - s_pos) / temperature), mean over the batch: ``info_nce`` with the moved slice as one negative.
+    """softplus((s_neg - s_pos) / temperature), mean over the batch: InfoNCE, one negative, the moved slice.
+
+    (van den Oord et al. 2018, eq. 4: -log of the softmax share of the positive.)
 
     prediction, clean, moved  (N, ...) latents, flattened: averaged over the image, the three channels of a latent
     have a cosine of .9999 with those of any other and say nothing. The clean latents of batch-mates are no

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from BrainDiffLogic.errors import InputError
 
@@ -16,6 +17,8 @@ FASTER = 3.0
 
 
 WITH_KERNEL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+ASLEEP = 0.01
+"""Share of a map (of one sample and channel) above zero below which it sleeps."""
 
 
 def check_optimiser(name: str) -> None:
@@ -96,10 +99,6 @@ def _as_matrix(kernel: Tensor) -> Tensor:
     return kernel.detach().movedim(1, -1).flatten(1)
 
 
-ASLEEP = 0.01
-"""Share of a map (of one sample and channel) above zero below which it sleeps."""
-
-
 class RevivingReLU(nn.Module):
     """ReLU of (N, C, H, W); its gradient below zero is ``slope`` in maps that sleep, and 0 in the others, as usual."""
 
@@ -150,3 +149,8 @@ def rate_share(step: int, steps: int, warmup: int, decay: float) -> float:
     rising = (step + 1) / warmup if warmup else 1.0
     falling = (steps - step) / (decay * steps) if decay else 1.0
     return max(0.0, min(rising, falling, 1.0))
+
+
+def scheduled(optimiser: Optimizer, rate: Callable[[int], float]) -> dict[str, Any]:
+    """What Lightning takes: the optimiser, its learning rates multiplied at each step by what ``rate`` says."""
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": LambdaLR(optimiser, rate), "interval": "step"}}

@@ -24,6 +24,10 @@ OPTIONS = {"none": (), "gradient": ("scales",), "self": ("model",), "lpips": ("v
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 """Mean and standard deviation of ImageNet for images in [-1, 1] (Zhang 2018, released code)."""
+VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+"""What LPIPS compares (Zhang 2018, released code)."""
+BLOCKS = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
+"""Input channels, output channels and convolutions of each block; blocks are joined by 2 x 2 max pooling."""
 
 
 class PerceptualTerm(nn.Module):
@@ -192,12 +196,6 @@ def _lpips(vgg: str | Path | None, heads: str | Path | None) -> FrozenFeatures:
         return FrozenFeatures(VggFeatures(layers), None, {**facts, "heads_sha256": None})
     weights, heads_sha256 = lpips_heads(heads)
     return FrozenFeatures(VggFeatures(layers), weights, {**facts, "heads_sha256": heads_sha256})
-
-
-VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
-"""What LPIPS compares (Zhang 2018, released code)."""
-BLOCKS = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
-"""Input channels, output channels and convolutions of each block; blocks are joined by 2 x 2 max pooling."""
 
 
 def vgg16_layers(path: str | Path) -> tuple[nn.ModuleList, str]:

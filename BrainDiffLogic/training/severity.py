@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
 
 from BrainDiffLogic.data.subjects import assert_apart, names_subject
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
+from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
+from BrainDiffLogic.severity.estimate import aggregate, look
 from BrainDiffLogic.severity.network import FAMILY, SeverityNetwork, build_severity
-from BrainDiffLogic.training import severity_calibration as calibration
 from BrainDiffLogic.training.batches import EpochBatches, Sample
 from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration
 from BrainDiffLogic.training.corrector_cards import EXTENT_MM, SPACING_MM
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit
-from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share
+from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, scheduled
 from BrainDiffLogic.training.pairs import PairCache, make_pairs
 from BrainDiffLogic.training.run_folder import epochs_done, open_epochs, trained_state
-from BrainDiffLogic.training.severity_samples import PairSlices, SeverityPairs
+from BrainDiffLogic.training.slices import PairSlices, SeverityPairs
 from BrainDiffLogic.training.sources import find_sources
 
 HUBER = 0.3
@@ -38,6 +40,19 @@ LIMITS = (
     "Trained and calibrated on simulated rigid motion. Motion at the edge of k-space may be far and leave no trace in"
     " the image; it is not seen. Estimates end at the largest value of the calibration. No measure of image quality."
 )
+
+STILL_MM = 0.3
+"""A scan that moved less must be returned unchanged."""
+MOVED_MM = 1.0
+"""A scan that moved more must be corrected."""
+TRACE = 0.0067
+"""Mean absolute difference to the still scan in network units: the median of the training pairs below 0.5 mm. What
+leaves less, however far the head moved, need not be corrected."""
+THRESHOLDS_MM = np.arange(0.2, 1.01, 0.02)
+EDGE = 2
+"""Slices beyond the head on either side, which the pairs hold (``training.pairs.simulate_pair``)."""
+KNOTS = 24
+"""At most so many steps of the calibration."""
 
 
 def pairs_configuration(plan: SeverityConfiguration) -> CorrectorConfiguration:
@@ -106,23 +121,14 @@ class SeverityTraining(L.LightningModule):
         """The plan's optimiser with its rate."""
         plan = self.plan
         optimiser = build_optimiser(plan.optimiser, self.network, [self.network.head], plan.weight_decay)
-        schedule = LambdaLR(
-            optimiser, lambda step: plan.learning_rate * rate_share(step, plan.steps, plan.warmup, plan.decay)
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimiser, lambda n: plan.learning_rate * rate_share(n, plan.steps, plan.warmup, plan.decay))
 
 
 def train_severity(
-    plan: SeverityConfiguration,
-    data: str | Path,
-    run: str | Path,
-    hardware: Hardware = ONE_DEVICE,
-    *,
-    cache: str | Path | None = None,
-    pairs: int | None = None,
-    jobs: int = 1,
+    plan: SeverityConfiguration, data: str | Path, run: str | Path, hardware: Hardware = ONE_DEVICE, *,
+    cache: str | Path | None = None, pairs: int | None = None, jobs: int = 1,
     report: Callable[[int, int], None] | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Train the severity network; goes on from ``run``/last.ckpt when that is there.
 
     data   folder of the volumes that the corrector's configuration (``plan.pairs_of``) names
@@ -168,11 +174,11 @@ def export_severity(
     simulated = pair_cache(plan, data, cache or checkpoint.parent / "pairs")
     count = pairs_configuration(plan).pairs if pairs is None else pairs
     training, held_out = split_pairs(plan, simulated, count)
-    rows = calibration.judge_pairs(network, simulated, held_out)
-    table = calibration.calibrate(rows)
-    estimates, severities = calibration.in_mm(rows, table), np.array([row.severity for row in rows])
-    traces = calibration.left_trace(rows)
-    threshold = calibration.best_threshold(estimates, severities, traces)
+    rows = judge_pairs(network, simulated, held_out)
+    table = calibrate(rows)
+    estimates, severities = in_mm(rows, table), np.array([row.severity for row in rows])
+    traces = left_trace(rows)
+    threshold = best_threshold(estimates, severities, traces)
     told = {name: value for name, value in asdict(plan).items() if name not in ("network", "calibration")}
     facts = {
         **told, "optimiser": OPTIMISERS[plan.optimiser], "epochs_done": epochs_done(checkpoint), "pairs": len(training),
@@ -183,6 +189,108 @@ def export_severity(
     card = new_card(
         FAMILY, "severity of motion", plan.network, given, facts, LIMITS, calibration=table, threshold_mm=threshold,
         output="mean RMS displacement in mm from the pose at the centre of k-space",
-        gate=calibration.gate_errors(estimates, severities, traces, threshold),
-    ) | {"metrics": calibration.table(estimates, severities, threshold)}  # fmt: skip
+        gate=gate_errors(estimates, severities, traces, threshold),
+    ) | {"metrics": strata_table(estimates, severities, threshold)}  # fmt: skip
     return save_checkpoint(trained_state(checkpoint), card, path)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One volume: what the network said of it (see ``aggregate``), and how far the head had moved, in mm."""
+
+    raw: float
+    severity: float
+    facts: dict[str, Any]
+
+
+def judge_pairs(network: SeverityNetwork, cache: PairCache, pairs: Sequence[int]) -> list[Judged]:
+    """Both volumes of each pair, the moved and the still one; stripped brains without the air around them."""
+    rows = []
+    for index in pairs:
+        facts = cache.facts(index)
+        for stack, severity in zip(cache.stacks(index), (facts["severity"], 0.0), strict=True):
+            stack = np.ascontiguousarray(stack[EDGE : len(stack) - EDGE], dtype=np.float32)
+            if facts["kind"] == "brain":
+                stack *= head_mask(stack)
+            _, values, spreads = look(network, stack)
+            rows.append(Judged(aggregate(values, spreads), severity, facts))
+    return rows
+
+
+def calibrate(rows: Sequence[Judged]) -> dict[str, list[float]]:
+    """A card's calibration: "raw", increasing, and for each the "mm" it means and their mean error "error_mm".
+
+    Isotonic regression of medians of groups alike in raw: of means, the few far motions that leave no trace would make
+    every still scan one of half a millimetre.
+    """
+    raw = np.array([row.raw for row in rows])
+    order = np.argsort(raw, kind="stable")
+    raw, severity = raw[order], np.array([row.severity for row in rows])[order]
+    groups = np.array_split(np.arange(len(raw)), min(KNOTS, len(raw)))
+    places = np.array([raw[group].mean() for group in groups])
+    mm = isotonic_regression([np.median(severity[group]) for group in groups]).x
+    error = np.abs(np.interp(raw, places, mm) - severity)
+    errors = isotonic_regression([error[group].mean() for group in groups]).x
+    table = {"raw": places, "mm": mm, "error_mm": errors}
+    return {name: [round(float(value), 5) for value in column] for name, column in table.items()}
+
+
+def in_mm(rows: Sequence[Judged], calibration: dict[str, list[float]]) -> np.ndarray:
+    """(n,) the estimates in mm."""
+    return np.interp([row.raw for row in rows], calibration["raw"], calibration["mm"])
+
+
+def wrong(estimates: np.ndarray, severities: np.ndarray, threshold: float) -> np.ndarray:
+    """(n,) bool: still or below 0.3 mm but corrected, or above 1 mm but returned unchanged."""
+    corrected = estimates >= threshold
+    return ((severities < STILL_MM) & corrected) | ((severities > MOVED_MM) & ~corrected)
+
+
+def left_trace(rows: Sequence[Judged]) -> np.ndarray:
+    """(n,) bool: whether what the motion did to the image is more than ``TRACE``."""
+    return np.array([row.severity > 0 and row.facts["error"] > TRACE for row in rows])
+
+
+def best_threshold(estimates: np.ndarray, severities: np.ndarray, traces: np.ndarray) -> float:
+    """The threshold in mm with the fewest wrong decisions, the two kinds weighed alike; the middle of equals.
+
+    traces  ``left_trace``: motion above 1 mm counts where it left one
+    """
+    still, moved = severities < STILL_MM, (severities > MOVED_MM) & traces
+    counts = max(1, still.sum()), max(1, moved.sum())
+    shares = np.array([
+        (estimates[still] >= limit).sum() / counts[0] + (estimates[moved] < limit).sum() / counts[1]
+        for limit in THRESHOLDS_MM
+    ])  # fmt: skip
+    best = np.flatnonzero(shares <= shares.min() + 1e-9)
+    return round(float(THRESHOLDS_MM[best[len(best) // 2]]), 2)
+
+
+def gate_errors(estimates: np.ndarray, severities: np.ndarray, traces: np.ndarray, threshold: float) -> dict[str, Any]:
+    """A card's "gate": how many decisions are wrong, and how many of those where motion above 1 mm left a trace."""
+    judged = (severities < STILL_MM) | (severities > MOVED_MM)
+    seen = (severities < STILL_MM) | ((severities > MOVED_MM) & traces)
+    mistakes = wrong(estimates, severities, threshold)
+    return {
+        "wrong": round(float(mistakes[judged].mean()), 3), "volumes": int(judged.sum()),
+        "wrong_where_seen": round(float(mistakes[seen].mean()), 3), "volumes_seen": int(seen.sum()),
+        "means": f"wrong: below {STILL_MM} mm corrected, or above {MOVED_MM} mm returned unchanged; seen: without those"
+        f" above {MOVED_MM} mm that differ from the still scan by less than {TRACE} of white matter on average",
+    }  # fmt: skip
+
+
+def strata_table(estimates: np.ndarray, severities: np.ndarray, threshold: float) -> list[dict[str, Any]]:
+    """Rows of a card's metrics by severity stratum: volumes, mean estimate, mean absolute error, share corrected."""
+    names = np.array(["still" if severity == 0 else stratum(severity) for severity in severities])
+    rows = []
+    for name in ("still", *STRATUM_NAMES):
+        chosen = names == name
+        if chosen.any():
+            own, truth = estimates[chosen], severities[chosen]
+            rows.append({
+                "severity": name, "method": "severity", "volumes": int(chosen.sum()),
+                "mean_mm": round(float(own.mean()), 3), "true_mm": round(float(truth.mean()), 3),
+                "error_mm": round(float(np.abs(own - truth).mean()), 3),
+                "corrected": round(float((own >= threshold).mean()), 3),
+            })  # fmt: skip
+    return rows

@@ -26,12 +26,11 @@ from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.severity import estimate_severity
 from BrainDiffLogic.severity.network import SeverityModel, load_severity, shipped_weights
-from BrainDiffLogic.training import severity_calibration as calibration
+from BrainDiffLogic.training import severity
 from BrainDiffLogic.training.configuration import SeverityConfiguration
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.pairs import caches
-from BrainDiffLogic.training.severity import pairs_configuration
-from BrainDiffLogic.training.severity_calibration import TRACE
+from BrainDiffLogic.training.severity import TRACE, pairs_configuration
 from BrainDiffLogic.volume import Volume
 
 SMOOTHING = 1.0
@@ -100,8 +99,8 @@ def summary(rows: list[Row], threshold: float) -> dict[str, object]:
     """The decisions of one source and its table by severity stratum."""
     estimates, severities = np.array([r.estimate_mm for r in rows]), np.array([r.true_mm for r in rows])
     traces = np.array([r.trace > TRACE for r in rows])
-    gate = calibration.gate_errors(estimates, severities, traces, threshold)
-    return {"gate": gate, "strata": calibration.table(estimates, severities, threshold)}
+    gate = severity.gate_errors(estimates, severities, traces, threshold)
+    return {"gate": gate, "strata": severity.strata_table(estimates, severities, threshold)}
 
 
 def main() -> None:

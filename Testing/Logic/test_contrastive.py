@@ -6,10 +6,20 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from BrainDiffLogic.training.losses import TEMPERATURE, ContrastiveLoss, contrast, info_nce
+from BrainDiffLogic.training.losses import TEMPERATURE, ContrastiveLoss, contrast
 from Harness.tiny_prior import slices, tiny_networks
 
 SIMILARITY = 0.923  # of the latents of a clean and a moved slice, METHODS 1.3
+
+
+def info_nce(
+    anchor: torch.Tensor, positive: torch.Tensor, negatives: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) of (N, D), (N, D) and (N, K, D): -log of the softmax share."""
+    near = F.cosine_similarity(anchor, positive, dim=-1)[:, None]
+    far = F.cosine_similarity(anchor[:, None], negatives, dim=-1)
+    logits = torch.cat([near, far], dim=1) / temperature
+    return (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
 
 
 def at_similarity(similarity: float) -> tuple[torch.Tensor, torch.Tensor]:

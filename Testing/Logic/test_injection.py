@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.injection.drift import MIN_SIMILARITY, anatomy_drift
 from BrainDiffLogic.injection.inject import MODES, PAPER, MotionPrior, Plan, inject, load_prior, variant_seed
+from BrainDiffLogic.injection.job import MIN_SIMILARITY, anatomy_drift
 from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.volume import Volume, to_sagittal

@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader
 
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.injection import job
-from BrainDiffLogic.injection.drift import anatomy_drift
 from BrainDiffLogic.injection.inject import Plan, inject
-from BrainDiffLogic.injection.job import InjectedPairs, item_name, summary, synthesize
+from BrainDiffLogic.injection.job import InjectedPairs, anatomy_drift, item_name, summary, synthesize
 from BrainDiffLogic.training.slice_store import SliceStore
 from Harness.tiny_prior import CANVAS, tiny_cards, tiny_prior, write_store
 

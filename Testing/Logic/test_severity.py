@@ -18,8 +18,8 @@ from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.severity import estimate_severity
 from BrainDiffLogic.severity.estimate import aggregate
 from BrainDiffLogic.severity.network import load_severity, shipped_weights
-from BrainDiffLogic.training import severity_calibration as calibration
-from BrainDiffLogic.training.severity_calibration import Judged
+from BrainDiffLogic.training import severity
+from BrainDiffLogic.training.severity import Judged
 from BrainDiffLogic.volume import Volume, to_sagittal
 from Harness.command_line import braindiff
 from Harness.correctors import CARD, save_tiny, tiny_corrector
@@ -97,7 +97,7 @@ def test_the_volumes_value_is_that_of_one_of_its_slices(rows: list[tuple[float, 
 
 @given(st.lists(st.tuples(st.floats(-1, 2), st.floats(0, 8)), min_size=2, max_size=80))
 def test_a_calibration_never_falls(rows: list[tuple[float, float]]) -> None:
-    table = calibration.calibrate([Judged(raw, severity, {}) for raw, severity in rows])
+    table = severity.calibrate([Judged(raw, severity, {}) for raw, severity in rows])
     assert all(np.all(np.diff(column) >= 0) for column in table.values())
     assert max(table["mm"]) <= max(severity for _, severity in rows) + 1e-4
 
@@ -105,15 +105,15 @@ def test_a_calibration_never_falls(rows: list[tuple[float, float]]) -> None:
 def test_a_network_that_knows_the_severity_is_calibrated_to_it() -> None:
     severities = np.linspace(0, 6, 200)
     rows = [Judged(float(np.log1p(severity)), severity, {}) for severity in severities]
-    table = calibration.calibrate(rows)
-    np.testing.assert_allclose(calibration.in_mm(rows, table), severities, atol=0.2)
+    table = severity.calibrate(rows)
+    np.testing.assert_allclose(severity.in_mm(rows, table), severities, atol=0.2)
     assert max(table["error_mm"]) < 0.2
 
 
 def test_a_decision_is_wrong_below_03_and_above_1_mm_alone() -> None:
     estimates = np.array([0.9, 0.1, 0.9, 0.1, 0.1, 0.9])
     severities = np.array([0.0, 0.2, 0.5, 0.5, 2.0, 2.0])
-    found = calibration.wrong(estimates, severities, 0.5)
+    found = severity.wrong(estimates, severities, 0.5)
     np.testing.assert_array_equal(found, [True, False, False, False, True, False])
 
 
@@ -121,9 +121,9 @@ def test_the_threshold_parts_still_scans_from_those_that_show_motion() -> None:
     severities = np.array([0, 0, 0.1, 0.2, 1.5, 2, 3, 4])
     estimates = np.array([0, 0.1, 0.3, 0.35, 0.8, 2, 3, 0.1])  # the last moved where nobody sees it
     traces = np.array([False] * 4 + [True] * 3 + [False])
-    threshold = calibration.best_threshold(estimates, severities, traces)
+    threshold = severity.best_threshold(estimates, severities, traces)
     assert 0.35 < threshold <= 0.8
-    found = calibration.gate_errors(estimates, severities, traces, threshold)
+    found = severity.gate_errors(estimates, severities, traces, threshold)
     assert (found["wrong"], found["volumes"], found["wrong_where_seen"]) == (0.125, 8, 0.0)
 
 

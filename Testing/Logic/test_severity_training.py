@@ -30,7 +30,7 @@ from BrainDiffLogic.training.severity import (
     split_pairs,
     train_severity,
 )
-from BrainDiffLogic.training.severity_samples import PairSlices, SeverityPairs, mixed, take_window, varied
+from BrainDiffLogic.training.slices import PairSlices, SeverityPairs, cut_window, mixed, varied
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.severities import ARGUMENTS
@@ -175,7 +175,7 @@ def test_severe_motion_is_not_mixed() -> None:
 @settings(max_examples=25)
 def test_a_window_is_a_part_of_the_slice_or_holds_it(rows: int, columns: int, size: int, seed: int) -> None:
     pair = np.arange(1.0, 1 + 2 * rows * columns, dtype=np.float32).reshape(2, rows, columns)
-    window = take_window(pair, [size, size], np.random.default_rng(seed))
+    window = cut_window(pair, [size, size], np.random.default_rng(seed))
     assert window.shape == (2, size, size)
     assert np.count_nonzero(window) == 2 * min(rows, size) * min(columns, size)
 
