@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="default: all of them")
+    parser.add_argument("--cases", type=int, metavar="N", help="the first N of each group")
     parser.add_argument("--exact", action="store_true", help="the true trajectory undone, too")
     parser.add_argument("--picture", type=Path, metavar="F.png", help="also draw what was found in the first six")
     args = parser.parse_args()
@@ -104,7 +105,7 @@ def main() -> None:
     drawn = []
     for group in args.group:
         rows = []
-        for case in GROUPS[group]:
+        for case in GROUPS[group][: args.cases]:
             row, found, truth = measured(case, group, args)
             rows.append(row)
             drawn.append((case, found, truth))
