@@ -26,9 +26,9 @@ import numpy as np
 from BrainDiffLogic.correction import Correction, correct
 from BrainDiffLogic.evaluation.safety.lesions import implanted, place_lesions
 from BrainDiffLogic.images import read_volume
+from BrainDiffLogic.inner_head import inner_head_mask
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.metrics.quality import compare
-from BrainDiffLogic.metrics.tissues import inner_head_mask
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
@@ -159,7 +159,7 @@ def lesions_left(quiet: Volume, case: tuple, group: str, data: Path, plain: list
 
     The mean over the lesions, the least, and how many show less than half of what the moved scan does.
     """
-    scaled, inside = quiet.array, inner_head_mask(quiet)
+    scaled, inside = quiet.array, inner_head_mask(quiet, head_mask(quiet.array))
     limits = (float(np.quantile(scaled[inside], 0.3)), float(np.quantile(scaled[inside], 0.65)))
     lesions = place_lesions(quiet, scaled, inside, limits, CONTRAST, np.random.default_rng(case[-1]))
     moved, _, truth = scanned(implanted(quiet, lesions, 1.0), case, group, data)
