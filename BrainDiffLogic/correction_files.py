@@ -13,7 +13,7 @@ import numpy as np
 from BrainDiffLogic.blending import check_strength
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import WRITABLE, as_stored, grid_notes, read_volume, write_volume
+from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_series, read_volume, write_volume
 from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
 from BrainDiffLogic.metrics.quality import Assessment, assess
@@ -38,6 +38,7 @@ def correct_file(
     dtype: OutputType = "input",
     force: bool = False,
     pe_axis: str = "auto",
+    series: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -47,6 +48,7 @@ def correct_file(
     source      volume file or DICOM folder; corrected, difference, report and disagreement as in
                 ``write_correction``
     pe_axis     of the model "motion": "AP", "SI", "LR", or "auto": as the sidecar says, else the likeliest
+    series      number or UID of the series in a DICOM folder with several; None: its only T1-weighted head
     overwrite   replace outputs that exist
     progress    called with (share of the whole job done, stage)
     The other arguments are those of ``correction.correct``. Everything that can be wrong with the arguments is checked
@@ -56,11 +58,13 @@ def correct_file(
     report_progress = progress or (lambda share, stage: None)
     check_strength(strength)
     weights = find_checkpoint(model)
-    outputs = [(corrected, WRITABLE), (difference, WRITABLE), (report, (".json",)), (disagreement, WRITABLE)]
+    images = (*WRITABLE, SERIES)
+    outputs = [(corrected, images), (difference, images), (report, (".json",)), (disagreement, WRITABLE)]
     named = [(path, suffixes) for path, suffixes in outputs if path]
     check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
     report_progress(READING, "Reading")
-    volume = read_volume(source)
+    volume = read_volume(source, series)
+    _check_series([path for path in (corrected, difference) if path and is_series(path)], volume, dtype)
     axis = phase_encoding_beside(source) if pe_axis == "auto" else pe_axis
     report_progress(LOADING, "Loading the model")
     loaded = load_checkpoint(weights)
@@ -79,6 +83,14 @@ def correct_file(
     return facts
 
 
+def _check_series(folders: list[Path], volume: Volume, dtype: OutputType) -> None:
+    """Refuse folders as outputs where no DICOM series can come of it."""
+    if folders and (volume.storage is None or volume.storage.format != "dicom"):
+        raise InputError(f"{folders[0]}: is a folder, which takes a DICOM series; {volume.name} is none: name a file")
+    if folders and dtype == "float32":
+        raise InputError(f"{folders[0]}: a DICOM series of MR images holds integers; leave --dtype away or name a file")
+
+
 def _check_device(device: str) -> None:
     from BrainDiffLogic.inference import choose_device  # loads PyTorch, which bad input need not wait for
 
@@ -95,6 +107,7 @@ def write_correction(
 ) -> dict[str, Any]:
     """Write the corrected volume and, where wanted, difference and report (.json); returns the report.
 
+    corrected, difference  a file, or a folder for a DICOM series, derived from the one that the input was read from
     dtype  "input": the input's type where the values fit (``images.write_volume``); "float32"
     disagreement  where to write the disagreement map, always float32; the correction was made with one
 
@@ -107,6 +120,8 @@ def write_correction(
     with staged_outputs(wanted.values()) as paths:
         staged = dict(zip(wanted, paths, strict=True))
         stored = as_stored(correction.corrected, corrected, dtype=dtype)
+        done = _provenance(correction.report)
+        made = {"corrected": done, "difference": f"Corrected minus source. {done}"}
         volumes: dict[str, tuple[Volume | None, OutputType]] = {
             "corrected": (stored, dtype),
             "difference": (_difference(stored, correction) if difference else None, dtype),
@@ -114,7 +129,7 @@ def write_correction(
         }
         with ThreadPoolExecutor() as pool:  # numpy, scipy and zlib let go of the interpreter while they work
             writing = [
-                pool.submit(write_volume, volume, staged[name], dtype=kind)
+                pool.submit(write_volume, volume, staged[name], dtype=kind, provenance=made.get(name, ""))
                 for name, (volume, kind) in volumes.items() if name in staged and volume is not None
             ]  # fmt: skip
             measuring = _measuring(correction, stored, pool) if report else {}
@@ -131,6 +146,14 @@ def write_correction(
             text = json.dumps(facts, indent=1, allow_nan=False)
             staged["report"].write_text(text + "\n", encoding="utf-8")
     return facts
+
+
+def _provenance(report: dict[str, Any]) -> str:
+    """What was done, in a sentence for the headers of a file."""
+    return (
+        f"Head motion corrected from the magnitude image alone by {report['software']}, model {report['model']}"
+        f" {report['model_version']}, strength {report['strength']:g}. For research, not for primary diagnosis."
+    )
 
 
 def _difference(stored: Volume, correction: Correction) -> Volume:

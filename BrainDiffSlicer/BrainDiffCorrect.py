@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
             args.input, args.output, difference=args.difference, report=args.report,
             disagreement=args.disagreement, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,
-            overwrite=args.overwrite, progress=tags.report,
+            series=args.series, overwrite=args.overwrite, progress=tags.report,
         )  # fmt: skip
     for line in [*report["outside_domain"], *report["notes"]]:
         remark(line)

@@ -12,12 +12,12 @@ from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff correct``."""
-    parser.add_argument("input", metavar="IN", help="volume: NIfTI, NRRD, MetaImage or a DICOM folder")
+    parser.add_argument("input", metavar="IN", help="volume: NIfTI, NRRD, MetaImage, MGH or a DICOM folder")
     parser.add_argument(
         "output", metavar="OUT", type=Path,
-        help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh",
+        help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, or of DICOM a folder",
     )  # fmt: skip
-    parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
+    parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed, as OUT")
     parser.add_argument(
         "--disagreement", metavar="F", type=Path,
         help="also write how far the answers to mirrored and shifted slices and of the other models lie apart (slower)",
@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
         help="for --model motion: slow phase encoding (default: as the sidecar says, else the likeliest)",
     )  # fmt: skip
+    parser.add_argument(
+        "--series", default="", metavar="NUMBER|UID",
+        help="of a DICOM folder with several series the one to correct (default: the only T1-weighted head)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             args.input, args.output, difference=args.difference, report=args.report,
             disagreement=args.disagreement, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,
-            overwrite=args.overwrite, progress=progress,
+            series=args.series, overwrite=args.overwrite, progress=progress,
         )  # fmt: skip
     say_notes("correct", args.input, [*report["outside_domain"], *report["notes"]])
     print(_summary(report))

@@ -14,17 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import WRITABLE, check_output, file_suffix, staged_output
+from BrainDiffLogic.images.outputs import SERIES, WRITABLE, check_output, file_suffix, is_series, staged_output
 from BrainDiffLogic.storage import OutputType, choose_storage, real_values, stored_values
 from BrainDiffLogic.volume import Storage, Volume
 
 __all__ = [
     "READABLE",
+    "SERIES",
     "WRITABLE",
     "as_stored",
     "check_output",
     "file_suffix",
     "grid_notes",
+    "is_series",
     "read_volume",
     "staged_output",
     "write_volume",
@@ -41,12 +43,12 @@ SHEARED = 1e-4
 READABLE = NIFTI + META_NRRD + MGH + DICOM
 
 
-def read_volume(path: str | PathLike[str]) -> Volume:
+def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
     """Read one 3D scalar image.
 
-    path  a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, a folder
-          with exactly one DICOM series, or one file of a DICOM series (the series it belongs to is read from
-          its folder)
+    path    a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, MINC (.mnc), a
+            folder of DICOM files, or one file of a DICOM series (the series it belongs to is read from its folder)
+    series  number or UID of the DICOM series in a folder with several; None: the only T1-weighted head
 
     The array is (I, J, K) with real values: unscaled integers keep their integer type, scaled integers become
     float32 where that tells all stored integers apart, else float64. ``storage`` remembers type, slope and
@@ -59,7 +61,7 @@ def read_volume(path: str | PathLike[str]) -> Volume:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; check the path")
     if path.is_dir():
-        return _read_series(path)
+        return _read_series(path, series)
     suffix = file_suffix(path)
     if suffix in NIFTI:
         from BrainDiffLogic.images.nifti import read_nifti
@@ -74,7 +76,7 @@ def read_volume(path: str | PathLike[str]) -> Volume:
 
         return read_mgh(path)
     if suffix in DICOM or is_dicom_file(path):
-        return _read_series(path)
+        return _read_series(path, series)
     raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
 
 
@@ -84,10 +86,10 @@ def is_dicom_file(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _read_series(path: Path) -> Volume:
+def _read_series(path: Path, series: str | None) -> Volume:
     from BrainDiffLogic.images.dicom_series import read_dicom_series
 
-    return read_dicom_series(path)
+    return read_dicom_series(path, series)
 
 
 def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:
@@ -99,7 +101,11 @@ def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:
 
 
 def write_volume(
-    volume: Volume, path: str | PathLike[str], like: Volume | None = None, dtype: OutputType = "input"
+    volume: Volume,
+    path: str | PathLike[str],
+    like: Volume | None = None,
+    dtype: OutputType = "input",
+    provenance: str = "",
 ) -> Storage:
     """Write a volume to .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh, replacing what is there; returns
     how it was stored.
@@ -107,14 +113,18 @@ def write_volume(
     like   the volume whose storage (type, slope, intercept, header) is repeated, default: the volume's own
     dtype  "input": the type of ``like`` where the values fit, else the next wider one (``choose_storage``;
            values are rounded to the nearest integer and never clipped); "float32"
+    provenance  what was done, in words, for the headers of a DICOM series
 
-    NIfTI goes to NIfTI with the same codes, units and description, bit-equal geometry included. The file
-    appears atomically; after a failure nothing is left behind. Of a header with detached data (.nhdr, .mhd)
-    the data are renamed into place first, the header last.
+    NIfTI goes to NIfTI with the same codes, units and description, bit-equal geometry included. A folder takes a
+    DICOM series, derived from the one that ``like`` was read from (``dicom_output``). The file or folder appears
+    atomically; after a failure nothing is left behind. Of a header with detached data (.nhdr, .mhd) the data are
+    renamed into place first, the header last.
 
     Raises InputError when the extension is unknown or the folder cannot be written.
     """
     path = Path(path)
+    if is_series(path):
+        return _write_series(volume, path, (like or volume).storage, dtype, provenance)
     storage = _storage_in(path, volume, like, dtype)
     stored = stored_values(volume.array, storage)
     if volume.fill is not None and volume.kind != "mask":
@@ -131,6 +141,10 @@ def as_stored(
     volume: Volume, path: str | PathLike[str], like: Volume | None = None, dtype: OutputType = "input"
 ) -> Volume:
     """What ``read_volume`` gives of the file that ``write_volume`` makes of the same arguments, without either."""
+    if is_series(path):
+        from BrainDiffLogic.images.dicom_output import as_stored_in_series
+
+        return as_stored_in_series(volume, Path(path), (like or volume).storage)
     storage = _storage_in(Path(path), volume, like, dtype)
     stored = stored_values(volume.array, storage)
     if (storage.slope, storage.intercept) != (1.0, 0.0):
@@ -144,6 +158,15 @@ def _storage_in(path: Path, volume: Volume, like: Volume | None, dtype: OutputTy
         raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
     types = MGH_TYPES if suffix in MGH else None
     return choose_storage(volume, (like or volume).storage, dtype, can_scale=suffix in NIFTI, types=types)
+
+
+def _write_series(volume: Volume, path: Path, like: Storage | None, dtype: OutputType, provenance: str) -> Storage:
+    from BrainDiffLogic.images.dicom_output import write_series
+
+    if dtype == "float32":
+        raise InputError(f"{path}: a DICOM series of MR images holds integers; leave --dtype away or name a file")
+    with staged_output(path) as staged:
+        return write_series(volume, staged, like, provenance)
 
 
 def _write(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from BrainDiffLogic.errors import InputError
 
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
+SERIES = "a folder (a DICOM series)"
+"""Among the extensions that an output may have: a folder, for a series that is derived from a DICOM series."""
 DATA_FILES = {".nhdr": (".raw.gz", ".raw"), ".mhd": (".zraw", ".raw")}
 """What a header with detached data is accompanied by when this package (or ITK) writes it."""
 
@@ -22,6 +24,12 @@ def file_suffix(path: str | PathLike[str]) -> str:
     """The lower-case extension, of what is gzipped both (.nii.gz)."""
     suffixes = Path(Path(path).name.lower()).suffixes
     return "".join(suffixes[-2:] if suffixes[-2:-1] and suffixes[-1] == ".gz" else suffixes[-1:])
+
+
+def is_series(path: str | PathLike[str]) -> bool:
+    """Whether an output is a folder for a DICOM series: it is there, or its name has no extension (a UID's number)."""
+    suffix = file_suffix(path)
+    return Path(path).is_dir() or not suffix or suffix[1:].isdigit()
 
 
 def check_output(
@@ -34,12 +42,15 @@ def check_output(
 
     inputs     files (or DICOM folders) that the output must not be, by whatever link or path they are named
     overwrite  whether an existing file may be replaced
-    suffixes   the extensions that this output may have
+    suffixes   the extensions that this output may have; ``SERIES`` among them allows a folder for a DICOM series
 
     Raises InputError for an unknown extension, a missing or unwritable folder, an output that is a folder,
-    that is one of the inputs (or of their data files), or that exists without ``overwrite``.
+    that is one of the inputs (or of their data files), or that exists without ``overwrite``; for a folder that has
+    files, also with it unless they are a series that BrainDiff wrote.
     """
     path = Path(path)
+    if SERIES in suffixes and is_series(path):
+        return _check_series(path, inputs, overwrite)
     if file_suffix(path) not in suffixes:
         raise InputError(f"{path}: this type of output is not known; use one of {', '.join(suffixes)}")
     if path.is_dir():
@@ -53,11 +64,36 @@ def check_output(
     existing = next((file for file in files if os.path.lexists(file)), None)
     if existing is not None and not overwrite:
         raise InputError(f"{existing}: exists already; choose another name or allow it with --overwrite")
+    _check_writable(path)
+    return path
+
+
+def _check_writable(path: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise InputError(f"{path}: the folder {path.parent} cannot be written; choose another") from error
+
+
+def _check_series(path: Path, inputs: Iterable[str | PathLike[str]], overwrite: bool) -> Path:
+    """``check_output`` of a folder for a DICOM series: a new or an empty one; with ``overwrite`` one of ours."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: exists already and is no folder; choose another name, or one that ends in .nii.gz")
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another")
+    for given in map(Path, inputs):
+        folder = given if given.is_dir() else given.parent
+        if path.is_dir() and (path.samefile(folder) or path.resolve() in folder.resolve().parents):
+            raise InputError(f"{path}: the output would replace the input {given}; choose another name")
+    if path.is_dir() and any(path.iterdir()):
+        from BrainDiffLogic.images.dicom_files import is_derived_series  # which loads pydicom
+
+        if not overwrite:
+            raise InputError(f"{path}: exists already and is not empty; choose another name, or use --overwrite")
+        if not is_derived_series(path):
+            raise InputError(f"{path}: holds more than a DICOM series that BrainDiff wrote; choose another name")
+    _check_writable(path)
     return path
 
 
@@ -66,14 +102,17 @@ def check_outputs(
 ) -> None:
     """Refuse outputs, each a path and the extensions it may have, before any work is done.
 
-    Raises InputError as ``check_output`` does, and where two outputs are one file.
+    Raises InputError as ``check_output`` does, where two outputs are one file, and where one lies in another's folder.
     """
-    seen: list[Path] = []
+    seen: list[tuple[Path, bool]] = []
     for path, suffixes in outputs:
         check_output(path, inputs, overwrite, suffixes)
-        if path.resolve() in seen:
+        own, folder = path.resolve(), SERIES in suffixes and is_series(path)
+        if any(own == other for other, _ in seen):
             raise InputError(f"{path}: named for two outputs; give each a file of its own")
-        seen.append(path.resolve())
+        if any((a_folder and other in own.parents) or (folder and own in other.parents) for other, a_folder in seen):
+            raise InputError(f"{path}: one output would lie in the DICOM folder of another; name them side by side")
+        seen.append((own, folder))
 
 
 _staging: Path | None = None
@@ -99,7 +138,8 @@ def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
     vanishes.
 
     Whatever the block writes beside it (detached data) moves first, the file itself last, so that a new
-    header never stands without its data. Raises InputError where the folder cannot be written.
+    header never stands without its data. A folder takes the place of one that is empty, or of the series in it.
+    Raises InputError where the folder cannot be written.
     """
     path = Path(path)
     # named before it is made: an interrupt within mkdtemp would leave a folder that nobody knows
@@ -109,6 +149,8 @@ def staged_output(path: str | PathLike[str]) -> Iterator[Path]:
             folder.mkdir(mode=0o700)
         except OSError as error:
             raise InputError(f"{path}: the folder {folder.parent} cannot be written; choose another") from error
+        if path.is_dir():
+            (folder / path.name).mkdir()
         yield folder / path.name
         _move_into_place(folder, path)
     except OSError as error:
@@ -125,34 +167,61 @@ def staged_outputs(paths: Iterable[Path]) -> Iterator[list[Path]]:
     When the block or one of the moves fails, no file remains that was not there before.
     """
     paths = list(paths)
-    new = [path for path in paths if not os.path.lexists(path)]
+    empty = [path for path in paths if path.is_dir() and not any(path.iterdir())]
+    new = [*empty, *(path for path in paths if not os.path.lexists(path))]
     try:
         with ExitStack() as stack:
             yield [stack.enter_context(staged_output(path)) for path in paths]
     except BaseException:
         for path in new:
-            path.unlink(missing_ok=True)
+            remove_output(path)
+        for path in empty:
+            path.mkdir(exist_ok=True)
         raise
+
+
+def remove_output(path: Path) -> None:
+    """Take away a file, or the folder of a series."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _move_into_place(folder: Path, path: Path) -> None:
     staged = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
     for file in staged:
+        for inner in file.iterdir() if file.is_dir() else ():
+            _sync(inner)
         _sync(file)
     created = []
     try:
         for file in staged:
             target = path.parent / file.name
             new = not os.path.lexists(target)
-            os.replace(file, target)
+            if file.is_dir() and not new:
+                _replace_folder(file, target)
+            else:
+                os.replace(file, target)
             created += [target] if new else []
     except BaseException:
         for target in created:
-            target.unlink(missing_ok=True)
+            remove_output(target)
         raise
     if os.name == "posix":
         with suppress(OSError):  # some network file systems cannot
             _sync(path.parent)
+
+
+def _replace_folder(staged: Path, target: Path) -> None:
+    """Put a folder in the place of another, which goes when that has worked."""
+    old = staged.with_name(f"{secrets.token_hex(4)}.old")
+    os.replace(target, old)
+    try:
+        os.replace(staged, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
 
 
 def _sync(path: Path) -> None:

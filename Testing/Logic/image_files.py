@@ -70,6 +70,7 @@ def save_series(
     uid: str = "1.2.3.4.1",
     tags: dict[str, str] | None = None,
     skip: tuple[int, ...] = (),
+    compressor: str = "",
 ) -> list[Path]:
     """The slices of ``array`` as DICOM files in random order of names; returns the files by slice."""
     folder.mkdir(exist_ok=True)
@@ -80,6 +81,8 @@ def save_series(
     random.Random(3).shuffle(names)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    writer.SetUseCompression(bool(compressor))
+    writer.SetCompressor(compressor)
     for k, name in enumerate(names):
         if k in skip:
             continue

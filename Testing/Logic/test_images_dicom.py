@@ -80,7 +80,9 @@ def test_several_series_are_refused_by_name_and_one_file_chooses_its_series(tmp_
     files = save_series(folder, voxels("int16"), uid="1.2.3.4.8")
     with pytest.raises(InputError) as error:
         read_volume(folder)
-    assert_one_line(error, str(folder), "2 DICOM series", "t1 7: 7 files", "t1 8: 7 files", "one file")
+    listed = ('1.2.3.4.7 "t1 7" (7 slices)', '1.2.3.4.8 "t1 8" (7 slices)')
+    assert_one_line(error, str(folder), "2 DICOM series", *listed, "--series", "one of its files")
+    np.testing.assert_array_equal(read_volume(folder, "1.2.3.4.8").array, voxels("int16"))
     np.testing.assert_array_equal(read_volume(files[2]).array, voxels("int16"))
     np.testing.assert_array_equal(read_volume(folder / "first3").array, voxels("uint16"))
 
@@ -154,7 +156,7 @@ def test_two_different_images_at_one_position_are_named(tmp_path: Path) -> None:
     assert_one_line(error, "one position", "second.dcm", files[3].name)
 
 
-def test_a_series_one_folder_deeper_is_found_and_several_are_named(tmp_path: Path) -> None:
+def test_a_series_some_folders_deeper_is_found_and_several_are_named(tmp_path: Path) -> None:
     (tmp_path / "study" / "day").mkdir(parents=True)
     save_series(tmp_path / "study" / "day" / "t1", voxels("int16"))
     volume = read_volume(tmp_path / "study")
@@ -163,7 +165,7 @@ def test_a_series_one_folder_deeper_is_found_and_several_are_named(tmp_path: Pat
     save_series(tmp_path / "study" / "t2", voxels("int16"), uid="1.2.3.4.2")
     with pytest.raises(InputError) as error:
         read_volume(tmp_path / "study")
-    assert_one_line(error, "study", "2 folders below", str(Path("day") / "t1"), "t2")
+    assert_one_line(error, "study", "2 DICOM series", '"t1 1"', '"t1 2"')
 
 
 @pytest.mark.parametrize("key", ["0028|1052", "0028|1053"])
