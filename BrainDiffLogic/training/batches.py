@@ -71,16 +71,17 @@ class NoisySamples(Dataset[Sample]):
         }
 
 
-class Shares(Sampler[list[int]]):
+class ProcessBatches(Sampler[list[int]]):
     """What one process computes, part by part: together the processes' shares are the batches of one process."""
 
     def __init__(self, samples: int, batch: int, accumulate: int, rank: int, processes: int) -> None:
         self.samples, self.rank = samples, rank
+        # every process takes a slice of every part: so parts, and the gradients summed over them, are the same batch
         self.part = batch // accumulate
         self.share = self.part // processes
 
     @classmethod
-    def of(cls, trainer: L.Trainer | None, samples: int, batch: int, accumulate: int = 1) -> Shares:
+    def of(cls, trainer: L.Trainer | None, samples: int, batch: int, accumulate: int = 1) -> ProcessBatches:
         """The share of this process of the trainer's; without a trainer, all."""
         rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return cls(samples, batch, accumulate, rank, processes)
@@ -121,7 +122,7 @@ class EpochBatches(L.LightningDataModule):
             workers = 0 if trainer is None or isinstance(trainer.accelerator, CPUAccelerator) else GPU_WORKERS
         if isinstance(samples, IterableDataset):
             return DataLoader(samples, plan.batch // plan.accumulate, num_workers=workers)
-        shares = Shares.of(trainer, steps * plan.batch, plan.batch, plan.accumulate)
+        shares = ProcessBatches.of(trainer, steps * plan.batch, plan.batch, plan.accumulate)
         return DataLoader(samples, batch_sampler=shares, num_workers=workers)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -34,7 +34,7 @@ from BrainDiffLogic.training.fields import (
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
 OPTIMISERS = {"adamw": "AdamW", "muon": "Muon, AdamW for what is no kernel"}
 """And what a card says of them."""
-HOW_TO_CORRECT = ("views", "least_change")
+CORRECTING_FIELDS = ("views", "least_change")
 """Fields that say nothing of the training, but what the trained network is asked."""
 RECORDED = "recorded"
 """The kind of motion that is drawn from recorded traces, beside the presets."""

@@ -24,7 +24,7 @@ from BrainDiffLogic.models.families import CONFIGURATIONS, build
 from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.batches import EpochBatches, Sample, evenly, in_rounds, steps_per_epoch
-from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, CorrectorConfiguration, Stage, chosen_arguments
+from BrainDiffLogic.training.configuration import CORRECTING_FIELDS, CorrectorConfiguration, Stage, chosen_arguments
 from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit
 from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.losses import ContrastiveLoss
@@ -214,13 +214,15 @@ def _open(
 ) -> Path | None:
     sha256 = None if initial is None else str(read_card(find_checkpoint(initial))["sha256"])
     content = {**asdict(configuration), "network": network_arguments(configuration), "initial": sha256, **more}
-    return open_run(run, corrector, content, HOW_TO_CORRECT)
+    return open_run(run, corrector, content, CORRECTING_FIELDS)
 
 
 def _fit(
     module: CorrectorTraining, batches: EpochBatches, run: Path, hardware: Hardware, last: Path | None,
     validate_every: int, watchers: Sequence[Callback] = (),
 ) -> Path:  # fmt: skip
+    # not the trainer's max_steps: a run that counts steps goes on from the end of an epoch with its last batch
+    # (Lightning 2.6, _FitLoop.restarting), so that a resumed run would not be the run that was not interrupted
     epochs = -(-module.configuration.steps // batches.steps)
     return fit(module, batches, run, hardware, epochs=epochs, last=last, shown=SHOWN, validate_every=validate_every,
                watchers=watchers)  # fmt: skip

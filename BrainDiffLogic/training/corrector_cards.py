@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.models.checkpoints import Card, find_checkpoint, new_card, read_card, save_checkpoint
-from BrainDiffLogic.training.configuration import HOW_TO_CORRECT, OPTIMISERS, CorrectorConfiguration
+from BrainDiffLogic.training.configuration import CORRECTING_FIELDS, OPTIMISERS, CorrectorConfiguration
 from BrainDiffLogic.training.corrector import WATCHED, network_arguments, pairs_digest
 from BrainDiffLogic.training.generative_checkpoints import store_spacing
 from BrainDiffLogic.training.run_folder import steps_done, trained_state
@@ -51,7 +51,7 @@ def export_corrector(
         "data": dict(Counter(source.subject.rsplit("-", 1)[0].rsplit("_", 1)[0] for source in training)),
         "subjects": len({source.subject for source in training}),
         "held_out_subjects": sorted({source.subject for source in validation}),
-        "motion": asdict(c.recipe), **({"traces": c.traces} if c.traces else {}), **_as_told(c, checkpoint),
+        "motion": asdict(c.recipe), **({"traces": c.traces} if c.traces else {}), **_common_facts(c, checkpoint),
         **{name: getattr(c, name) for name in ("crop", "pairs", "lesions", "masked")}, "weights": f"EMA {c.ema}",
         "learning_curve": learning_curve(checkpoint.parent / LOG), **started_from(initial),
     }  # fmt: skip
@@ -78,7 +78,7 @@ def export_pair_corrector(
     used, held = ({start.pairs.facts[n]["subject"] for n in part} for part in (training, validation))
     facts = {
         "data": f"{start.source} pairs of single slices", "slices": len(training), "subjects": len(used),
-        "held_out_subjects": sorted(held), "pairs": pairs_digest(start.pairs), **_as_told(c, checkpoint),
+        "held_out_subjects": sorted(held), "pairs": pairs_digest(start.pairs), **_common_facts(c, checkpoint),
         "weight_decay": c.weight_decay, "patience": c.patience,
         "weights": f"EMA {c.ema}, smallest validation error" if held else f"EMA {c.ema}, last", **started_from(initial),
     }  # fmt: skip
@@ -95,12 +95,12 @@ def export_pair_corrector(
 def _card(
     configuration: CorrectorConfiguration, title: str, given: dict[str, Any], facts: dict[str, Any], limits: str
 ) -> Card:
-    asked = {name: getattr(configuration, name) for name in HOW_TO_CORRECT}
+    asked = {name: getattr(configuration, name) for name in CORRECTING_FIELDS}
     asked = {name: value for name, value in asked.items() if value}
     return new_card(configuration.family, title, network_arguments(configuration), given, facts, limits, **asked)
 
 
-def _as_told(configuration: CorrectorConfiguration, checkpoint: Path) -> dict[str, Any]:
+def _common_facts(configuration: CorrectorConfiguration, checkpoint: Path) -> dict[str, Any]:
     """What a card says of every corrector's training."""
     fields = {name: getattr(configuration, name) for name in ("batch", "precision", "seed")}
     optimiser, stages = OPTIMISERS[configuration.optimiser], [asdict(stage) for stage in configuration.stages]

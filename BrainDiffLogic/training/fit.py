@@ -43,7 +43,7 @@ HARMLESS = (
 )
 """Warnings that say nothing about a run: few workers are intended, the folder is that of the run to go on, and nobody
 may be held out."""
-TALKATIVE = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 """Loggers of tips and of lists of devices."""
 UNUSED_ALLOWED = "ddp_find_unused_parameters_true"
 """A step of the autoencoder leaves the discriminator without gradients, and the other way round."""
@@ -105,7 +105,7 @@ def fit(
                         save_on_train_epoch_end=True, enable_version_counter=False),
         progress_callback(epochs, shown),
     ]  # fmt: skip
-    if plan.ema:
+    if plan.ema:  # Lightning swaps the averages in where it validates and writes checkpoints
         callbacks.append(EMAWeightAveraging(decay=plan.ema))
     manual = not module.automatic_optimization  # such a module accumulates and clips by itself
     with without_chatter():
@@ -156,7 +156,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 @contextmanager
 def without_chatter() -> Iterator[None]:
     """Without the trainer's tips and the known harmless warnings; other warnings are shown."""
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         for message in HARMLESS:

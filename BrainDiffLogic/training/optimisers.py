@@ -59,6 +59,7 @@ class KernelMuon(Optimizer):
         rates = [learning_rate * FASTER, learning_rate]
         groups = [{"params": part, "lr": rate} for part, rate in zip((kernels, rest), rates, strict=True)]
         super().__init__(groups, {"lr": learning_rate})
+        # torch's Muon refuses what is not 2D: it steps copies of the kernels, which step() brings up to date and back
         self.matrices = [nn.Parameter(_as_matrix(kernel.detach())) for kernel in kernels]
         self.parts: tuple[Optimizer, Optimizer] = (
             torch.optim.Muon(self.matrices, rates[0], weight_decay, adjust_lr_fn="match_rms_adamw"),
@@ -77,7 +78,7 @@ class KernelMuon(Optimizer):
             matrix.data = _as_matrix(kernel).clone()
             matrix.grad = None if kernel.grad is None else _as_matrix(kernel.grad)
         for part, group in zip(self.parts, self.param_groups, strict=True):
-            part.param_groups[0]["lr"] = group["lr"]
+            part.param_groups[0]["lr"] = group["lr"]  # schedules and checkpoints know the outer groups alone
             part.step()
         for kernel, matrix in zip(kernels, self.matrices, strict=True):
             kernel.copy_(matrix.view(kernel.movedim(1, -1).shape).movedim(-1, 1))

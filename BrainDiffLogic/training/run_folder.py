@@ -18,7 +18,7 @@ from BrainDiffLogic.training.configuration import EpochFitting
 
 LAST = "last.ckpt"
 CONFIGURATION = "configuration.json"
-LOOKED_AT = ("validate_every", "images_every", "perceptual_options")
+REPORTING_FIELDS = ("validate_every", "images_every", "perceptual_options")
 """Fields that may change when a run goes on: what is looked at, and where a file lies that the identity knows."""
 MOST_NAMED = 4
 """Changes that a message names."""
@@ -44,7 +44,8 @@ def open_epochs(run: Path, network: nn.Module, plan: EpochFitting, /, **more: An
     more  what else the run depends on
     Without a decay of the rate, which is a share of all epochs, a run may be given more of them.
     """
-    return open_run(run, network, {**asdict(plan), **more}, LOOKED_AT if plan.decay else (*LOOKED_AT, "epochs"))
+    free = REPORTING_FIELDS if plan.decay else (*REPORTING_FIELDS, "epochs")
+    return open_run(run, network, {**asdict(plan), **more}, free)
 
 
 def _prepare(run: Path, content: Mapping[str, Any], free: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, start_narrow
-from BrainDiffLogic.training.batches import NoisySamples, Shares, steps_per_epoch
+from BrainDiffLogic.training.batches import NoisySamples, ProcessBatches, steps_per_epoch
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware, grid
@@ -103,7 +103,7 @@ def test_the_shares_of_all_processes_and_parts_are_the_batches_of_one_process(
     steps: int, parts: int, processes: int, share: int
 ) -> None:
     batch = parts * processes * share
-    ranks = [list(Shares(steps * batch, batch, parts, rank, processes)) for rank in range(processes)]
+    ranks = [list(ProcessBatches(steps * batch, batch, parts, rank, processes)) for rank in range(processes)]
     assert {len(rank) for rank in ranks} == {steps * parts}
     for step in range(steps):
         own = [n for rank in ranks for part in rank[step * parts : (step + 1) * parts] for n in part]
