@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import zlib
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.commands.progress import Report, shown_progress
+from BrainDiffLogic.data.subjects import bids_label, names_subject, one_person, subject_of
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
@@ -98,7 +98,7 @@ def simulate_cohort(
 def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
     """The still volumes by the subject that their names make.
 
-    Raises InputError where there is none, or two names make one subject.
+    Raises InputError where there is none, two names make one subject, or two may be visits of one person.
     """
     if not source.is_dir():
         raise InputError(f"{source}: there is no such folder; give the folder with the still scans")
@@ -112,7 +112,7 @@ def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
     for path in found:
         if path.resolve().is_relative_to(target.resolve()):
             continue
-        subject = subject_of(path)
+        subject = bids_label(path.name)
         same = next((other for other in scans if other.casefold() == subject.casefold()), None)
         if same is not None:
             names = f"{scans[same].relative_to(source)} and {path.relative_to(source)}"
@@ -120,17 +120,20 @@ def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
         scans[subject] = path
     if not scans:
         raise InputError(f"{source}: no volume fits --pattern {pattern!r}; files end in {', '.join(WRITABLE)}")
+    _refuse_visits(scans)
     return scans
 
 
-def subject_of(path: Path) -> str:
-    """A BIDS label from a file's name: its ``sub`` entity, else its letters and digits without _T1w."""
-    stem = path.name[: -len(file_suffix(path))]
-    entity = re.match(r"sub-([A-Za-z0-9]+)(?=_|$)", stem)
-    label = entity[1] if entity else re.sub(r"[^A-Za-z0-9]", "", re.sub(r"_T1w$", "", stem))
-    if not label:
-        raise InputError(f"{path}: its name has no letter or digit to name the subject by; rename it")
-    return label
+def _refuse_visits(scans: dict[str, Path]) -> None:
+    """InputError where two files may be visits of one person, whom a split would put on both of its sides."""
+    stems = {subject_of(path.name): path for path in scans.values() if not names_subject(path.name)}
+    found = one_person(stems)
+    if found is not None:
+        person, one, other = found
+        raise InputError(
+            f"{stems[one]} and {stems[other].name} may be one person, {person}; keep one with --pattern, or call both by"
+            " their subjects, as sub-A.nii.gz"
+        )
 
 
 def _check(settings: Settings, jobs: int) -> None:

@@ -25,6 +25,8 @@ SUFFIX = "T1w"
 NAME = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*)_T1w")
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
+NO_CONTENT = "a broken link or an empty file", "datalad get it, or copy it again"
+"""What is wrong with a file without content, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,31 @@ def find_scans(folder: str | Path, allow_missing: bool = False) -> list[Scan]:
     entities, a file has no content, or the table of scores is damaged.
     """
     folder = Path(folder)
+    named = named_files(folder)
+    for wrong in (misplaced(folder, named), doubled(named)):
+        for path, reason in wrong.items():
+            raise InputError(f"{path}: {reason}")
+    hollow = without_content(named)
+    if hollow and not allow_missing or len(hollow) == len(named):
+        others = f" ({len(hollow)} such files)" if len(hollow) > 1 else ""
+        raise InputError(f"{hollow[0]}: {NO_CONTENT[0]}{others}; {NO_CONTENT[1]}")
+    scores = _read_scores(folder)
+    scans = [_scan(path, entities, scores) for path, entities in named.items() if path not in hollow]
+    return sorted(scans, key=lambda scan: (scan.subject, scan.session, scan.name))
+
+
+def named_files(folder: Path) -> dict[Path, dict[str, str]]:
+    """The T1w files of a BIDS folder and the entities of their names, sorted, whatever is in them.
+
+    Raises InputError where there is none.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the root of a BIDS dataset")
     files = [path for pattern in FOLDERS for path in folder.glob(f"{pattern}/*") if NIFTI.search(path.name)]
     named = {path: entities for path in sorted(files) if (entities := parse_name(path.name))}
     if not named:
         raise InputError(_nothing_found(folder))
-    _check_places(folder, named)
-    _check_unique(named)
-    hollow = [path for path in named if not _has_content(path)]
-    if hollow and not allow_missing or len(hollow) == len(named):
-        others = f" ({len(hollow)} such files)" if len(hollow) > 1 else ""
-        raise InputError(f"{hollow[0]}: a broken link or an empty file{others}; datalad get it, or copy it again")
-    scores = _read_scores(folder)
-    scans = [_scan(path, entities, scores) for path, entities in named.items() if path not in hollow]
-    return sorted(scans, key=lambda scan: (scan.subject, scan.session, scan.name))
+    return named
 
 
 def parse_name(name: str) -> dict[str, str] | None:
@@ -138,25 +150,30 @@ def _nothing_found(folder: Path) -> str:
     )
 
 
-def _check_places(folder: Path, named: dict[Path, dict[str, str]]) -> None:
-    """The folders repeat subject and session of the name."""
+def misplaced(folder: Path, named: Mapping[Path, Mapping[str, str]]) -> dict[Path, str]:
+    """What is wrong with files in folders that do not repeat subject and session of their names."""
+    wrong = {}
     for path, entities in named.items():
         place = path.relative_to(folder).parts[:-2]
         said = tuple(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
         if place != said:
-            raise InputError(f"{path}: lies in {'/'.join(place)} but is named {'_'.join(said)}; move or rename it")
+            wrong[path] = f"lies in {'/'.join(place)} but is named {'_'.join(said)}; move or rename it"
+    return wrong
 
 
-def _check_unique(named: dict[Path, dict[str, str]]) -> None:
+def doubled(named: Mapping[Path, Mapping[str, str]]) -> dict[Path, str]:
+    """What is wrong with files of the same entities as one before."""
     seen: dict[frozenset[tuple[str, str]], Path] = {}
-    for path, entities in named.items():
-        other = seen.setdefault(frozenset(entities.items()), path)
-        if other != path:
-            raise InputError(f"{path}: the same scan as {other.name} by its name; remove one of the two")
+    first = {path: seen.setdefault(frozenset(entities.items()), path) for path, entities in named.items()}
+    return {
+        path: f"the same scan as {other.name} by its name; remove one of the two"
+        for path, other in first.items() if other != path
+    }  # fmt: skip
 
 
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def without_content(paths: Iterable[Path]) -> list[Path]:
+    """Those that are empty, or links to nothing."""
+    return [path for path in paths if not (path.is_file() and path.stat().st_size > 0)]
 
 
 def _read_scores(folder: Path) -> dict[frozenset[tuple[str, str]], int]:

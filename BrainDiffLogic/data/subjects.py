@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import READABLE, file_suffix
 
 ENTITY = re.compile(r"sub-[A-Za-z0-9]+(?=[_.])")
 REST = re.compile(r"_T1w|\.nii|\.nrrd|\.mha")
@@ -33,6 +34,20 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     return entity[0] if entity else REST.split(name)[0]
 
 
+def bids_label(name: str) -> str:
+    """A BIDS label from a file's or a folder's name: its ``sub`` entity, else its letters and digits without _T1w.
+
+    Raises InputError where there is none.
+    """
+    suffix = file_suffix(name)
+    stem = name.removesuffix(name[-len(suffix) :]) if suffix in READABLE else name
+    entity = ENTITY.match(f"{stem}.")
+    label = entity[0].removeprefix("sub-") if entity else re.sub(r"[^A-Za-z0-9]", "", re.sub(r"_T1w$", "", stem))
+    if not label:
+        raise InputError(f"{name}: its name has no letter or digit to name the subject by; rename it")
+    return label
+
+
 def names_subject(name: str) -> bool:
     """Whether a file name says whose it is by the BIDS entity ``sub``."""
     return ENTITY.match(name) is not None
@@ -48,6 +63,16 @@ def assert_apart(one: Iterable[str], other: Iterable[str]) -> None:
                     f"{people[person]} and {name} lie on two sides of a split and may be one person, {person};"
                     " give their source a subject pattern, such as subject: '[^_]+_[^_]+'"
                 )
+
+
+def one_person(names: Iterable[str]) -> tuple[str, str, str] | None:
+    """(person, name, name) of the first two names that may be visits of one person; None where there are none."""
+    people: dict[str, str] = {}
+    for name in sorted(names):
+        for person in sorted(_people(name)):
+            if people.setdefault(person, name) != name:
+                return person, people[person], name
+    return None
 
 
 def _people(name: str) -> set[str]:

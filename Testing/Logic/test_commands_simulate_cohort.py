@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from BrainDiffLogic.commands import simulate_cohort as command
-from BrainDiffLogic.commands.simulate_cohort import subject_of
 from BrainDiffLogic.data.bids import find_scans, pairs
+from BrainDiffLogic.data.subjects import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.motion.levels import draw_trajectory, draw_up_to
@@ -151,16 +151,31 @@ def test_a_severity_that_was_drawn_too_large_comes_down_until_a_head_can_turn_so
         ("sub-07.mha", "07"),
         ("A b.c.nrrd", "Abc"),
         ("sub-a-b_T1w.nii", "subab"),
+        ("1.2.840.7", "128407"),
     ],
 )
 def test_a_name_makes_a_subject_of_letters_and_digits(name: str, subject: str) -> None:
-    assert subject_of(Path(name)) == subject
+    assert bids_label(name) == subject
 
 
 def test_two_scans_of_one_subject_are_refused(still_scans: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (still_scans / "DS101.nii").write_bytes((still_scans / "other.nii").read_bytes())
     arguments = ["simulate-cohort", still_scans, still_scans.parent / "bids"]
     assert_refused(still_scans.parent, capfd, arguments, "DS101.nii", "ds1-01_T1w.nii.gz", "would both be sub-")
+
+
+def test_two_visits_of_one_person_are_refused(still_scans: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for visit in (1, 2):
+        (still_scans / f"OAS1_0001_MR{visit}.nii").write_bytes((still_scans / "other.nii").read_bytes())
+    arguments = ["simulate-cohort", still_scans, still_scans.parent / "bids"]
+    words = ["OAS1_0001_MR1.nii", "OAS1_0001_MR2.nii", "one person, OAS1_0001", "--pattern"]
+    assert_refused(still_scans.parent, capfd, arguments, *words)
+
+
+def test_names_that_give_the_subject_are_believed(still_scans: Path) -> None:
+    for number in (1, 2):
+        (still_scans / f"sub-A{number}_T1w.nii").write_bytes((still_scans / "other.nii").read_bytes())
+    assert {"A1", "A2"} < set(command.find_stills(still_scans, "*", still_scans / "bids"))
 
 
 @pytest.mark.parametrize(
