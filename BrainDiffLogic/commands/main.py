@@ -19,6 +19,7 @@ from BrainDiffLogic.errors import Cancelled, InputError
 
 SUBCOMMANDS = {
     "correct": "correct head motion in a T1-weighted volume",
+    "batch": "correct all scans of a BIDS dataset, on several processes or a cluster",
     "simulate": "put simulated head motion on a still volume",
     "invert-motion": "undo motion whose trajectory was recorded, by physics alone",
     "find-motion": "find the motion of the head from the image alone, with its evidence",
@@ -32,7 +33,7 @@ SUBCOMMANDS = {
     "demo": "the main job on a real head, end to end",
 }
 
-RESUMABLE = ("simulate-cohort", "train", "synthesize", "reproduce", "evaluate")
+RESUMABLE = ("batch", "simulate-cohort", "train", "synthesize", "reproduce", "evaluate")
 """Commands that keep what is finished when they are stopped."""
 PRINTING = ("find-motion", "models", "quality")
 """Commands whose result is what they print."""

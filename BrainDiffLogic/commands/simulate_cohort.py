@@ -131,8 +131,8 @@ def _refuse_visits(scans: dict[str, Path]) -> None:
     if found is not None:
         person, one, other = found
         raise InputError(
-            f"{stems[one]} and {stems[other].name} may be one person, {person}; keep one with --pattern, or call both by"
-            " their subjects, as sub-A.nii.gz"
+            f"{stems[one]} and {stems[other].name} may be one person, {person}; keep one with --pattern, or call both"
+            " by their subjects, as sub-A.nii.gz"
         )
 
 

@@ -1,0 +1,178 @@
+"""Which scans a batch corrects: those of a BIDS folder, of a folder of DICOM series, or of a list.
+
+A scan that cannot be used is found all the same, with what is wrong with it: it is accounted for and never stops the
+rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from BrainDiffLogic.data.bids import doubled, misplaced, named_files, parse_name
+from BrainDiffLogic.data.subjects import bids_label
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import is_dicom_file
+
+LISTS = {".csv": ",", ".tsv": "\t"}
+"""Extensions of lists, and what separates their columns."""
+PATH = "path"
+COLUMNS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run"}
+"""Optional columns of a list, and the BIDS entities that they give, in BIDS' order."""
+LABEL = re.compile(r"[A-Za-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A scan of a batch.
+
+    source    what is read: a volume file, or the folder or one file of a DICOM series
+    shown     what tables and reports call it: its path from the dataset's root, or as the list has it
+    entities  of the outputs' names, in the order of BIDS, ``sub`` first
+    fault     what is wrong with its name, so that no output may be called by it; ""
+    """
+
+    source: Path
+    shown: str
+    entities: Mapping[str, str]
+    fault: str = ""
+
+    @property
+    def stem(self) -> str:
+        """What the names of all its outputs begin with."""
+        return "_".join(f"{key}-{value}" for key, value in self.entities.items())
+
+    @property
+    def name(self) -> str:
+        """What BIDS calls the scan."""
+        return f"{self.stem}_T1w"
+
+    @property
+    def folder(self) -> str:
+        """Where its outputs lie, from the root of the derivatives."""
+        return "/".join([*(f"{key}-{self.entities[key]}" for key in ("sub", "ses") if key in self.entities), "anat"])
+
+
+def find_items(source: Path) -> list[Item]:
+    """The scans of a BIDS folder, of a folder with DICOM series (a folder a series), or of a list (.csv, .tsv).
+
+    Raises InputError where there is none, or a list does not say what its scans are called.
+    """
+    if source.suffix.lower() in LISTS and source.is_file():
+        return _listed(source)
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder; give a BIDS folder, a folder of DICOM series, or a .csv list")
+    if not any(source.glob("sub-*")) and (series := _dicom_series(source)):
+        return series
+    return _bids(source)
+
+
+def selected(items: Sequence[Item], subjects: Sequence[str], sessions: Sequence[str]) -> list[Item]:
+    """The scans of these subjects and sessions, with or without ``sub-`` and ``ses-``; all where none is named.
+
+    Raises InputError for a label that no scan has.
+    """
+    kept = list(items)
+    for key, labels in (("sub", subjects), ("ses", sessions)):
+        wanted = {label.removeprefix(f"{key}-") for label in labels}
+        missing = sorted(wanted - {item.entities.get(key) for item in items})
+        if missing:
+            raise InputError(f"no scan is of {key}-{missing[0]}; check the label")
+        kept = [item for item in kept if not wanted or item.entities.get(key) in wanted]
+    if not kept:
+        raise InputError("no scan is of both these subjects and these sessions; check the labels")
+    return kept
+
+
+def _bids(folder: Path) -> list[Item]:
+    named = named_files(folder)
+    faults = {
+        path: "named as a derivative already (desc-); give the raw scans" for path, e in named.items() if "desc" in e
+    }
+    faults |= doubled(named) | misplaced(folder, named)
+    items = [
+        Item(path, path.relative_to(folder).as_posix(), entities, faults.get(path, ""))
+        for path, entities in named.items()
+    ]  # fmt: skip
+    return sorted(items, key=lambda item: (item.entities["sub"], item.entities.get("ses", ""), item.shown))
+
+
+def _dicom_series(root: Path) -> list[Item]:
+    """The series below a folder, named by the folders that they lie in; several of one name get run numbers."""
+    items = []
+    for place, below, files in os.walk(root):
+        below.sort()
+        folder = Path(place)
+        if not any(is_dicom_file(folder / name) for name in sorted(files)):
+            continue
+        first, *rest = folder.relative_to(root).parts or (root.resolve().name,)
+        entities = {"sub": bids_label(first)} | ({"acq": bids_label("".join(rest))} if rest else {})
+        items += [Item(source, source.relative_to(root).as_posix(), entities) for source in _series_in(folder)]
+    return _numbered(items)
+
+
+def _series_in(folder: Path) -> list[Path]:
+    """The folder, where it holds one series, else the first file of each."""
+    import SimpleITK as sitk
+
+    uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(uids) < 2:
+        return [folder]
+    return sorted(Path(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)[0]) for uid in uids)
+
+
+def _numbered(items: list[Item]) -> list[Item]:
+    """Scans of one name apart by ``run``."""
+    times, seen = Counter(item.stem for item in items), Counter[str]()
+    numbered = []
+    for item in items:
+        seen[item.stem] += 1
+        run = {"run": str(seen[item.stem])} if times[item.stem] > 1 else {}
+        numbered.append(replace(item, entities={**item.entities, **run}))
+    return numbered
+
+
+def _listed(table: Path) -> list[Item]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter=LISTS[table.suffix.lower()]))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read ({error}); repair the list") from error
+    if not rows or PATH not in rows[0]:
+        raise InputError(f"{table}: no column {PATH!r} with the scans below it; give one scan a line")
+    items = [_row(f"{table}, line {number}", table, row) for number, row in enumerate(rows, start=2)]
+    _check_names(table, items)
+    return items
+
+
+def _row(place: str, table: Path, row: Mapping[str, str | None]) -> Item:
+    text = (row[PATH] or "").strip()
+    if not text or "\0" in text:
+        raise InputError(f"{place}: no path; remove the line or complete it")
+    source = table.parent / text
+    given = {entity: (row.get(name) or "").strip() for name, entity in COLUMNS.items()}
+    entities = {entity: label for entity, label in given.items() if label}
+    for entity, label in entities.items():
+        entities[entity] = label = label.removeprefix(f"{entity}-")
+        if not LABEL.fullmatch(label):
+            raise InputError(f"{place}: {label!r} is no BIDS label; use letters and digits alone")
+    if "sub" not in entities:
+        entities = (parse_name(source.name) or {"sub": bids_label(source.name)}) | entities
+    return Item(source, text, entities)
+
+
+def _check_names(table: Path, items: Iterable[Item]) -> None:
+    seen: dict[str, Item] = {}
+    for item in items:
+        other = seen.setdefault(item.stem.casefold(), item)
+        if other is not item:
+            columns = ", ".join(COLUMNS)
+            raise InputError(
+                f"{table}: {other.shown} and {item.shown} would both be {item.stem}; tell them apart in the columns"
+                f" {columns}"
+            )

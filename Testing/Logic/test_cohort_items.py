@@ -1,0 +1,114 @@
+"""Which scans a batch finds, and what their outputs are called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from image_files import a_file, save_series, voxels
+
+from BrainDiffLogic.cohort.items import Item, find_items, selected
+from BrainDiffLogic.errors import InputError
+
+
+def place(folder: Path, name: str) -> Path:
+    """A file in a dataset."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"scan")
+    return folder / name
+
+
+def test_every_scan_of_a_bids_folder_is_found_and_keeps_its_name(tmp_path: Path) -> None:
+    place(tmp_path, "sub-02/anat/sub-02_T1w.nii")
+    place(tmp_path, "sub-01/ses-b/anat/sub-01_ses-b_acq-mprage_run-2_T1w.nii.gz")
+    place(tmp_path, "sub-01/ses-b/anat/sub-01_ses-b_T2w.nii.gz")
+    first, second = find_items(tmp_path)
+    assert (first.name, first.folder) == ("sub-01_ses-b_acq-mprage_run-2_T1w", "sub-01/ses-b/anat")
+    assert second.shown == "sub-02/anat/sub-02_T1w.nii" and not second.fault
+
+
+def test_a_wrong_name_is_a_fault_of_that_scan_alone(tmp_path: Path) -> None:
+    place(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
+    place(tmp_path, "sub-01/anat/sub-01_T1w.nii")
+    place(tmp_path, "sub-02/anat/sub-01_T1w.nii.gz")
+    place(tmp_path, "sub-03/anat/sub-03_desc-preproc_T1w.nii.gz")
+    faults = {item.shown: item.fault for item in find_items(tmp_path)}
+    assert len([shown for shown, fault in faults.items() if not fault]) == 1
+    assert "lies in sub-02" in faults["sub-02/anat/sub-01_T1w.nii.gz"]
+    assert "desc-" in faults["sub-03/anat/sub-03_desc-preproc_T1w.nii.gz"]
+
+
+def test_subjects_and_sessions_are_chosen_with_and_without_prefix(tmp_path: Path) -> None:
+    for subject in ("01", "02"):
+        for session in ("a", "b"):
+            place(tmp_path, f"sub-{subject}/ses-{session}/anat/sub-{subject}_ses-{session}_T1w.nii.gz")
+    items = find_items(tmp_path)
+    assert [item.stem for item in selected(items, ["sub-02"], ["a"])] == ["sub-02_ses-a"]
+    assert len(selected(items, [], [])) == 4
+    with pytest.raises(InputError, match="sub-03"):
+        selected(items, ["01", "03"], [])
+
+
+def test_dicom_series_are_named_by_their_folders(tmp_path: Path) -> None:
+    save_series(tmp_path / "7", voxels("int16"))
+    (tmp_path / "8 b").mkdir()
+    save_series(tmp_path / "8 b" / "t1", voxels("int16"))
+    both = tmp_path / "9"
+    save_series(both, voxels("int16"), uid="1.2.3.4.1")
+    save_series(tmp_path / "spare", voxels("int16"), uid="1.2.3.4.2")
+    for file in (tmp_path / "spare").iterdir():
+        file.rename(both / f"x{file.name}")
+    (tmp_path / "spare").rmdir()
+    (tmp_path / "notes.txt").write_text("no scan")
+    items = find_items(tmp_path)
+    assert [item.stem for item in items] == ["sub-7", "sub-8b_acq-t1", "sub-9_run-1", "sub-9_run-2"]
+    assert items[0].source.is_dir() and items[2].source.is_file()
+
+
+def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> None:
+    a_file(tmp_path, "scan.nii.gz")
+    shutil.copy(tmp_path / "scan.nii.gz", tmp_path / "sub-5_ses-1_T1w.nii.gz")
+    table = tmp_path / "list.csv"
+    table.write_text("path,subject,session\nscan.nii.gz,sub-x,2\nsub-5_ses-1_T1w.nii.gz,,\nscan.nii.gz,,\n")
+    assert [item.stem for item in find_items(table)] == ["sub-x_ses-2", "sub-5_ses-1", "sub-scan"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file\na.nii\n", "no column 'path'"),
+        ("path\n", "no column 'path'"),
+        ("path,subject\na.nii,../../etc\n", "line 2: '../../etc' is no BIDS label"),
+        ("path,subject\na.nii,a/b\n", "is no BIDS label"),
+        ("path\n \n", "line 2: no path"),
+        ("path\na/t1.nii\nb/t1.nii\n", "would both be sub-t1"),
+    ],
+)
+def test_a_list_that_does_not_name_its_scans_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        find_items(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.csv", "empty"])
+def test_nothing_to_correct_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=name):
+        find_items(tmp_path / name)
+
+
+def test_no_label_leads_out_of_the_derivatives(tmp_path: Path) -> None:
+    hostile = tmp_path / "... .." / "x"
+    save_series_at = tmp_path / "... .."
+    save_series_at.mkdir()
+    save_series(hostile, voxels("int16"))
+    with pytest.raises(InputError, match="no letter or digit"):
+        find_items(tmp_path)
+
+
+def test_what_a_scan_with_a_fault_is_called_stays_in_the_logs(tmp_path: Path) -> None:
+    from BrainDiffLogic.cohort.derivatives import Places
+
+    item = Item(tmp_path / "x", "../../sub-1/x_T1w.nii", {"sub": "1"}, "wrong")
+    assert Places(tmp_path, item).log.parent == tmp_path / "logs"
