@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 from xml.sax.saxutils import escape
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one line instead of usage and message."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{NAME}: {message} (see {NAME} --help)\n")
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 class FilterTags:
@@ -68,7 +69,7 @@ def findLibrary() -> None:
         above = Path(__file__).resolve().parent.parent
         homes = [home for home in (above / "qt-scripted-modules", above) if (home / "BrainDiffLogic").is_dir()]
         if not homes:
-            sys.exit(f"{NAME}: {above} has no BrainDiffLogic; reinstall the BrainDiff extension")
+            sys.exit(f"BrainDiff: {above} has no BrainDiffLogic; reinstall the BrainDiff extension")
         sys.path.append(str(homes[0]))
 
 
@@ -85,10 +86,15 @@ def makeParser() -> Parser:
     return parser
 
 
+def silence() -> None:
+    """Keep what libraries say on stderr to themselves."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
 def run(args: argparse.Namespace) -> None:
     start = time.monotonic()
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    silence()
     say("<filter-start>" + tag("name", NAME) + tag("comment", "Starting") + "</filter-start>\nStarting")
     from BrainDiffLogic import correction_files
     from BrainDiffLogic.images.outputs import staging_in
@@ -106,19 +112,24 @@ def run(args: argparse.Namespace) -> None:
     say("<filter-end>" + tag("name", NAME) + tag("time", f"{time.monotonic() - start:.1f}") + "</filter-end>")
 
 
-def main(arguments: list[str]) -> int:
+def main(
+    arguments: list[str],
+    script: str = __file__,
+    parser: Callable[[], argparse.ArgumentParser] = makeParser,
+    work: Callable[[argparse.Namespace], None] = run,
+) -> int:
     """Returns the exit status: 0 done, 1 unexpected failure or stopped, 2 bad usage or input."""
     if "--xml" in arguments:
-        say(Path(__file__).with_suffix(".xml").read_text(encoding="utf-8"))
+        say(Path(script).with_suffix(".xml").read_text(encoding="utf-8"))
         return 0
     findLibrary()
     from BrainDiffLogic.errors import Cancelled, InputError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: what was half written is removed
-    sys.stdout.reconfigure(errors="backslashreplace")
-    with open(os.dup(sys.stderr.fileno()), "w", errors="backslashreplace") as errors:
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="backslashreplace") as errors:
         try:
-            run(makeParser().parse_args(arguments))
+            work(parser().parse_args(arguments))
             return 0
         except InputError as error:
             status, reason = 2, str(error)
@@ -129,7 +140,7 @@ def main(arguments: list[str]) -> int:
         except Exception as error:
             say(traceback.format_exc())  # on stdout, which Slicer logs
             status, reason = 1, " ".join(f"unexpected {type(error).__name__}: {error}".split())
-        errors.write(f"{NAME}: {reason}\n")
+        errors.write(f"{Path(script).stem}: {reason}\n")
         return status
 
 

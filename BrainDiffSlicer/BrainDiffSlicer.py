@@ -1,6 +1,5 @@
 import sys
 import unittest
-from typing import Annotated
 
 import qt
 import slicer
@@ -8,7 +7,6 @@ import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTableNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -17,6 +15,8 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from BrainDiffSlicerLib.BatchPanel import BatchPanel
+from BrainDiffSlicerLib.BrainDiffSlicerParameterNode import BrainDiffSlicerParameterNode
 from BrainDiffSlicerLib.ComparePanel import ComparePanel
 from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
 from BrainDiffSlicerLib.CorrectionJob import CorrectionJob
@@ -27,6 +27,8 @@ from BrainDiffSlicerLib.DeviceSelector import DeviceSelector
 from BrainDiffSlicerLib.ExtensionFiles import makeLibraryImportable, resourcePath
 from BrainDiffSlicerLib.InputFollower import InputFollower
 from BrainDiffSlicerLib.ModelSelector import ModelSelector
+from BrainDiffSlicerLib.MotionPanel import MotionPanel
+from BrainDiffSlicerLib.ReaderStudyPanel import ReaderStudyPanel
 from BrainDiffSlicerLib.RunPanel import RunPanel
 from BrainDiffSlicerLib.SampleDataSets import SampleDataSets
 from BrainDiffSlicerLib.SelfTest import SelfTest
@@ -78,36 +80,6 @@ def registerSampleData():
 
 
 #
-# BrainDiffSlicerParameterNode
-#
-
-
-@parameterNodeWrapper
-class BrainDiffSlicerParameterNode:
-    """
-    The parameters needed by module.
-
-    inputVolume - The T1-weighted volume with head motion. It is never changed.
-    correctedVolume - Gets the corrected image; a new volume is made if there is none.
-    differenceVolume - Gets corrected minus input; a new volume is made if there is none.
-    qualityTable - Gets the image quality before and after; a new table is made if there is none.
-    model - Name of the model, or "file" for the model file in the settings of this computer.
-    strength - Share of the change that is applied, 0 to 1.
-    force - If true, a volume without visible motion or far outside what the model was trained on is corrected, too.
-    disagreement - If true, a volume is made that shows how far predictions lie apart.
-    """
-
-    inputVolume: vtkMRMLScalarVolumeNode
-    correctedVolume: vtkMRMLScalarVolumeNode
-    differenceVolume: vtkMRMLScalarVolumeNode
-    qualityTable: vtkMRMLTableNode
-    model: str = "mc-net"
-    strength: Annotated[float, WithinRange(0, 1)] = 1.0
-    force: bool = False
-    disagreement: bool = False
-
-
-#
 # BrainDiffSlicerWidget
 #
 
@@ -140,11 +112,19 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = BrainDiffSlicerLogic()
         self.modelSelector = ModelSelector(
-            self.ui.modelComboBox, self.ui.modelFileEdit, self.ui.modelCardBrowser, self.onModelChanged
-        )
+            self.ui.modelComboBox, self.ui.modelFileEdit, self.ui.modelCardLabel, self.ui.modelCardBrowser,
+            self.onModelChanged,
+        )  # fmt: skip
+        self.ui.modelMoreButton.toggled.connect(self.ui.modelCardBrowser.setVisible)
         self.deviceSelector = DeviceSelector(self.ui.deviceComboBox)
         self.runPanel = RunPanel(self.ui, self.startCorrection, self.onCorrectionFinished)
         self.comparePanel = ComparePanel(self.ui, self.runPanel.say)
+        self.motionPanel = MotionPanel(self.ui, self._canEstimate, lambda: self.logic.dependencies().ensure())
+        self.batchPanel = BatchPanel(
+            self.ui, self.startInQueue, lambda: self.logic.dependencies().ensure(), self.runPanel.say
+        )
+
+        self.studyPanel = ReaderStudyPanel(self.ui)
 
         # Connections
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -157,8 +137,10 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
         self.runPanel.abandon()
+        self.batchPanel.queue.abandon()
         self.setParameterNode(None)
-        self.comparePanel.clear()
+        self.comparePanel.remove()
+        self.studyPanel.remove()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -184,6 +166,8 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called just before the scene is closed."""
         # Parameter node will be reset, do not use it anymore
         self.runPanel.abandon()
+        self.batchPanel.queue.clear()
+        self.studyPanel.pause()
         self.setParameterNode(None)
         # Volumes loaded later must not be seen under the captions of the comparison
         self.comparePanel.close()
@@ -228,6 +212,7 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._onParameterNodeModified()
         else:
             self._inputFollower.follow(None)
+            self.motionPanel.follow(None)
             self.runPanel.setProblem(_("The scene is being closed."))
 
     def _disconnectParameterNode(self) -> None:
@@ -241,6 +226,7 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return  # while a scene is loaded, nodes are not linked yet; onSceneEndImport comes back
         self.modelSelector.setModel(self._parameterNode.model)
         self._inputFollower.follow(self._parameterNode)
+        self.motionPanel.follow(self._parameterNode.inputVolume)
         self.comparePanel.follow(self._parameterNode.correctedVolume, self._parameterNode.strength)
         self._checkCanApply()
 
@@ -248,8 +234,13 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         if parameters:
             outputs = (parameters.correctedVolume, parameters.differenceVolume)
-            problem = CorrectionInput(parameters.inputVolume).problem(outputs)
-            self.runPanel.setProblem(problem or self.modelSelector.problem)
+            chosen = CorrectionInput(parameters.inputVolume)
+            self.runPanel.setProblem(chosen.problem(outputs) or self.modelSelector.problem)
+            self.ui.noticeLabel.text = chosen.notice()
+            self.ui.noticeLabel.visible = bool(self.ui.noticeLabel.text)
+
+    def _canEstimate(self) -> bool:
+        return self.parent.isEntered and not self.runPanel.running and not self.logic.dependencies().missing()
 
     def onModelChanged(self) -> None:
         """Called when the user chooses a model or a model file."""
@@ -263,12 +254,21 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         if parameters is None:  # events were handled meanwhile
             raise RuntimeError(_("The scene was closed meanwhile: nothing was corrected."))
+        self.motionPanel.stop()
         before = CorrectionOutputs.find(parameters.correctedVolume)
         return self.logic.process(
             parameters.inputVolume, parameters.correctedVolume, parameters.differenceVolume, parameters.qualityTable,
             model=self.modelSelector.modelToRun, strength=parameters.strength, device=self.deviceSelector.device,
             force=parameters.force, disagreement=parameters.disagreement,
             disagreementVolume=before.disagreement if before else None, waitForCompletion=False, **callbacks,
+        )  # fmt: skip
+
+    def startInQueue(self, volume: vtkMRMLScalarVolumeNode, **callbacks) -> CorrectionJob:
+        """Correct a volume of the queue into new nodes, with the settings of the panel."""
+        return self.logic.process(
+            volume, model=self.modelSelector.modelToRun, strength=self.ui.strengthSlider.value,
+            device=self.deviceSelector.device, force=self.ui.forceCheckBox.checked, waitForCompletion=False,
+            **callbacks,
         )  # fmt: skip
 
     def onCorrectionFinished(self, outputs: CorrectionOutputs) -> None:

@@ -20,6 +20,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from BrainDiffSlicerLib.CorrectionInput import CorrectionInput
+from BrainDiffSlicerLib.HiddenVolume import HiddenVolume
 
 TAGS_WITHOUT_STAGE = re.compile(r"<filter-(name|progress|stage-progress|time)>[^<]*</filter-\1>|</?filter-[a-z-]+>")
 OWN_PREFIX = re.compile(r"^braindiff ?[a-z]*(\.py)?: (error: )?", re.IGNORECASE)
@@ -136,7 +137,7 @@ class CliJob(ABC):
         self._removeFolder()
 
     def _launch(self, module: Any) -> None:
-        self._outputs = {name: self._newHiddenVolume() for name in self._wanted()}
+        self._outputs = {name: HiddenVolume.add("BrainDiff run") for name in self._wanted()}
         parameters = {
             "inputVolume": self.inputVolume,
             **self._outputs,
@@ -156,14 +157,6 @@ class CliJob(ABC):
     @property
     def _reportFile(self) -> Path:
         return self._folder / "report.json"
-
-    @staticmethod
-    def _newHiddenVolume() -> slicer.vtkMRMLScalarVolumeNode:
-        node = slicer.vtkMRMLScalarVolumeNode()
-        node.SetName("BrainDiff run")
-        node.SetHideFromEditors(True)  # before it is added: the subject hierarchy looks only then
-        node.SetSaveWithScene(False)
-        return slicer.mrmlScene.AddNode(node)
 
     def _observe(self, node: vtk.vtkObject, event: int, method: Callable[..., None]) -> None:
         self._observers.append((node, node.AddObserver(event, method)))
@@ -283,14 +276,9 @@ class CliJob(ABC):
         self._removeObservers()
         self._removeFolder()
         for volume in self._outputs.values():
-            for node in (volume.GetDisplayNode(), volume.GetStorageNode(), volume):
-                self._removeNode(node)
-        self._removeNode(self._cli)
-
-    @staticmethod
-    def _removeNode(node: slicer.vtkMRMLNode | None) -> None:
-        if node is not None and slicer.mrmlScene.IsNodePresent(node):
-            slicer.mrmlScene.RemoveNode(node)
+            HiddenVolume.remove(volume)
+        if self._cli is not None and slicer.mrmlScene.IsNodePresent(self._cli):
+            slicer.mrmlScene.RemoveNode(self._cli)
 
     def _removeObservers(self) -> None:
         while self._observers:

@@ -18,6 +18,7 @@ from BrainDiffSlicerLib.DifferenceColors import DifferenceColors
 from BrainDiffSlicerLib.DisagreementColors import DisagreementColors
 from BrainDiffSlicerLib.OutputVolume import OutputVolume
 from BrainDiffSlicerLib.QualityTable import QualityTable
+from BrainDiffSlicerLib.SeriesExport import SeriesExport
 
 INPUT_ROLE = "BrainDiff.input"
 DIFFERENCE_ROLE = "BrainDiff.difference"
@@ -243,6 +244,10 @@ class CorrectionOutputs:
                 hierarchy.CreateItem(parent, node)
             elif hierarchy.GetItemParent(own) != parent:
                 hierarchy.SetItemParent(own, parent)
+        parts = {"corrected": self.corrected, "difference": self.difference, "disagreement": self.disagreement}
+        for part, node in parts.items():
+            if node is not None:
+                SeriesExport.describe(node, self.input, part)
 
     def _storedChange(self) -> np.ndarray | None:
         if self.strength < SMALLEST_STRENGTH or self.input is None or self.difference is None:

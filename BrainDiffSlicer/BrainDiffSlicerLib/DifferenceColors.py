@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import slicer
 
 from BrainDiffSlicerLib.OutputVolume import OutputVolume
 
 SINGLETON_TAG = "BrainDiffSignedDifference"
+OVERLAY_TAG = "BrainDiffSignedDifferenceOverlay"
 COLORS = 255
 """Odd, so that one entry is the middle."""
 WHITE = 1
@@ -23,20 +26,41 @@ class DifferenceColors:
     @staticmethod
     def table(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
         """The scene's table, made where it is missing. It is saved with the scene."""
-        table = scene.GetSingletonNode(SINGLETON_TAG, "vtkMRMLColorTableNode")
+
+        def white(share: float, more: bool) -> tuple[float, ...]:
+            fade = 1.0 - share
+            return (1.0, fade, fade, 1.0) if more else (fade, fade, 1.0, 1.0)
+
+        return DifferenceColors._table(scene, SINGLETON_TAG, "BrainDiff signed difference", white)
+
+    @staticmethod
+    def darkTable(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
+        """The same to be added to an image: black, so nothing, where nothing was changed. It is not saved."""
+
+        def dark(share: float, more: bool) -> tuple[float, ...]:
+            return (share, 0.2 * share, 0.0, 1.0) if more else (0.0, 0.35 * share, share, 1.0)
+
+        table = DifferenceColors._table(scene, OVERLAY_TAG, "BrainDiff difference overlay", dark)
+        table.SetSaveWithScene(False)
+        table.SetHideFromEditors(True)
+        return table
+
+    @staticmethod
+    def _table(
+        scene: slicer.vtkMRMLScene, tag: str, name: str, rgba: Callable[[float, bool], tuple[float, ...]]
+    ) -> slicer.vtkMRMLColorTableNode:
+        table = scene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
         if table is not None and table.GetNumberOfColors() == COLORS:
             return table
         table = slicer.vtkMRMLColorTableNode()
-        table.SetSingletonTag(SINGLETON_TAG)
-        table.SetName("BrainDiff signed difference")
+        table.SetSingletonTag(tag)
+        table.SetName(name)
         table.SetTypeToUser()
         table.SetNumberOfColors(COLORS)
         middle = COLORS // 2
         for index in range(COLORS):
             share = max(0, abs(index - middle) - WHITE) / (middle - WHITE)
-            fade = 1.0 - share
-            rgb = (1.0, fade, fade) if index > middle else (fade, fade, 1.0)
-            table.SetColor(index, f"{(index - middle) / middle:+.3f}", *rgb, 1.0)
+            table.SetColor(index, f"{(index - middle) / middle:+.3f}", *rgba(share, index > middle))
         return scene.AddNode(table)
 
     @staticmethod

@@ -31,6 +31,25 @@ class ModelCard:
         """Keep a card as ``BrainDiffLogic.models.checkpoints.read_card`` returns it."""
         self._card = card
 
+    def line(self) -> str:
+        """What a user must know in one line: version, training, and the error beside doing nothing."""
+        training = self._card.get("training")
+        subjects = training.get("subjects") if isinstance(training, dict) else None
+        rows = [row for row in self._card["metrics"] if isinstance(row, dict)]
+        errors = [self._error(rows, nothing) for nothing in (True, False)]
+        parts = []
+        if None not in errors:
+            parts.append(_("Error {before} to {after} above 1 mm").format(before=errors[0], after=errors[1]))
+        if subjects is not None:
+            parts.append(_("{count} subjects").format(count=subjects))
+        return ", ".join([*parts, _("version {version}").format(version=self._card["version"])])
+
+    @staticmethod
+    def _error(rows: list[dict[str, Any]], nothing: bool) -> str | None:
+        above = [row for row in rows if row.get("severity") == "all above 1 mm"]
+        found = [row.get("mre") for row in above if (row.get("method") == "do nothing") == nothing]
+        return f"{found[0]:.3f}" if found and isinstance(found[0], int | float) else None
+
     def html(self) -> str:
         """The card as rich text; what the card does not hold is left out."""
         title = escape(str(self._card.get("title") or self._card["name"]))

@@ -22,12 +22,13 @@ class ModelSelector:
 
     combo     qt.QComboBox; a model's name is its item's data
     fileEdit  ctk.ctkPathLineEdit for a .safetensors file, with its .json card beside it
-    browser   qt.QTextBrowser for the card
+    line      qt.QLabel for the card in one line
+    browser   qt.QTextBrowser for the whole card
     onChanged called without arguments when the user has chosen another model or file
     """
 
-    def __init__(self, combo, fileEdit, browser, onChanged: Callable[[], None]) -> None:
-        self._combo, self._fileEdit, self._browser = combo, fileEdit, browser
+    def __init__(self, combo, fileEdit, line, browser, onChanged: Callable[[], None]) -> None:
+        self._combo, self._fileEdit, self._line, self._browser = combo, fileEdit, line, browser
         self._onChanged = onChanged
         self._unknown = ""
         self.problem = ""
@@ -105,10 +106,12 @@ class ModelSelector:
 
         self.problem = ""
         try:
-            html = ModelCard(checkpoints.read_card(self._checkpoint(checkpoints))).html()
+            card = ModelCard(checkpoints.read_card(self._checkpoint(checkpoints)))
+            line, html = card.line(), card.html()
         except InputError as error:
             self.problem = str(error)
-            html = f"<p>{escape(self.problem)}</p>"
+            line, html = self.problem, f"<p>{escape(self.problem)}</p>"
+        self._line.text = line
         self._browser.setHtml(html)
 
     def _checkpoint(self, checkpoints) -> Path:

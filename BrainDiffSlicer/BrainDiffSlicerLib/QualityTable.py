@@ -17,7 +17,8 @@ class Metric(NamedTuple):
     key: str
     name: str
     meaning: str
-    direction: str
+    higher: bool
+    """Whether more is better."""
 
 
 class QualityTable:
@@ -26,19 +27,18 @@ class QualityTable:
     @staticmethod
     def metrics() -> list[Metric]:
         """All that is shown, the most telling first. Numbers compare one head with itself, not two scanners."""
-        lower, higher = _("Lower is better."), _("Higher is better.")
         return [
-            Metric("tenengrad", _("Sharpness (Tenengrad)"), _("Energy of the edges; noise raises it too."), higher),
-            Metric("aes", _("Edge strength (AES)"), _("Average steepness of the edges."), higher),
-            Metric("gradient_entropy", _("Gradient entropy"), _("Scatter of edges: ghosts raise it."), lower),
-            Metric("efc", _("Ghosting (EFC)"), _("Entropy of the whole image: ghosts raise it."), lower),
-            Metric("fber", _("Head to air energy (FBER)"), _("Signal in the head over that in the air."), higher),
-            Metric("cjv", _("Gray-white variation (CJV)"), _("Spread within both tissues over their gap."), lower),
-            Metric("cnr", _("Gray-white contrast (CNR)"), _("Gap between both tissues over the noise."), higher),
-            Metric("snr_total", _("SNR, mean"), _("Signal to noise, mean of the three tissues."), higher),
-            Metric("snr_wm", _("SNR, white matter"), _("Signal to noise in white matter."), higher),
-            Metric("snr_gm", _("SNR, gray matter"), _("Signal to noise in gray matter."), higher),
-            Metric("snr_csf", _("SNR, fluid"), _("Signal to noise in cerebrospinal fluid."), higher),
+            Metric("tenengrad", _("Sharpness (Tenengrad)"), _("Energy of the edges; noise raises it too."), True),
+            Metric("aes", _("Edge strength (AES)"), _("Average steepness of the edges."), True),
+            Metric("gradient_entropy", _("Gradient entropy"), _("Scatter of edges: ghosts raise it."), False),
+            Metric("efc", _("Ghosting (EFC)"), _("Entropy of the whole image: ghosts raise it."), False),
+            Metric("fber", _("Head to air energy (FBER)"), _("Signal in the head over that in the air."), True),
+            Metric("cjv", _("Gray-white variation (CJV)"), _("Spread within both tissues over their gap."), False),
+            Metric("cnr", _("Gray-white contrast (CNR)"), _("Gap between both tissues over the noise."), True),
+            Metric("snr_total", _("SNR, mean"), _("Signal to noise, mean of the three tissues."), True),
+            Metric("snr_wm", _("SNR, white matter"), _("Signal to noise in white matter."), True),
+            Metric("snr_gm", _("SNR, gray matter"), _("Signal to noise in gray matter."), True),
+            Metric("snr_csf", _("SNR, fluid"), _("Signal to noise in cerebrospinal fluid."), True),
         ]
 
     @staticmethod
@@ -55,7 +55,9 @@ class QualityTable:
                 metric.name,
                 QualityTable._number(before.get(metric.key)),
                 QualityTable._number(after.get(metric.key)),
-                " ".join((metric.meaning, metric.direction, *QualityTable._reasons(metric.key, before, after))),
+                " ".join(
+                    (metric.meaning, QualityTable._direction(metric), *QualityTable._reasons(metric.key, before, after))
+                ),
             )
             for metric in QualityTable.metrics()
         ]
@@ -67,6 +69,10 @@ class QualityTable:
                 table.AddColumn(QualityTable._column(title, cells))
             table.SetUseColumnTitleAsColumnHeader(True)
             table.SetLocked(True)
+
+    @staticmethod
+    def _direction(metric: Metric) -> str:
+        return _("Higher is better.") if metric.higher else _("Lower is better.")
 
     @staticmethod
     def _column(title: str, cells: tuple[str, ...]) -> vtk.vtkStringArray:

@@ -13,7 +13,7 @@ from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
 LOCKED_WHILE_RUNNING = (
     "inputSelector", "modelComboBox", "modelFileEdit", "correctedSelector", "differenceSelector", "deviceComboBox",
-    "forceCheckBox", "disagreementCheckBox",
+    "forceCheckBox", "disagreementCheckBox", "estimateButton",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Where along a view's normal a difference is largest."""
+"""Where along a view's normal a difference is largest, and where it is next."""
 
 from __future__ import annotations
 
@@ -6,31 +6,48 @@ import numpy as np
 import slicer
 import vtk
 
+APART_MM = 6.0
+"""Neighbors of a slice that is in the list already show the same again."""
+
 
 class WorstSlice:
-    """Finds the slice of a view that holds the largest sum of absolute values of a volume."""
+    """Finds the slices of a view that hold the largest sums of absolute values of a volume."""
 
     @staticmethod
     def offset(volume: slicer.vtkMRMLScalarVolumeNode, sliceToRAS: vtk.vtkMatrix4x4, near: float) -> float | None:
-        """The offset of that slice: mm along the view's normal, from the RAS origin of the world.
+        """The offset of the first of ``ranked``; None where the volume is empty or zero everywhere."""
+        ranked = WorstSlice.ranked(volume, sliceToRAS, near, count=1)
+        return ranked[0][0] if ranked else None
+
+    @staticmethod
+    def ranked(
+        volume: slicer.vtkMRMLScalarVolumeNode, sliceToRAS: vtk.vtkMatrix4x4, near: float, count: int = 10
+    ) -> list[tuple[float, float]]:
+        """The ``count`` slices with most, APART_MM from each other: (offset, share of all that was changed).
+
+        The offset is mm along the view's normal, from the RAS origin of the world.
 
         The slices are those that the view with the axes ``sliceToRAS`` shows, spaced as the voxel axis nearest to its
         normal; every voxel counts for the two slices it lies between, so a volume that is oblique to the view is
         measured as it is displayed. Parent transforms are respected; of one that is not linear, its linear part at
-        the center of the volume. Of equally bad slices it is the one nearest to the offset ``near`` in mm. None where
-        the volume is empty or zero everywhere.
+        the center of the volume. Of equally bad slices the one nearest to the offset ``near`` in mm comes first. Empty
+        where the volume is empty or zero everywhere.
         """
         if volume.GetImageData() is None:
-            return None
+            return []
         values = slicer.util.arrayFromVolume(volume)
         first, steps = WorstSlice._alongNormal(volume, sliceToRAS)
         spacing = np.abs(steps).max()
         lowest = first + sum(min(0.0, step * (size - 1)) for step, size in zip(steps, values.shape[::-1], strict=True))
         sums = WorstSlice._sums(values, (first - lowest) / spacing, steps / spacing)
-        if not sums.max() > 0:
-            return None
-        worst = lowest + spacing * np.flatnonzero(sums == sums.max())
-        return float(worst[np.argmin(np.abs(worst - near))])
+        offsets = lowest + spacing * np.arange(len(sums))
+        found: list[tuple[float, float]] = []
+        for index in np.lexsort((np.abs(offsets - near), -sums)):
+            if sums[index] > 0 and all(abs(offsets[index] - other) >= APART_MM for other, _share in found):
+                found.append((float(offsets[index]), float(sums[index] / sums.sum())))
+            if len(found) == count:
+                break
+        return found
 
     @staticmethod
     def _alongNormal(volume: slicer.vtkMRMLScalarVolumeNode, sliceToRAS: vtk.vtkMatrix4x4) -> tuple[float, np.ndarray]:

@@ -11,12 +11,16 @@ import slicer
 class CoreIOManager:
     """Saves and loads ``SceneFile`` (.mrb, .mrml) and ``VolumeFile``."""
 
+    def fileWriterFileType(self, node) -> str:
+        return "VolumeFile" if node.IsA("vtkMRMLVolumeNode") else "NodeFile"
+
     def saveNodes(self, file_type: str, properties: dict, messages=None) -> bool:
         path = Path(properties["fileName"])
         if file_type == "SceneFile":
             return self._save_scene(path)
         node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
         node.AddDefaultStorageNode(str(path))
+        node.GetStorageNode().SetFileName(str(path))
         return bool(node.GetStorageNode().WriteData(node))
 
     @staticmethod

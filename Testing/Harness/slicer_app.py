@@ -219,6 +219,7 @@ class Slicer:
         data.SetCacheManager(cache)
         scene.SetCacheManager(cache)
         scene.SetDataIOManager(data)
+        scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as the Colors module does
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
         self.app.start(scene)
         colors = self.app.applicationLogic().GetColorLogic()

@@ -53,6 +53,7 @@ class ctkCollapsibleButton(qt.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._text, self._collapsed = "", False
+        self.setMinimumHeight(self.BAR + 4)
 
     def _take(self, text: str) -> None:
         self._text = text
@@ -119,6 +120,7 @@ class ctkSliderWidget(qt.QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._slider, 1)
         row.addWidget(self._box)
+        self.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
         self._box.maximum, self._box.singleStep = 100.0, 1.0
         self._box.valueChanged.connect(self._moved)
         self._slider.valueChanged.connect(lambda at: self._box.setValue(self._box.minimum + at * self._box.singleStep))

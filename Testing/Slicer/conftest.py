@@ -68,7 +68,10 @@ def the_module(a_slicer):
 
 @pytest.fixture
 def a_panel(a_slicer, the_module, a_tiny_model, a_temporary_folder):
-    """The panel, opened, with an empty scene."""
+    """The panel, opened, with an empty scene; it looks at no volume by itself."""
+    import qt
+
+    qt.QSettings().setValue("BrainDiff/EstimateMotion", False)
     return a_slicer.open_panel("BrainDiffSlicer")
 
 

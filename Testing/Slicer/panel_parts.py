@@ -59,7 +59,12 @@ def nodes() -> set[str]:
 
     found = (slicer.mrmlScene.GetNthNode(index) for index in range(slicer.mrmlScene.GetNumberOfNodes()))
     kinds = ("vtkMRMLVolumeNode", "vtkMRMLTableNode", "vtkMRMLCommandLineModuleNode")
-    return {node.GetID() for node in found if any(node.IsA(kind) for kind in kinds)}
+    return {node.GetID() for node in found if any(node.IsA(kind) for kind in kinds) and not _is_of_a_view(node)}
+
+
+def _is_of_a_view(node) -> bool:
+    """Layers that only the comparison sees, and that go with it; what a run leaves is no such node."""
+    return node.GetHideFromEditors() and not node.GetSaveWithScene() and node.GetName() != "BrainDiff run"
 
 
 def wait_until(condition, seconds: float = TOO_LONG) -> None:

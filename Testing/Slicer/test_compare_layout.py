@@ -87,9 +87,10 @@ def test_what_an_older_scene_left_in_the_views_is_put_right(a_compare_layout, th
         logic.GetSliceCompositeNode().SetForegroundVolumeID(three_volumes[2].GetID())
         logic.GetSliceCompositeNode().SetLabelVolumeID(three_volumes[2].GetID())
     a_compare_layout.show(*three_volumes)
-    for logic in slice_logics(a_compare_layout):
+    for logic, alone in zip(slice_logics(a_compare_layout), (True, True, False), strict=True):
         assert logic.GetSliceNode().GetViewGroup() == a_compare_layout.VIEW_GROUP
-        assert logic.GetSliceCompositeNode().GetForegroundVolumeID() is None
+        composite = logic.GetSliceCompositeNode()  # the legend of the difference hangs on an invisible layer
+        assert composite.GetForegroundVolumeID() is None if alone else composite.GetForegroundOpacity() == 0
         assert logic.GetSliceCompositeNode().GetLabelVolumeID() is None
 
 

@@ -333,7 +333,7 @@ def test_the_quality_table_explains_each_number_and_why_one_is_missing(outputs):
 def test_the_quality_table_shows_all_that_the_library_measures():
     measured = set(Assessment.__dataclass_fields__) - {"reasons"}
     assert {metric.key for metric in metrics()} == measured
-    lower = {metric.key for metric in metrics() if metric.direction.startswith("Lower")}
+    lower = {metric.key for metric in metrics() if not metric.higher}
     assert lower == {"cjv", "efc", "gradient_entropy"}  # as the docstring of Assessment says
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from Harness.pictures import grab, render_slice_views, slice_view_pixels
+from Harness.pictures import AROUND, SCREEN, fit, render_slice_views, render_window, slice_view_pixels
 
 MODULE = Path(__file__).resolve().parents[2] / "BrainDiffSlicer" / "BrainDiffSlicer.py"
 TARGET = "BRAINDIFF_SCREENSHOTS"
@@ -63,6 +63,12 @@ def wait_until(condition) -> None:
         time.sleep(0.005)
 
 
+def shown() -> list[str]:
+    import slicer
+
+    return slicer.app.layoutManager().shown()
+
+
 def test_a_user_corrects_a_real_head_and_compares(a_slicer, a_moved_head, a_picture_folder):
     import slicer
 
@@ -70,23 +76,48 @@ def test_a_user_corrects_a_real_head_and_compares(a_slicer, a_moved_head, a_pict
     panel = a_slicer.open_panel("BrainDiffSlicer")
     head = add_volume(*a_moved_head)
     panel.logic.getParameterNode().inputVolume = head
-    grab(panel.parent, a_picture_folder / "panel-idle.png")
+    slicer.util.setSliceViewerLayers(background=head)
+    wait_until(lambda: "+-" in panel.ui.motionLabel.text)
+    assert "most at" in panel.ui.motionLabel.text
+    render_window(panel.parent, shown(), a_picture_folder / "panel-idle.png")
 
     panel.ui.applyButton.click()
     wait_until(lambda: panel.ui.progressBar.value >= 30)
     assert panel.ui.applyButton.text == "Cancel"
-    grab(panel.parent, a_picture_folder / "panel-running.png")
+    render_window(panel.parent, shown(), a_picture_folder / "panel-running.png")
     wait_until(lambda: not panel.runPanel.running)
-    grab(panel.parent, a_picture_folder / "panel-finished.png")
-
     panel.ui.worstSliceButton.click()
-    names = slicer.app.layoutManager().shown()
+    render_window(panel.parent, shown(), a_picture_folder / "panel-finished.png")
+    assert visible(panel, "applyButton") and visible(panel, "worstSliceButton"), "a user must scroll to them"
+
+    names = shown()
     logics = [slicer.app.layoutManager().sliceWidget(name).sliceLogic() for name in names]
     for logic in logics:
-        logic.ResizeSliceNode(*VIEW)
-        logic.FitSliceToBackground()
+        fit(logic, *VIEW)
     render_slice_views(names, a_picture_folder / "compare.png")
+    check_the_three_views(names, logics)
 
+    panel.ui.middleComboBox.currentIndex = 1
+    render_slice_views(names, a_picture_folder / "overlay.png")
+    corrected, overlaid = slice_view_pixels(names[1]).astype(float), head_colors(names[1])
+    assert overlaid > 0.01, "the difference is not seen over the corrected volume"
+    assert np.ptp(corrected[:20, :20], axis=-1).max() < 40, "where nothing was changed, the map must be transparent"
+
+
+def visible(panel, name: str) -> bool:
+    """Whether a widget lies in the part of the panel that a screen of 768 lines shows."""
+    import qt
+
+    widget = getattr(panel.ui, name)
+    return widget.mapTo(panel.parent, qt.QPoint(0, widget.height)).y() <= SCREEN[1] - sum(AROUND)
+
+
+def head_colors(name: str) -> float:
+    """The share of colored pixels in a view."""
+    return float((np.ptp(slice_view_pixels(name).astype(float), axis=-1) > 40).mean())
+
+
+def check_the_three_views(names, logics) -> None:
     original, corrected, difference = (slice_view_pixels(name).astype(float) for name in names)
     assert len({round(logic.GetSliceOffset(), 3) for logic in logics}) == 1, "the panes show different slices"
     assert original.std() > 20 and corrected.std() > 20, "a pane is empty"
