@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +85,10 @@ def test_only_training_and_what_lies_above_it_need_its_packages() -> None:
     for path in (path for paths in (*below.values(), *[rooms()[room] for room in ABOVE]) for path in paths):
         names = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text("utf-8"), re.MULTILINE)
         assert not {"lightning", "pydantic", "tensorboard", "yaml"} & set(names), path
+
+
+def test_motion_is_injected_without_the_packages_of_training() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('lightning', 'pydantic', 'tensorboard', 'yaml')));"
+    code = f"{blocked} import BrainDiffLogic.injection.job, BrainDiffLogic.training.generative_checkpoints"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=LIBRARY.parent)
+    assert child.returncode == 0, child.stderr

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.models.families import build
+from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import Stage
 from BrainDiffLogic.training.corrector import CorrectorTraining, learning_rate, stage_at
@@ -192,3 +193,24 @@ def test_the_frequency_term_is_0_for_the_truth_and_grows_with_a_single_wrong_lin
     lines[..., -3, :] *= -1
     one, two = torch.fft.ifft2(lines).real, clean + 2 * (torch.fft.ifft2(lines).real - clean)
     assert float(losses.frequency_l1(two, clean)) == pytest.approx(2 * float(losses.frequency_l1(one, clean)), rel=1e-3)
+
+
+class HalfOf(torch.nn.Module):
+    """Finds half of a known artifact."""
+
+    def __init__(self, artifact: torch.Tensor) -> None:
+        super().__init__()
+        self.artifact = artifact
+
+    def forward(self, moved: torch.Tensor) -> torch.Tensor:
+        return self.artifact / 2
+
+
+def test_validation_measures_what_a_correction_leaves_of_the_error() -> None:
+    clean, artifact = images(2, 8, 8), torch.tensor([0.2, 0.4]).reshape(2, 1, 1, 1)
+    moved = torch.cat([clean, clean + artifact, clean], dim=1)  # the neighbours do not count
+    module = CorrectorTraining(HalfOf(artifact), tiny())
+    module.validation_step({"moved": moved, "clean": clean, "severity": torch.tensor([0.0, 1.5])}, 0)
+    assert module.sums["all"] == pytest.approx([0.3, 0.6, 2.0])
+    assert module.sums["still"] == pytest.approx([0.1, 0.2, 1.0])
+    assert set(module.sums) == {"all", "still", stratum(1.5)}

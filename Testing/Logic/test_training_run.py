@@ -202,6 +202,18 @@ def test_the_weights_of_a_run_are_their_moving_average_as_its_card_says(
     assert card["training"]["weights"] == f"EMA {ema}"
 
 
+def test_gradients_are_clipped_as_the_configuration_says(a_data_folder: Path, tmp_path: Path) -> None:
+    """Clipped far below the epsilon of AdamW, a gradient moves nothing."""
+    still = one_step(stages=[replace(tiny().stages[0], steps=1, learning_rate=0.0)])
+    plans = {"still": still, "clipped": one_step(clip=1e-14, weight_decay=0.0), "moved": one_step(weight_decay=0.0)}
+    states = {name: trained_state(trained(plan, a_data_folder, tmp_path / name)) for name, plan in plans.items()}
+    apart = {
+        name: max(float((state[key] - states["still"][key]).abs().max()) for key in state if "running" not in key)
+        for name, state in states.items()
+    }
+    assert apart["clipped"] < 1e-6 < 1e-4 < apart["moved"]
+
+
 @pytest.fixture(scope="module")
 def a_finished_run(a_data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"

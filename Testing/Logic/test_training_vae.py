@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, start_narrow
-from BrainDiffLogic.training.batches import NoisySamples, ProcessBatches, steps_per_epoch
+from BrainDiffLogic.training.batches import EpochBatches, NoisySamples, ProcessBatches, steps_per_epoch
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware, grid
@@ -108,6 +109,22 @@ def test_the_shares_of_all_processes_and_parts_are_the_batches_of_one_process(
     for step in range(steps):
         own = [n for rank in ranks for part in rank[step * parts : (step + 1) * parts] for n in part]
         assert sorted(own) == list(range(step * batch, (step + 1) * batch))
+
+
+def test_each_epoch_has_samples_of_its_own_and_the_last_may_be_shorter() -> None:
+    asked = []
+
+    def epoch(number: int, count: int) -> list[int]:
+        asked.append((number, count))
+        return list(range(count))
+
+    batches = EpochBatches(vae_plan(batch=4), epoch, [], steps=5, total=12, workers=0)
+    sizes = []
+    for number in range(3):
+        batches.trainer = SimpleNamespace(current_epoch=number, global_rank=0, world_size=1)
+        sizes.append(len(batches.train_dataloader()))
+    assert asked == [(0, 20), (1, 20), (2, 8)]
+    assert sizes == [5, 5, 2]
 
 
 @given(epoch=st.integers(0, 50), count=st.integers(1, 20))
