@@ -20,6 +20,7 @@ import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.resources import resources
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -93,10 +94,8 @@ class Section:
 
 
 def shipped_folder() -> Path:
-    """Where the shipped configurations are: beside the library in a checkout, inside it in a wheel."""
-    library = Path(__file__).resolve().parents[1]
-    beside, inside = library.parent / "Resources" / "Training", library / "Resources" / "Training"
-    return inside if inside.is_dir() else beside
+    """Where the shipped configurations are."""
+    return resources() / "Training"
 
 
 def find_configuration(name: str | Path) -> Path:
@@ -142,6 +141,7 @@ PLAIN = {
     "greater_than_equal": "must be {ge:g} or more", "less_than_equal": "must be {le:g} or less",
     "less_than": "must be less than {lt:g}", "string_type": "must be text", "bool_type": "must be true or false",
     "list_type": "must be a list", "too_short": "must list one or more", "tuple_type": "must be [lowest, highest]",
+    "too_long": "must be [lowest, highest]",
     "dict_type": "must map names to values", "dataclass_type": "must hold fields with values",
 }  # fmt: skip
 """What kinds of pydantic's errors mean, in words of YAML; ``ge`` and so on are in the error's context."""
@@ -161,7 +161,7 @@ def _line(error: Mapping[str, Any], cls: type) -> str:
     if kind == "value_error":
         return f"{field} {error['ctx']['error']}".lstrip()
     text = PLAIN[kind].format(**error.get("ctx", {})) if kind in PLAIN else error["msg"]
-    hint = "; YAML reads 1e-3 as text, write 0.001" if kind == "float_type" else ""
+    hint = "; YAML reads 1e-3 as text, write 0.001" if kind == "float_type" and isinstance(error["input"], str) else ""
     return f"{field} {text}, got {error['input']!r}{hint}"
 
 

@@ -105,6 +105,9 @@ def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: P
         ({"recipe": {"noise": [0.1]}}, r"recipe.noise must be \[lowest, highest\]"),
         ({"recipe": {"quiet": "yes"}}, "recipe.quiet must be true or false"),
         ({"sources": [{"glob": "*", "subject": "("}]}, r"sources\[0\].subject '\(' is no regular expression"),
+        ({"recipe": {"noise": [0.2, 0.1]}}, r"recipe.noise must be \[lowest, highest\], got \[0.2, 0.1\]"),
+        ({"recipe": {"noise": [0.1, 0.2, 0.3]}}, r"recipe.noise must be \[lowest, highest\]"),
+        ({"clip": [1]}, r"clip must be a number, got \[1\]$"),
         ({"people": {"a": 1}}, "people.a must be text"),
     ],
 )
