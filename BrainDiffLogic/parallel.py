@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-Progress = Callable[[float, str], None]
+from BrainDiffLogic.progress import Progress
 
 
 def run_all(tasks: Sequence[Callable[[], None]], jobs: int, progress: Progress, name: str) -> None:

@@ -1,22 +1,24 @@
-"""A correction as one picture: clean | motion | corrected | difference, and the motion below."""
+"""Pictures of a correction: clean, motion, corrected and difference side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageColor
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.volume import Volume, ras_axes, to_sagittal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 WINDOW_PERCENTILES = (1.0, 99.5)
 """The grey window, of the clean volume's head and the air around it."""
@@ -26,12 +28,20 @@ MARGIN_MM = 8.0
 """Air shown around the head."""
 DIVERGING = ("#bff3ff", "#2f9bff", "#0b2a66", "#000000", "#661010", "#ff6a2f", "#ffe9a8")
 """Less than the input (blue) to more (red); no change is as black as the air."""
-GREY = "#b8b8b8"
-PANEL_INCHES, DOTS_PER_INCH = 3.5, 110
+GREY, DARK_GREY = "#b8b8b8", "#505050"
+PANEL_INCHES, PLOT_INCHES, DOTS_PER_INCH = 3.5, 2.6, 110
+PANELS = ("moved", "corrected", "reference", "changed: corrected - moved", "left: corrected - reference")
+"""Of a strip."""
+CAPTION = (
+    f"From left to right: {', '.join(PANELS)}; one grey window, the reference's; differences in its units: red more, "
+    f"blue less, full colour at {100 * DIFFERENCE_SHARE:.0f} % of the window"
+)
+GAP = 4
+"""Black columns between two panels of a strip."""
 
 
 @dataclass(frozen=True)
-class View:
+class ShownSlice:
     """A slice as it is shown: an index into the RAS+ array, and the letters at left, right, top, bottom."""
 
     plane: str
@@ -43,105 +53,73 @@ class View:
         image = array[self.index].T[::-1]  # superior or anterior on top
         return image if self.letters[0] in "LP" else image[:, ::-1]
 
+    def pixel(self, volume: Volume) -> np.ndarray:
+        """(2,) height and width of a pixel in mm."""
+        shown = [axis for axis, part in enumerate(self.index) if isinstance(part, slice)]
+        return _spacing(volume)[shown][::-1]
 
-def difference_picture(
-    panels: Mapping[str, Volume],
-    captions: Mapping[str, str],
-    trajectory: Trajectory,
-    path: Path,
-    title: str = "",
-) -> None:
-    """Draw a picture (.png) of volumes on one grid.
 
-    panels      clean, motion, corrected (one grey window, the clean volume's) and difference (kind
-                "difference", signed colours), by what is written above them, in this order
-    captions    what is written below a panel, by the same names
-    trajectory  the motion, one pose for each phase-encode line
-
-    Rows: the mid-sagittal slice, an axial slice, and a detail of the sagittal one around the corpus callosum,
-    each with square millimetres. Raises InputError when matplotlib is missing.
-    """
+def dark_figure(inches: tuple[float, float], **options: Any) -> Figure:
+    """An empty black figure of matplotlib, to be drawn without a screen. Raises InputError when it is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(f"drawing needs {error.name}: pip install 'braindiff[demo]'") from None
-
-    clean = next(iter(panels.values()))
-    views = _views(clean)
-    layout = _Layout.of([height / width for height, width in (_extent(view, clean) for view in views)], len(panels))
-    figure = Figure(figsize=layout.size, dpi=DOTS_PER_INCH, facecolor="black")
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="black", **options)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def darken(axes: Axes, across: str = "", up: str = "") -> None:
+    """Black axes with grey ticks, spines and labels."""
+    axes.set_facecolor("black")
+    axes.tick_params(colors=GREY, labelsize=9)
+    for spine in axes.spines.values():
+        spine.set_color(DARK_GREY)
+    axes.set_xlabel(across, color=GREY, fontsize=10)
+    axes.set_ylabel(up, color=GREY, fontsize=10)
+
+
+def difference_picture(
+    panels: Mapping[str, Volume], captions: Mapping[str, str], trajectory: Trajectory, path: Path, title: str = ""
+) -> None:
+    """Draw a picture (.png) of volumes on one grid.
+
+    panels      clean, motion, corrected (one grey window, the clean volume's) and difference (kind "difference", signed
+                colours), by what is written above them, in this order
+    captions    what is written below a panel, by the same names
+    trajectory  the motion, one pose for each phase-encode line
+
+    Rows: the mid-sagittal slice, an axial slice, and a detail of the sagittal one around the corpus callosum, each with
+    square millimetres. Raises InputError when matplotlib is missing.
+    """
+    clean = next(iter(panels.values()))
+    shown, whole = shown_slices(clean), to_sagittal(clean)
+    sizes = [np.array(each.of(whole).shape) * each.pixel(clean) for each in shown]
+    heights = [PANEL_INCHES * float(height / width) for height, width in sizes]
+    inches = (PANEL_INCHES * len(panels) + 1.5, sum(heights) + PLOT_INCHES + 1.0)
+    figure = dark_figure(inches, layout="constrained")
+    figure.suptitle(title, color="white", fontsize=13)
+    above, below = figure.subfigures(2, 1, height_ratios=[sum(heights) + 0.7, PLOT_INCHES])
+    grid = above.subplots(len(shown), len(panels), squeeze=False, height_ratios=heights)
     low, high = _window(clean)
     limit = DIFFERENCE_SHARE * (high - low)
-    for column, (name, volume) in enumerate(panels.items()):
+    for column, (name, volume) in zip(grid.T, panels.items(), strict=True):
         signed, array = volume.kind == "difference", to_sagittal(volume)
-        ends = (-limit, limit) if signed else (low, high)
-        for row, view in enumerate(views):
-            axes = figure.add_axes(layout.panel(row, column))
-            mapped = _show(axes, view, clean, array, ends, signed)
-            _letters(axes, view.letters)
-            if column == 0:
-                axes.set_ylabel(view.plane, color=GREY, fontsize=11)
-        figure.text(*layout.above(column), name, color="white", fontsize=15, ha="center", va="bottom")
-        figure.text(*layout.below(column), captions.get(name, ""), color="white", fontsize=11, ha="center", va="top")
+        for axes, each in zip(column, shown, strict=True):
+            mapped = _show(axes, each.of(array), each.pixel(clean), (-limit, limit) if signed else (low, high), signed)
+            _letters(axes, each.letters)
+        column[0].set_title(name, color="white", fontsize=15)
+        column[-1].set_xlabel(captions.get(name, ""), color="white", fontsize=11)
         if signed:
-            _colour_bar(figure, layout.beside(column), mapped, limit)
-    _draw_trajectory(figure, layout, trajectory)
-    figure.text(0.5, 1 - 0.3 / layout.size[1], title, color="white", fontsize=13, ha="center", va="center")
+            _colour_bar(above, column.tolist(), mapped, limit)
+    for axes, each in zip(grid[:, 0], shown, strict=True):
+        axes.set_ylabel(each.plane, color=GREY, fontsize=11)
+    _draw_trajectory(below, trajectory)
+    for part in (above, below):
+        part.set_facecolor("black")
     figure.savefig(path, facecolor="black")
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where things go on the figure: ``size`` in inches; rows from the top, all else in shares of the figure."""
-
-    size: tuple[float, float]
-    heights: list[float]
-    columns: int
-
-    LEFT, RIGHT, TOP, BELOW, GAP, PLOT, BOTTOM = 0.65, 1.2, 0.95, 0.75, 0.08, 1.7, 0.6
-
-    @classmethod
-    def of(cls, ratios: Sequence[float], columns: int) -> _Layout:
-        """For rows of these ratios of height to width."""
-        heights = [PANEL_INCHES * ratio for ratio in ratios]
-        width = cls.LEFT + columns * (PANEL_INCHES + cls.GAP) + cls.RIGHT
-        rest = cls.TOP + cls.BELOW + cls.PLOT + cls.BOTTOM
-        return cls((width, rest + sum(heights) + cls.GAP * (len(heights) - 1)), heights, columns)
-
-    def panel(self, row: int, column: int) -> tuple[float, float, float, float]:
-        """(left, bottom, width, height) of a panel."""
-        top = self.TOP + sum(self.heights[:row]) + self.GAP * row
-        return self._box(self._left(column), top, PANEL_INCHES, self.heights[row])
-
-    def above(self, column: int) -> tuple[float, float]:
-        """The middle of the line above a column."""
-        x, y, width, height = self.panel(0, column)
-        return x + width / 2, y + height + 0.1 / self.size[1]
-
-    def below(self, column: int) -> tuple[float, float]:
-        """The middle of the line below a column."""
-        x, y, width, _ = self.panel(len(self.heights) - 1, column)
-        return x + width / 2, y - 0.1 / self.size[1]
-
-    def beside(self, column: int) -> tuple[float, float, float, float]:
-        """The box of a colour bar, right of the first row of a column."""
-        return self._box(self._left(column + 1) + 0.05, self.TOP, 0.15, self.heights[0])
-
-    def plot(self, number: int, count: int) -> tuple[float, float, float, float]:
-        """The box of one of ``count`` plots in the last row."""
-        gap = 0.7
-        width = (self._left(self.columns) - self.LEFT - gap * (count - 1)) / count
-        top = self.size[1] - self.PLOT - self.BOTTOM
-        return self._box(self.LEFT + number * (width + gap), top, width, self.PLOT)
-
-    def _left(self, column: int) -> float:
-        return self.LEFT + column * (PANEL_INCHES + self.GAP)
-
-    def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
-        full_width, full_height = self.size
-        return left / full_width, 1 - (top + height) / full_height, width / full_width, height / full_height
 
 
 def _window(volume: Volume) -> tuple[float, float]:
@@ -149,10 +127,11 @@ def _window(volume: Volume) -> tuple[float, float]:
     return float(low), float(high if high > low else volume.array.max())
 
 
-def _views(volume: Volume) -> list[View]:
+def shown_slices(volume: Volume) -> list[ShownSlice]:
     """Mid-sagittal, axial through its middle, and a detail of the sagittal one, cropped to the head."""
     inside = to_sagittal(volume.with_array(head_mask(volume.array), kind="mask"))
-    margin = np.ceil(MARGIN_MM / _spacing(volume)).astype(int)
+    spacing = _spacing(volume)
+    margin = np.ceil(MARGIN_MM / spacing).astype(int)
     ends = [np.flatnonzero(inside.any(axis=tuple(o for o in range(3) if o != d)))[[0, -1]] for d in range(3)]
     box = [
         slice(max(0, int(first - m)), min(size, int(last + m) + 1))
@@ -160,13 +139,13 @@ def _views(volume: Volume) -> list[View]:
     ]
     left_right = int(ends[0].sum()) // 2
     top = int(ends[2][1])
-    axial = max(box[2].start, round(top - 76 / _spacing(volume)[2]))  # 76 mm below the vertex: the ventricles
-    detail = [_within(ends[1].mean() - 5, 42 / _spacing(volume)[1], inside.shape[1])]
-    detail += [_within(top - 78 / _spacing(volume)[2], 38 / _spacing(volume)[2], inside.shape[2])]
+    axial = max(box[2].start, round(top - 76 / spacing[2]))  # 76 mm below the vertex: the ventricles
+    detail = [_within(ends[1].mean() - 5, 42 / spacing[1], inside.shape[1])]
+    detail += [_within(top - 78 / spacing[2], 38 / spacing[2], inside.shape[2])]
     return [
-        View("sagittal, middle", (left_right, box[1], box[2]), "APSI"),
-        View("axial", (box[0], box[1], axial), "RLAP"),
-        View("sagittal, detail", (left_right, *detail), "APSI"),
+        ShownSlice("sagittal, middle", (left_right, box[1], box[2]), "APSI"),
+        ShownSlice("axial", (box[0], box[1], axial), "RLAP"),
+        ShownSlice("sagittal, detail", (left_right, *detail), "APSI"),
     ]
 
 
@@ -180,34 +159,15 @@ def _spacing(volume: Volume) -> np.ndarray:
     return volume.spacing[ras_axes(volume.affine)[0]]
 
 
-def _shown_axes(view: View) -> tuple[int, int]:
-    first, second = (d for d, part in enumerate(view.index) if isinstance(part, slice))
-    return first, second
-
-
-def _extent(view: View, volume: Volume) -> tuple[float, float]:
-    """Height and width in mm."""
-    across, up = _shown_axes(view)
-    columns, rows = view.of(to_sagittal(volume)).shape[::-1]
-    return rows * _spacing(volume)[up], columns * _spacing(volume)[across]
-
-
-def _show(
-    axes: Axes, view: View, clean: Volume, array: np.ndarray, limits: tuple[float, float], signed: bool
-) -> Any:
+def _show(axes: Axes, image: np.ndarray, pixel: np.ndarray, ends: tuple[float, float], signed: bool) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    across, up = _shown_axes(view)
-    spacing = _spacing(clean)
     colours = LinearSegmentedColormap.from_list("change", DIVERGING) if signed else "gray"
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_facecolor("black")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xticks=[], yticks=[], facecolor="black")
+    axes.spines[:].set_visible(False)
     return axes.imshow(
-        view.of(array), cmap=colours, vmin=limits[0], vmax=limits[1],
-        aspect=float(spacing[up] / spacing[across]), interpolation="nearest" if signed else "bicubic",
+        image, cmap=colours, vmin=ends[0], vmax=ends[1], aspect=float(pixel[0] / pixel[1]),
+        interpolation="nearest" if signed else "bicubic",
     )  # fmt: skip
 
 
@@ -216,37 +176,66 @@ def _letters(axes: Axes, letters: str) -> None:
     places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"),
               (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))  # fmt: skip
     for letter, (x, y, horizontal, vertical) in zip(letters, places, strict=True):
-        axes.text(
-            x, y, letter, transform=axes.transAxes, color="#ffd75e", fontsize=10, ha=horizontal, va=vertical
-        )
+        axes.text(x, y, letter, transform=axes.transAxes, color="#ffd75e", fontsize=10, ha=horizontal, va=vertical)
 
 
-def _colour_bar(figure: Figure, box: tuple[float, float, float, float], mapped: Any, limit: float) -> None:
-    side = figure.add_axes(box)
-    bar = figure.colorbar(mapped, cax=side, ticks=[-limit, -limit / 2, 0, limit / 2, limit])
+def _colour_bar(figure: SubFigure, axes: list[Axes], mapped: Any, limit: float) -> None:
+    bar = figure.colorbar(mapped, ax=axes, shrink=0.3, anchor=(0, 1), ticks=[-limit, -limit / 2, 0, limit / 2, limit])
     share = 100 * DIFFERENCE_SHARE
     bar.ax.set_yticklabels([f"{share * part:+.0f} %" if part else "0" for part in (-1, -0.5, 0, 0.5, 1)])
-    bar.ax.tick_params(colors=GREY, labelsize=9)
-    bar.outline.set_edgecolor("#404040")
+    darken(bar.ax)
     bar.set_label("share of the grey window", color=GREY, fontsize=9)
 
 
-def _draw_trajectory(figure: Figure, layout: _Layout, trajectory: Trajectory) -> None:
-    rows: Sequence[tuple[np.ndarray, str, tuple[str, ...]]] = (
+def _draw_trajectory(figure: SubFigure, trajectory: Trajectory) -> None:
+    rows = (
         (trajectory.translations, "translation (mm)", ("to R", "to A", "to S")),
         (trajectory.rotations, "rotation (degrees)", ("about R: pitch", "about A: roll", "about S: yaw")),
     )
-    for number, (values, label, names) in enumerate(rows):
-        axes = figure.add_axes(layout.plot(number, len(rows)))
-        axes.set_facecolor("black")
+    for axes, (values, label, names) in zip(figure.subplots(1, len(rows)), rows, strict=True):
+        darken(axes, "phase-encode line (dotted: centre of k-space)", label)
         for line, name, colour in zip(values.T, names, ("#ff6b6b", "#7bd88f", "#6bb3ff"), strict=True):
             axes.plot(line, color=colour, linewidth=1.3, label=name)
         axes.axvline(len(trajectory) // 2, color="#707070", linewidth=0.8, linestyle=":")
-        axes.set_ylabel(label, color=GREY, fontsize=10)
-        axes.set_xlabel("phase-encode line (dotted: centre of k-space)", color=GREY, fontsize=10)
-        axes.tick_params(colors=GREY, labelsize=9)
-        for spine in axes.spines.values():
-            spine.set_color("#505050")
         axes.margins(x=0, y=0.18)
         axes.legend(loc="upper left", fontsize=9, framealpha=0.6, facecolor="black", edgecolor="none",
                     labelcolor=GREY, ncols=3)  # fmt: skip
+
+
+def write_strip(path: Path, moved: Volume, corrected: Volume, reference: Volume, number: int) -> None:
+    """Write a .png with ``PANELS`` side by side, of one sagittal slice of three volumes on one grid.
+
+    number  which slice of ``to_sagittal``. Superior is on top, anterior on the left, millimetres are square.
+    """
+    low, high = (float(end) for end in np.percentile(reference.array, WINDOW_PERCENTILES))
+    width = high - low if high > low else 1.0
+    x, y, z = (to_sagittal(volume)[number].astype(np.float32) for volume in (moved, corrected, reference))
+    panels = [_grey((image - low) / width) for image in (x, y, z)]
+    panels += [_signed(difference / (DIFFERENCE_SHARE * width)) for difference in (y - x, y - z)]
+    spacing = _spacing(reference)[1:]
+    upright = [_upright(panel, spacing) for panel in panels]
+    columns, rows = upright[0].size
+    strip = Image.new("RGB", (len(upright) * (columns + GAP) - GAP, rows))
+    for place, panel in enumerate(upright):
+        strip.paste(panel, (place * (columns + GAP), 0))
+    with staged_output(path) as staged:
+        strip.save(staged, optimize=True)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """(rows, columns) in 0 to 1 as (rows, columns, 3) uint8."""
+    return np.repeat((255 * np.clip(image, 0, 1)).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _signed(image: np.ndarray) -> np.ndarray:
+    """(rows, columns) in -1 to 1 as (rows, columns, 3) uint8, in the colours of the demo's difference."""
+    colours = np.array([ImageColor.getrgb(colour) for colour in DIVERGING], dtype=float)
+    ends = np.linspace(-1, 1, len(colours))
+    return np.stack([np.interp(image, ends, channel) for channel in colours.T], axis=-1).astype(np.uint8)
+
+
+def _upright(panel: np.ndarray, spacing: np.ndarray) -> Image.Image:
+    """A slice (posterior to anterior, inferior to superior) as it is looked at; spacing (2,) mm along the two."""
+    image = Image.fromarray(np.ascontiguousarray(panel.swapaxes(0, 1)[::-1, ::-1]))
+    height, width = np.round(np.array(image.size)[::-1] * spacing[::-1] / spacing.min()).astype(int)
+    return image.resize((int(width), int(height)), Image.Resampling.BILINEAR)

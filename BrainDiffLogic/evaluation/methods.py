@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import ndimage
+from skimage.restoration import denoise_nl_means
 
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation import denoisers
+from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.severity.network import shipped_weights
@@ -26,6 +28,31 @@ Method = Callable[[Volume], np.ndarray]
 NOTHING, GAUSSIAN, NON_LOCAL_MEANS, ENSEMBLE = "do nothing", "Gaussian", "non-local means", "ensemble"
 VIEWED, GATED = ", views", ", gated"
 """Follow a model's name in its row with test-time augmentation, and as it corrects by default."""
+GAUSSIAN_SIGMA, MEDIAN_SIZE = 0.6, 3
+"""Pixels."""
+NLM_PATCH, NLM_DISTANCE, NLM_STRENGTH = 3, 2, 0.8
+"""Pixels, pixels, and the filter's h in standard deviations of the noise."""
+
+
+def non_local_means(image: np.ndarray) -> np.ndarray:
+    """A slice or volume by non-local means (Buades 2005) at the noise found in it.
+
+    scikit-image's fast mode compares patches of 2 x 2 for 3 x 3, half a pixel off their middle: not mirror-symmetric.
+    """
+    sigma = noise_of(image, axes=(0, 1))
+    if sigma == 0:
+        return image
+    return denoise_nl_means(
+        image, patch_size=NLM_PATCH, patch_distance=NLM_DISTANCE, h=NLM_STRENGTH * sigma, sigma=sigma, fast_mode=True
+    ).astype(np.float32)
+
+
+DENOISERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    GAUSSIAN: lambda image: ndimage.gaussian_filter(image, GAUSSIAN_SIGMA),
+    "median": lambda image: ndimage.median_filter(image, MEDIAN_SIZE),
+    NON_LOCAL_MEANS: non_local_means,
+}
+"""What a corrector must beat, and how much a mere blur wins; each takes float32 (rows, columns) or (I, J, K)."""
 
 
 def nothing(volume: Volume) -> np.ndarray:
@@ -33,14 +60,9 @@ def nothing(volume: Volume) -> np.ndarray:
     return volume.array
 
 
-def gaussian(volume: Volume) -> np.ndarray:
-    """Gaussian smoothing in 3D, sigma 0.6 voxels: what a mere blur gains."""
-    return denoisers.gaussian(volume.array.astype(np.float32))
-
-
-def non_local_means(volume: Volume) -> np.ndarray:
-    """Non-local means in 3D (Buades 2005): patches of 3, up to 2 voxels away, h 0.8 times the noise that is found."""
-    return denoisers.non_local_means(volume.array.astype(np.float32))
+def denoised(volume: Volume, denoiser: str = GAUSSIAN) -> np.ndarray:
+    """The volume by one of ``DENOISERS``, in 3D."""
+    return DENOISERS[denoiser](volume.array.astype(np.float32))
 
 
 class ModelMethod:
@@ -106,7 +128,8 @@ def build_methods(
     gated   also a row for the default model, or the first where it is not among them, as a user gets it
     Raises InputError for an unknown model or device, or two rows of one name.
     """
-    rows: dict[str, Method] = {NOTHING: nothing, GAUSSIAN: gaussian, NON_LOCAL_MEANS: non_local_means}
+    rows: dict[str, Method] = {NOTHING: nothing}
+    rows |= {name: partial(denoised, denoiser=name) for name in (GAUSSIAN, NON_LOCAL_MEANS)}
     found = [ModelMethod(model, device) for model in (checkpoints.networks() if models is None else models)]
     if found:
         from BrainDiffLogic.inference import choose_device

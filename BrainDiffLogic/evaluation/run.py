@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,12 +13,15 @@ from typing import Any
 from BrainDiffLogic import __version__
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError, Refused
-from BrainDiffLogic.evaluation.measures import CONVENTION, Numbers, Yardstick
 from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, made_by
 from BrainDiffLogic.evaluation.pairs import Pair
-from BrainDiffLogic.evaluation.strips import write_strip
-from BrainDiffLogic.images import read_volume, staged_output
+from BrainDiffLogic.images import read_volume
+from BrainDiffLogic.images.outputs import write_json
+from BrainDiffLogic.metrics.measures import CONVENTION, StillReference
+from BrainDiffLogic.metrics.quality import finite_or_none
 from BrainDiffLogic.parallel import run_all
+from BrainDiffLogic.pictures import write_strip
+from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.volume import Volume
 
 MARKER, CASES, PICTURES = "evaluation.json", "cases", "pictures"
@@ -29,7 +31,6 @@ MEASURED, REFUSED, REFERENCE = "measured", "refused", "reference"
 
 Row = dict[str, Any]
 """name, subject, the pair's facts, method, status, note, seconds, and the numbers of ``measures``; None: unknown."""
-Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Setting:
 
 
 def evaluate(
-    pairs: Sequence[Pair], out: Path, setting: Setting, jobs: int = 1, progress: Report | None = None
+    pairs: Sequence[Pair], out: Path, setting: Setting, jobs: int = 1, progress: Progress = silent
 ) -> list[Row]:
     """Measure what is not yet measured; returns a row for each pair and method, and one for each still scan.
 
@@ -70,7 +71,7 @@ def evaluate(
     prepare_folder(out)
     todo = [pair for pair in pairs if _missing(_Case.read(pair, out, setting), methods)]
     tasks = [partial(_measure_alone, pair, out, setting) for pair in todo]
-    run_all(tasks, jobs, progress or (lambda share, stage: None), "Measuring")
+    run_all(tasks, jobs, progress, "Measuring")
     return [row for pair in pairs for row in _rows(pair, _Case.read(pair, out, setting), methods)]
 
 
@@ -84,8 +85,7 @@ def prepare_folder(out: Path) -> None:
     except OSError as error:
         raise InputError(f"{out}: the folder cannot be made ({error.strerror}); choose another") from None
     if not marker.exists():
-        with staged_output(marker) as staged:
-            staged.write_text(json.dumps({"format": FORMAT, "convention": CONVENTION}) + "\n", encoding="utf-8")
+        write_json(marker, {"format": FORMAT, "convention": CONVENTION})
 
 
 @lru_cache(maxsize=1)
@@ -103,31 +103,31 @@ def measure_pair(pair: Pair, out: Path, setting: Setting, methods: dict[str, Met
     case = _Case.read(pair, out, setting)
     missing = _missing(case, methods)
     moved = read_volume(pair.moved)
-    yardstick = _yardstick(pair, moved, setting)
+    still = _reference(pair, moved, setting)
     sources = made_by(methods)
     for name in missing:
         if name == REFERENCE:
-            entry = {"status": REFERENCE, "numbers": _plain(yardstick.without_reference(yardstick.reference))}
+            entry = {"status": REFERENCE, "numbers": finite_or_none(still.without_reference(still.reference))}
         else:
-            entry = _measured(name, methods[name], moved, yardstick, out / PICTURES / pair.name)
+            entry = _measured(name, methods[name], moved, still, out / PICTURES / pair.name)
         case.entries[name] = {**entry, "made_by": sources.get(name, [])}
         case.write()
 
 
-def _yardstick(pair: Pair, moved: Volume, setting: Setting) -> Yardstick:
+def _reference(pair: Pair, moved: Volume, setting: Setting) -> StillReference:
     still = read_volume(pair.reference)
     try:
         if not setting.register:
-            return Yardstick(still)
+            return StillReference(still)
         from BrainDiffLogic.data.pairing import align_reference
 
         alignment = align_reference(still, moved)
-        return Yardstick(alignment.reference, alignment.inside)
+        return StillReference(alignment.reference, alignment.inside)
     except InputError as error:
         raise InputError(f"pair {pair.name}: {error}") from None
 
 
-def _measured(name: str, method: Method, moved: Volume, yardstick: Yardstick, pictures: Path) -> dict[str, Any]:
+def _measured(name: str, method: Method, moved: Volume, still: StillReference, pictures: Path) -> dict[str, Any]:
     """The entry of a method; what it refuses is an entry too."""
     started = time.perf_counter()
     try:
@@ -135,11 +135,11 @@ def _measured(name: str, method: Method, moved: Volume, yardstick: Yardstick, pi
     except Refused as error:
         return {"status": REFUSED, "note": str(error)}
     seconds = round(time.perf_counter() - started, 2)
-    numbers = yardstick.numbers(image)
+    numbers = still.numbers(image)
     if name != NOTHING:
         pictures.mkdir(parents=True, exist_ok=True)
-        write_strip(pictures / f"{name}.png", moved, image, yardstick.reference, int(numbers["worst_slice"]))
-    return {"status": MEASURED, "numbers": _plain(numbers), "seconds": seconds}
+        write_strip(pictures / f"{name}.png", moved, image, still.reference, int(numbers["worst_slice"]))
+    return {"status": MEASURED, "numbers": finite_or_none(numbers), "seconds": seconds}
 
 
 def _missing(case: _Case, methods: dict[str, Method]) -> list[str]:
@@ -168,9 +168,7 @@ class _Case:
         return cls(path, facts, entries)
 
     def write(self) -> None:
-        with staged_output(self.path) as staged:
-            content = {"pair": self.pair, "methods": self.entries}
-            staged.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(self.path, {"pair": self.pair, "methods": self.entries})
 
 
 def _identity(pair: Pair, setting: Setting) -> dict[str, Any]:
@@ -187,8 +185,3 @@ def _rows(pair: Pair, case: _Case, methods: dict[str, Method]) -> list[Row]:
         about = {"method": name, "status": entry["status"], "note": entry.get("note", "")}
         rows.append({**known, **about, **entry.get("numbers", {}), "seconds": entry.get("seconds")})
     return rows
-
-
-def _plain(numbers: Numbers) -> dict[str, float | None]:
-    """As JSON can hold them: None for what is not finite."""
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

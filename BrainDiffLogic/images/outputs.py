@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from io import StringIO
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from BrainDiffLogic.errors import InputError
 
@@ -186,6 +190,26 @@ def remove_output(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def write_json(path: str | PathLike[str], content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with staged_output(path) as staged:
+        staged.write_text(as_json(content), encoding="utf-8")
+
+
+def as_json(content: Any) -> str:
+    """The text of a JSON file; what is not finite must have become None before."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The text of a CSV file with these columns; what else the rows have is left out."""
+    text = StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _move_into_place(folder: Path, path: Path) -> None:

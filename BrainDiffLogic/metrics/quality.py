@@ -6,7 +6,7 @@ SSIM and PSNR reward a mild blur, so each comparison carries a sharpness ratio b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """The numbers for a JSON report, without the per-slice array; what is not finite (PSNR inf) is
         None."""
-        return _plain({key: value for key, value in vars(self).items() if key != "slice_ssim"})
+        return finite_or_none({key: value for key, value in vars(self).items() if key != "slice_ssim"})
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Assessment:
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers for a JSON report; what is not finite is None, and ``reasons`` says why."""
-        return _plain(asdict(self))
+        return finite_or_none(asdict(self))
 
 
 def compare(image: Image, reference: Image, mask: Image | None = None) -> Comparison:
@@ -112,7 +112,7 @@ def compare(image: Image, reference: Image, mask: Image | None = None) -> Compar
         raise InputError(f"{clean.name}: percentiles 1 and 99.9 are equal; choose a reference with contrast")
     box = _bounding_box(inside, SSIM_RADIUS)
     cut = inside[box]
-    x, y = (_normalise(volume.array[box], low, high) for volume in (moved, clean))
+    x, y = (scaled_between(volume.array[box], low, high) for volume in (moved, clean))
     error = np.abs(x[cut].astype(np.float64) - y[cut])
     similarity = ssim_map(x, y)
     squared = float(np.mean(error**2))
@@ -153,7 +153,8 @@ def _window(array: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(array, SSIM_SIGMA, radius=SSIM_RADIUS, mode="reflect")
 
 
-def _normalise(array: np.ndarray, low: float, high: float) -> np.ndarray:
+def scaled_between(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The array with ``low`` at 0 and ``high`` at 1, float32, not clipped."""
     scaled = array.astype(np.float32)
     scaled -= np.float32(low)
     scaled /= np.float32(high - low)
@@ -209,7 +210,7 @@ def _sharpness(volume: Volume, head: np.ndarray) -> dict[str, float]:
     stack, inside = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
     box = _bounding_box(inside, CANNY_REACH)
     inside = np.ascontiguousarray(inside[box])
-    scaled = _normalise(np.ascontiguousarray(stack[box]), low, high if high > low else low + 1)
+    scaled = scaled_between(np.ascontiguousarray(stack[box]), low, high if high > low else low + 1)
     energy = gradient_energy(scaled)[inside]
     return {
         "tenengrad": float(energy.mean(dtype=np.float64)),
@@ -334,5 +335,6 @@ def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
     return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in mask_box(mask))
 
 
-def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
+def finite_or_none(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers as JSON can hold them: None for what is not finite."""
     return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in numbers.items()}

@@ -1,6 +1,8 @@
-"""How sharp an image is: the guard beside SSIM and PSNR, both of which a blur can raise."""
+"""How sharp and how noisy an image is: the guard beside SSIM and PSNR, both of which a blur can raise."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -53,16 +55,14 @@ def _cut(array: np.ndarray, axis: int, start: int) -> np.ndarray:
 
 
 def tenengrad(array: np.ndarray, mask: np.ndarray) -> float:
-    """Mean squared Sobel gradient in ``mask`` (Tenenbaum's criterion, per voxel): falls with blur, rises with
-    noise."""
+    """Mean squared Sobel gradient in ``mask`` (Tenenbaum's criterion): falls with blur, rises with noise."""
     return float(gradient_energy(array)[mask].mean(dtype=np.float64))
 
 
 def gradient_entropy(energy: np.ndarray) -> float:
     """Entropy in bits of gradient magnitudes as shares of their sum (McGee et al., JMRI 2000), from their squares.
 
-    Lower where few strong edges carry the gradient. Depends on the number of voxels: compare on one mask
-    only.
+    Lower where few strong edges carry the gradient. Depends on the number of voxels: compare on one mask only.
     """
     magnitude = np.sqrt(energy[energy > 0])
     total = magnitude.sum(dtype=np.float64)
@@ -90,3 +90,22 @@ def average_edge_strength(stack: np.ndarray, mask: np.ndarray) -> float:
             found[wide] = canny(image[wide], sigma=CANNY_SIGMA) & inside[wide]
     strength = np.sqrt(gradient_energy(stack, axes=(1, 2))[edges])
     return float(strength.mean(dtype=np.float64)) if strength.size else float("nan")
+
+
+def noise_of(array: np.ndarray, mask: np.ndarray | None = None, axes: Sequence[int] | None = None) -> float:
+    """Standard deviation of the noise: scaled MAD of the diagonal Haar details (Donoho, 1994); 0 where there are none.
+
+    mask  blocks that lie in it count; None: all whose detail is not 0, as in air that a mask emptied
+    axes  that the details are taken along; None: all
+    """
+    # scikit-image's estimate_sigma takes no mask, and needs PyWavelets
+    axes = range(array.ndim) if axes is None else axes
+    whole = tuple(slice(size // 2 * 2 if axis in axes else size) for axis, size in enumerate(array.shape))
+    detail, inside = array[whole].astype(np.float32), None if mask is None else mask[whole]
+    for axis in axes:
+        even, odd = (np.arange(start, detail.shape[axis], 2) for start in (0, 1))
+        if inside is not None:
+            inside = inside.take(even, axis) & inside.take(odd, axis)
+        detail = (detail.take(even, axis) - detail.take(odd, axis)) / np.float32(np.sqrt(2))
+    found = np.abs(detail[detail != 0 if inside is None else inside])
+    return float(np.median(found)) / 0.6745 if found.size else 0.0

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from BrainDiffLogic.data.split import DEFAULT_SHARES
-from BrainDiffLogic.evaluation.denoisers import DENOISERS
+from BrainDiffLogic.evaluation.methods import DENOISERS
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.papers.correctors import train

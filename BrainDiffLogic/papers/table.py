@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from BrainDiffLogic.evaluation.denoisers import DENOISERS
+from BrainDiffLogic.evaluation.methods import DENOISERS
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.injection.job import InjectedPairs, summary, versions
 from BrainDiffLogic.models.checkpoints import load_checkpoint

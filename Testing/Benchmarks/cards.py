@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.measures import CONVENTION
 from BrainDiffLogic.evaluation.methods import NOTHING, ModelMethod, made_by
 from BrainDiffLogic.evaluation.report import MARKDOWN, TABLES
 from BrainDiffLogic.evaluation.run import CASES
 from BrainDiffLogic.evaluation.safety.report import REPORT
 from BrainDiffLogic.evaluation.safety.suite import FOLDER as SUITE
-from BrainDiffLogic.evaluation.strata import SEVERITY, SEVERITY_GROUPS
+from BrainDiffLogic.evaluation.statistics import SEVERITY, SEVERITY_GROUPS
+from BrainDiffLogic.metrics.measures import CONVENTION
 from BrainDiffLogic.models.checkpoints import SUFFIX, read_card, shipped_folder
 
 NAMES = {"below 1": "all below 1 mm", "1-4": "all of 1 to 4 mm", "above 1": "all above 1 mm"}

@@ -18,10 +18,10 @@ import numpy as np
 from scipy import ndimage
 from validation import SEED, SUBJECTS
 
-from BrainDiffLogic.evaluation.strips import write_strip
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.metrics.quality import CONVENTION, compare
 from BrainDiffLogic.motion import Simulation, Trajectory, invert_motion, preset, simulate_motion, with_severity
+from BrainDiffLogic.pictures import write_strip
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 MOTIONS = (("tremor", 1.6), ("steps", 2.5), ("nod", 3.0), ("drift", 3.0))

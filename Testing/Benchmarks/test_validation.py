@@ -13,12 +13,12 @@ from validation import cases, files_of, resampled, write_pairs
 
 from BrainDiffLogic import write_volume
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.measures import METRICS
 from BrainDiffLogic.evaluation.methods import ModelMethod, made_by
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import MEASURED, PICTURES
-from BrainDiffLogic.evaluation.strata import in_severity_group
+from BrainDiffLogic.evaluation.statistics import in_severity_group
+from BrainDiffLogic.metrics.measures import METRICS
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import save_tiny
 

@@ -17,7 +17,7 @@ from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.metrics.quality import CONVENTION
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.motion.traces import read_trajectory
-from BrainDiffLogic.pictures import View
+from BrainDiffLogic.pictures import ShownSlice
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff, child
 from Harness.correctors import CARD, save_tiny
@@ -237,7 +237,7 @@ def test_the_demo_without_its_head_says_what_to_install(
 def test_a_view_shows_the_patient_as_its_letters_say(index: tuple[slice | int, ...], letters: str) -> None:
     positions = dict(zip("RAS", np.indices((20, 30, 40)), strict=True))
     opposite = dict(zip("LPI", "RAS", strict=True))
-    picture = {axis: View("", index, letters).of(grid) for axis, grid in positions.items()}
+    picture = {axis: ShownSlice("", index, letters).of(grid) for axis, grid in positions.items()}
     for letter, side in zip(letters, ("left", "right", "top", "bottom"), strict=True):
         grid = picture[opposite.get(letter, letter)]
         near, far = {

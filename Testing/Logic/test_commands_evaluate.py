@@ -22,12 +22,12 @@ from BrainDiffLogic.data import pairing
 from BrainDiffLogic.data.pairing import Alignment
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation import run as engine
-from BrainDiffLogic.evaluation.measures import CONVENTION
 from BrainDiffLogic.evaluation.methods import ModelMethod, build_methods, made_by
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
-from BrainDiffLogic.evaluation.strips import PANELS, write_strip
+from BrainDiffLogic.metrics.measures import CONVENTION
 from BrainDiffLogic.models import checkpoints
+from BrainDiffLogic.pictures import PANELS, write_strip
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
 from Harness.command_line import assert_refused, braindiff

@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from BrainDiffLogic.evaluation.fidelity import high_frequency_error, visual_information_fidelity
-from BrainDiffLogic.evaluation.measures import (
+from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.metrics.measures import (
     AGAINST_REFERENCE,
     CONVENTION,
     HIGHEST_PSNR,
     METRICS,
     WITHOUT_REFERENCE,
-    Yardstick,
+    StillReference,
+    high_frequency_error,
+    visual_information_fidelity,
 )
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import assess, compare
 from BrainDiffLogic.metrics.tissues import tissue_masks
 from BrainDiffLogic.scan import Scan
@@ -115,7 +116,7 @@ def a_noisy_pair(a_head: Volume) -> tuple[Volume, Volume]:
 
 def test_the_numbers_are_those_of_quality_on_the_masks_of_the_reference(a_noisy_pair: tuple[Volume, Volume]) -> None:
     moved, still = a_noisy_pair
-    found = Yardstick(still).numbers(moved)
+    found = StillReference(still).numbers(moved)
     assert set(AGAINST_REFERENCE + WITHOUT_REFERENCE) == set(METRICS)
     head, tissues = head_mask(still.array), tissue_masks(still.array, Scan(still).inner)
     compared, assessed = compare(moved, still), assess(moved, head, tissues)
@@ -128,7 +129,7 @@ def test_the_numbers_are_those_of_quality_on_the_masks_of_the_reference(a_noisy_
 
 def test_the_reference_itself_is_perfect_and_its_psnr_counts_as_100_db(a_noisy_pair: tuple[Volume, Volume]) -> None:
     still = a_noisy_pair[1]
-    found = Yardstick(still).numbers(still)
+    found = StillReference(still).numbers(still)
     assert found["psnr"] == HIGHEST_PSNR and found["mre"] == found["hfen"] == 0
     assert found["ssim"] == pytest.approx(1) and found["vif"] == pytest.approx(1)
 
@@ -139,21 +140,21 @@ def test_nothing_is_measured_where_the_reference_has_no_field_of_view(a_noisy_pa
     inside[:24] = True
     spoilt = still.array.copy()
     spoilt[36:] = moved.array[36:]
-    assert Yardstick(still, inside).numbers(still.with_array(spoilt))["mre"] == 0
-    assert Yardstick(still).numbers(still.with_array(spoilt))["mre"] > 0
+    assert StillReference(still, inside).numbers(still.with_array(spoilt))["mre"] == 0
+    assert StillReference(still).numbers(still.with_array(spoilt))["mre"] > 0
 
 
 def test_what_motion_leaves_in_masked_air_is_not_measured_as_air(a_noisy_pair: tuple[Volume, Volume]) -> None:
     moved, still = a_noisy_pair
     masked = still.with_array(np.where(head_mask(still.array), still.array, 0))
     assert not np.isnan(assess(moved).efc)
-    found = Yardstick(masked).numbers(moved)
+    found = StillReference(masked).numbers(moved)
     assert np.isnan(found["efc"]) and np.isnan(found["fber"]) and not np.isnan(found["aes"])
 
 
 def test_without_tissues_on_the_reference_cjv_is_missing_and_the_rest_is_there(a_head: Volume) -> None:
     one_grey = a_head.with_array(np.where(head_mask(a_head.array), np.float32(500), np.float32(0)))
-    found = Yardstick(one_grey).numbers(one_grey)
+    found = StillReference(one_grey).numbers(one_grey)
     assert np.isnan(found["cjv"]) and found["aes"] > 0
 
 

@@ -9,11 +9,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from BrainDiffLogic.evaluation.measures import METRICS
+from BrainDiffLogic.evaluation.report import sections
 from BrainDiffLogic.evaluation.run import MEASURED, REFERENCE, REFUSED
-from BrainDiffLogic.evaluation.statistics import Summary, bootstrap_interval, is_worse, summarise, wilcoxon
-from BrainDiffLogic.evaluation.strata import SEVERITY_GROUPS, in_severity_group, strata
-from BrainDiffLogic.evaluation.tables import sections
+from BrainDiffLogic.evaluation.statistics import (
+    SEVERITY_GROUPS,
+    Summary,
+    bootstrap_interval,
+    in_severity_group,
+    is_worse,
+    strata,
+    summarise,
+    wilcoxon,
+)
+from BrainDiffLogic.metrics.measures import METRICS
 
 NUMBERS = st.lists(st.floats(-10, 10).filter(lambda value: abs(value) > 1e-3), min_size=6, max_size=12, unique=True)
 

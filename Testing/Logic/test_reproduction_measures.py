@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.denoisers import DENOISERS, noise_of
+from BrainDiffLogic.evaluation.methods import DENOISERS
 from BrainDiffLogic.injection.inject import PAPER
+from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.papers.measures import Measured, over_subjects, slice_mask, slice_quality
 from BrainDiffLogic.papers.settings import settings_of, without_contrast
 

@@ -12,19 +12,27 @@ from scipy import ndimage
 
 from BrainDiffLogic import correct
 from BrainDiffLogic.errors import Refused
-from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, gaussian, nothing
-from BrainDiffLogic.evaluation.safety import out_of_domain
-from BrainDiffLogic.evaluation.safety.absent_lesions import check_absent_lesions, new_blobs
-from BrainDiffLogic.evaluation.safety.clean_scan import check_clean_scan
-from BrainDiffLogic.evaluation.safety.equivariance import check_equivariance
-from BrainDiffLogic.evaluation.safety.idempotence import check_idempotence
-from BrainDiffLogic.evaluation.safety.implanted_lesions import check_implanted_lesions, find_lesions
-from BrainDiffLogic.evaluation.safety.lesions import DIAMETERS_MM
-from BrainDiffLogic.evaluation.safety.out_of_domain import ITSELF, check_out_of_domain, notes_of
-from BrainDiffLogic.evaluation.safety.outcome import Outcome
-from BrainDiffLogic.evaluation.safety.remembered import Remembered
+from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, denoised, nothing
+from BrainDiffLogic.evaluation.safety.checks import (
+    ITSELF,
+    CachedMethod,
+    Outcome,
+    check_clean_scan,
+    check_equivariance,
+    check_idempotence,
+    check_out_of_domain,
+    check_tissue_volumes,
+    notes_of,
+)
+from BrainDiffLogic.evaluation.safety.lesion_checks import (
+    check_absent_lesions,
+    check_implanted_lesions,
+    find_lesions,
+    new_blobs,
+)
+from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
+from BrainDiffLogic.evaluation.safety.scene import DIAMETERS_MM
 from BrainDiffLogic.evaluation.safety.suite import CHECKS, Check
-from BrainDiffLogic.evaluation.safety.tissue_volumes import check_tissue_volumes
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, save_tiny
 
@@ -69,12 +77,12 @@ def test_doing_nothing_passes_every_check(name: str) -> None:
 
 
 def test_a_blur_fails_the_clean_scan_and_the_lesions_and_is_equivariant() -> None:
-    assert {"SSIM", "99th percentile of the change"} <= set(failures(check_clean_scan, gaussian))
-    lesions = outcomes(check_implanted_lesions, gaussian)
+    assert {"SSIM", "99th percentile of the change"} <= set(failures(check_clean_scan, denoised))
+    lesions = outcomes(check_implanted_lesions, denoised)
     assert not lesions["still: contrast kept"].passed and lesions["still: deleted"].number > 0
-    assert failures(check_equivariance, gaussian) == []
-    assert all("second" in case or "growth" in case for case in failures(check_idempotence, gaussian))
-    assert failures(check_idempotence, gaussian)
+    assert failures(check_equivariance, denoised) == []
+    assert all("second" in case or "growth" in case for case in failures(check_idempotence, denoised))
+    assert failures(check_idempotence, denoised)
 
 
 def test_small_lesions_suffer_most_from_a_median_filter() -> None:
@@ -183,7 +191,7 @@ def test_a_change_that_depends_on_the_place_in_the_image_fails_every_shift() -> 
 
 def test_a_blur_changes_every_other_image_without_a_word() -> None:
     everything = [outcome.case for outcome in check_out_of_domain(nothing, a_brain_scene())]
-    assert failures(check_out_of_domain, gaussian) == [case for case in everything if case != ITSELF]
+    assert failures(check_out_of_domain, denoised) == [case for case in everything if case != ITSELF]
 
 
 def test_a_method_that_refuses_passes_but_not_on_the_head_that_it_is_made_for() -> None:
@@ -219,8 +227,8 @@ def test_a_model_refuses_or_flags_all_but_the_brain_that_its_card_names(tmp_path
 
 def test_the_notes_of_a_model_are_those_of_its_report(tmp_path: Path) -> None:
     method = ModelMethod(save_tiny(tmp_path / "t1.safetensors", input=T1_INPUT), "cpu")
-    volume = out_of_domain.other_inputs(a_brain_scene())["inverted contrast"]
+    volume = other_inputs(a_brain_scene())["inverted contrast"]
     expected = correct(volume, method.model, device="cpu").report["outside_domain"]
     assert expected and notes_of(method, volume) == expected
-    assert notes_of(Ensemble([method, method]), volume) == notes_of(Remembered(method, []), volume) == expected
+    assert notes_of(Ensemble([method, method]), volume) == notes_of(CachedMethod(method, []), volume) == expected
     assert notes_of(nothing, volume) == []

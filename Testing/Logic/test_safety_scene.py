@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.safety.absent_lesions import BALL_RESPONSE, DIAMETERS_MM, new_blobs
-from BrainDiffLogic.evaluation.safety.lesions import APART_MM, implanted, two_balls
+from BrainDiffLogic.evaluation.safety.checks import CachedMethod
+from BrainDiffLogic.evaluation.safety.lesion_checks import BALL_RESPONSE, DIAMETERS_MM, new_blobs
 from BrainDiffLogic.evaluation.safety.other_inputs import thick_slices
-from BrainDiffLogic.evaluation.safety.remembered import Remembered
-from BrainDiffLogic.evaluation.safety.scene import build_scene, noise_of
+from BrainDiffLogic.evaluation.safety.scene import APART_MM, build_scene, implanted, two_balls
+from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.volume import Volume
 
 
@@ -142,7 +142,7 @@ def test_an_answer_is_kept_for_the_volumes_that_come_again_alone() -> None:
         return volume.array
 
     known, other = folded_head(whole=False), folded_head(whole=False)
-    remembered = Remembered(method, [known])
+    remembered = CachedMethod(method, [known])
     for volume in (known, known, other, other):
         remembered(volume)
     assert asked == [known, other, other] or [each is known for each in asked] == [True, False, False]

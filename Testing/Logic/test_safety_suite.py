@@ -13,10 +13,10 @@ import pytest
 from folded_head import a_brain_scene, folded_head
 
 from BrainDiffLogic.errors import InputError, Refused
-from BrainDiffLogic.evaluation.methods import gaussian, nothing
+from BrainDiffLogic.evaluation.methods import denoised, nothing
 from BrainDiffLogic.evaluation.safety import suite
-from BrainDiffLogic.evaluation.safety.outcome import Outcome, at_least, at_most, ratio
-from BrainDiffLogic.evaluation.safety.report import Row, as_markdown, worst
+from BrainDiffLogic.evaluation.safety.checks import Outcome, at_least, at_most, ratio
+from BrainDiffLogic.evaluation.safety.report import HeadOutcome, as_markdown, worst
 from BrainDiffLogic.evaluation.safety.scene import Scene
 from BrainDiffLogic.evaluation.safety.suite import run_safety
 from BrainDiffLogic.volume import Volume
@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_report_has_a_row_for_each_head_method_and_case(tmp_path: Path, counted: list[str]) -> None:
     heads = [folded_head(whole=False), folded_head(whole=False, noise=5)]
-    report = run_safety({"do nothing": nothing, "Gaussian": gaussian}, heads, tmp_path)
+    report = run_safety({"do nothing": nothing, "Gaussian": denoised}, heads, tmp_path)
     rows = list(csv.DictReader((tmp_path / "safety.csv").open()))
     assert report == tmp_path / "safety.md" and len(rows) == 2 * 2 * 3 == 12
     assert {row["head"] for row in rows} == {"folded-1", "folded-2"}
@@ -138,7 +138,7 @@ def test_a_damaged_file_and_no_head_are_refused(tmp_path: Path, counted: list[st
 
 def test_the_whole_suite_runs_on_a_brain_and_a_blur_fails_where_it_should(tmp_path: Path) -> None:
     head: Volume = folded_head(whole=False)
-    run_safety({"do nothing": nothing, "Gaussian": gaussian}, [head], tmp_path)
+    run_safety({"do nothing": nothing, "Gaussian": denoised}, [head], tmp_path)
     rows = list(csv.DictReader((tmp_path / "safety.csv").open()))
     failed = {name: {row["check"] for row in rows if row["method"] == name and row["passed"] == "False"}
               for name in ("do nothing", "Gaussian")}  # fmt: skip
@@ -148,7 +148,7 @@ def test_the_whole_suite_runs_on_a_brain_and_a_blur_fails_where_it_should(tmp_pa
 
 
 def test_the_worst_head_is_shown_and_one_that_fails_fails_the_row() -> None:
-    rows = [Row("a", "m", at_least("c", "x", 0.99, 0.9)), Row("b", "m", at_least("c", "x", 0.5, 0.9))]
+    rows = [HeadOutcome("a", "m", at_least("c", "x", 0.99, 0.9)), HeadOutcome("b", "m", at_least("c", "x", 0.5, 0.9))]
     assert worst(row.outcome for row in rows).number == 0.5
     assert "| x | >= 0.9 | 0.5 FAIL |" in as_markdown(rows)
     unknown = at_most("c", "x", math.nan, 1.0)

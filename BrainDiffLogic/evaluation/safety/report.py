@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.evaluation.safety.outcome import ALL_SCANS, Outcome
-from BrainDiffLogic.images.outputs import staged_outputs
+from BrainDiffLogic.evaluation.safety.checks import ALL_SCANS, Outcome
+from BrainDiffLogic.images.outputs import as_csv, as_json, staged_outputs
 
 REPORT = "safety.md"
 COLUMNS = ("head", "method", "check", "case", "number", "relation", "limit", "unit", "passed", "note")
 PASSED, FAILED = "ok", "FAIL"
-CONVENTION = (
+SCALE = (
     "Numbers are on the still scan's robust scale (floor 0, 99th percentile inside the head 1) and taken in its head, "
     "lesions and tissues in its inner head. Each cell is the worst of the heads; a row is passed where all heads pass."
 )
 
 
 @dataclass(frozen=True)
-class Row:
+class HeadOutcome:
     """One outcome, of which head and method."""
 
     head: str
@@ -33,23 +30,23 @@ class Row:
     outcome: Outcome
 
 
-def write_report(out: Path, rows: Sequence[Row]) -> Path:
+def write_report(out: Path, rows: Sequence[HeadOutcome]) -> Path:
     """Write the three files; returns the Markdown one."""
     files = [out / REPORT, out / "safety.csv", out / "safety.json"]
     with staged_outputs(files) as (markdown, table, data):
         markdown.write_text(as_markdown(rows), encoding="utf-8")
-        table.write_text(_csv(rows), encoding="utf-8")
+        table.write_text(as_csv(COLUMNS, map(_entry, rows)), encoding="utf-8")
         verdicts = {name: {"passed": of - len(failed), "of": of} for name, (of, failed) in verdict(rows).items()}
         entries = [_entry(row) for row in rows]
-        content = {"version": __version__, "convention": CONVENTION, "methods": verdicts, "rows": entries}
-        data.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        content = {"version": __version__, "convention": SCALE, "methods": verdicts, "rows": entries}
+        data.write_text(as_json(content), encoding="utf-8")
     return files[0]
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[HeadOutcome]) -> str:
     """A summary, a table for each check, and what the numbers that failed say of themselves."""
     methods, heads = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("method", "head"))
-    lines = ["# Does it do harm?", "", f"Heads: {', '.join(heads)}. {CONVENTION}", "", *_summary(rows), ""]
+    lines = ["# Does it do harm?", "", f"Heads: {', '.join(heads)}. {SCALE}", "", *_summary(rows), ""]
     for check in dict.fromkeys(row.outcome.check for row in rows):
         chosen = [row for row in rows if row.outcome.check == check]
         lines += [f"## {check[0].upper()}{check[1:]}", "", *_check_table(chosen, methods), ""]
@@ -75,7 +72,7 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return max(outcomes, key=badness)
 
 
-def verdict(rows: Sequence[Row]) -> dict[str, tuple[int, list[str]]]:
+def verdict(rows: Sequence[HeadOutcome]) -> dict[str, tuple[int, list[str]]]:
     """By method: how many cases there are, and the check of each that it did not pass on every head.
 
     Of a check that it refused on one head, it passed no case.
@@ -91,7 +88,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, tuple[int, list[str]]]:
     return found
 
 
-def _summary(rows: Sequence[Row]) -> list[str]:
+def _summary(rows: Sequence[HeadOutcome]) -> list[str]:
     lines = ["| method | passed | failed checks |", "| --- | ---: | --- |"]
     for method, (of, failed) in verdict(rows).items():
         counts = [f"{check} ({failed.count(check)})" for check in dict.fromkeys(failed)]
@@ -99,7 +96,7 @@ def _summary(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _check_table(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+def _check_table(rows: Sequence[HeadOutcome], methods: Sequence[str]) -> list[str]:
     lines = [f"| case | limit | {' | '.join(methods)} |", f"| --- | ---: |{' ---: |' * len(methods)}"]
     for case in dict.fromkeys(row.outcome.case for row in rows):
         chosen = [row for row in rows if row.outcome.case == case]
@@ -121,7 +118,7 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
     return f"{shown.number:.4g} {word}"
 
 
-def _remark(row: Row) -> str:
+def _remark(row: HeadOutcome) -> str:
     return f"- {row.method}, {row.head}, {row.outcome.check}, {row.outcome.case}: {row.outcome.note}"
 
 
@@ -129,15 +126,7 @@ def _relation(outcome: Outcome) -> str:
     return ">=" if outcome.least else "<="
 
 
-def _entry(row: Row) -> dict[str, Any]:
+def _entry(row: HeadOutcome) -> dict[str, Any]:
     values = {"head": row.head, "method": row.method, "relation": _relation(row.outcome), **asdict(row.outcome)}
     values["number"] = row.outcome.number if math.isfinite(row.outcome.number) else None
     return {name: values[name] for name in COLUMNS}
-
-
-def _csv(rows: Iterable[Row]) -> str:
-    text = StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_entry(row) for row in rows)
-    return text.getvalue()

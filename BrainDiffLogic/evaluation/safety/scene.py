@@ -1,16 +1,23 @@
-"""A head as the checks see it: still and moved, with lesions implanted and without, and what is known of its truth."""
+"""A head as the checks see it: still and moved, with lesions implanted and without, and what is known of its truth.
+
+Lesions have 2 to 8 mm and soft edges, are bright and dark, in white and grey matter. Two shapes are ellipsoids, as
+those that a training may have implanted; the third, two balls that run into one another, is of no training.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
+from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.safety.lesions import Lesion, implanted, place_lesions
-from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale
+from BrainDiffLogic.intensity import RobustScale, head_mask
+from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import image_of, moved_kspace, phase_encode_axis
 from BrainDiffLogic.motion.trajectory import Trajectory
@@ -26,6 +33,113 @@ TISSUE_PERCENTILES = (0.5, 99.5)
 """Of the inner head: vessels and fat beyond them set no limit between tissues."""
 GREY_LEVEL = 1 / 256
 """Of the robust scale: what an 8-bit display cannot show. Noise counts as at least that much."""
+DIAMETERS_MM = (2.0, 3.0, 4.0, 6.0, 8.0)
+AXES = ((1.0, 1.0, 1.0), (0.8, 1.0, 1.25), None)
+"""Semi-axes over the radius, by turns: a ball, an ellipsoid of its volume; None: the two balls of ``LOBE``."""
+LOBE, BETWEEN = 0.81, 1.134
+"""Radius of each of two balls and the distance of their middles, over the radius of one ball of the same volume."""
+EDGE_MM = 1.0
+"""Width of the soft edge."""
+APART_MM = 20.0
+"""Between centres: what one lesion does to the images must not reach the next."""
+INSIDE_MM = 2.0
+"""From a ball's edge to the end of the inner head; two balls reach further, by 0.4 radii on both sides."""
+DARKEST = 0.8
+"""A dark lesion takes at most this share of the signal at its middle away: magnitudes below 0 cannot exist."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """One implanted lesion.
+
+    diameter  mm; tissue: "white" or "grey"
+    contrast  what it adds to a voxel that it fills, on the scene's scale; negative: dark
+    box       where in the volume it lies; shape: what it fills of each voxel of the box, 0 to 1
+    """
+
+    diameter: float
+    tissue: str
+    contrast: float
+    box: tuple[slice, ...]
+    shape: np.ndarray
+
+    def share_in(self, difference: np.ndarray) -> float:
+        """How much of the lesion a difference of volumes (with it minus without, on the scale) holds: least squares."""
+        found = float((difference[self.box] * self.shape).sum(dtype=np.float64))
+        return found / (self.contrast * float((self.shape**2).sum(dtype=np.float64)))
+
+
+def place_lesions(
+    volume: Volume,
+    scaled: np.ndarray,
+    inside: np.ndarray,
+    tissue_limits: tuple[float, float],
+    contrast: float,
+    rng: np.random.Generator,
+) -> list[Lesion]:
+    """A lesion of each diameter, tissue and sign at a random place, the large ones first, while there is room.
+
+    scaled    (I, J, K) the volume on its scale; inside: (I, J, K) bool, where lesions may lie
+    contrast  on that scale
+    Raises InputError where there is no room for any.
+    """
+    depth = ndimage.distance_transform_edt(inside, sampling=volume.spacing)
+    middle, white = tissue_limits
+    tissues = {"white": inside & (scaled > white), "grey": inside & (scaled > middle) & (scaled <= white)}
+    found: list[Lesion] = []
+    taken: list[np.ndarray] = []
+    wanted = product(sorted(DIAMETERS_MM, reverse=True), tissues, (1, -1))
+    for number, (diameter, tissue, sign) in enumerate(wanted):
+        room = np.argwhere(tissues[tissue] & (depth > diameter / 2 + INSIDE_MM))
+        place = _free(room, taken, volume.spacing, rng)
+        if place is None:
+            continue
+        taken.append(place)
+        size = contrast if sign > 0 else -min(contrast, DARKEST * float(scaled[tuple(place)]))
+        axes, radius = AXES[number % len(AXES)], diameter / 2
+        if axes:
+            box, shape = soft_ellipsoid(place, radius * rng.permutation(axes), EDGE_MM, volume.spacing, volume.shape)
+        else:
+            box, shape = two_balls(place, radius, rng.normal(size=3), volume.spacing, volume.shape)
+        found.append(Lesion(diameter, tissue, size, box, shape))
+    if not found:
+        raise InputError(f"{volume.name}: no room for a lesion inside the head; give a whole head")
+    return found
+
+
+def two_balls(
+    place: np.ndarray, radius: float, along: np.ndarray, spacing: np.ndarray, shape: Sequence[int]
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """As ``soft_ellipsoid``, of two balls that run into one another, with the volume of one ball of ``radius`` (mm).
+
+    along  (3,) from one middle to the other; its length does not count
+    """
+    half = BETWEEN * radius / 2 * along / np.linalg.norm(along)
+    ball = np.full(3, LOBE * radius)
+    box, around = soft_ellipsoid(place, ball + BETWEEN * radius / 2 + spacing, EDGE_MM, spacing, shape)
+    filled = np.zeros_like(around)
+    for step in (half, -half):
+        part, one = soft_ellipsoid(place + step / spacing, ball, EDGE_MM, spacing, shape)
+        within = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, box, strict=True))
+        filled[within] = np.maximum(filled[within], one)
+    return box, filled
+
+
+def implanted(volume: Volume, lesions: Iterable[Lesion], unit: float) -> Volume:
+    """The volume with the lesions in it; ``unit``: of the scale, in the volume's units."""
+    array = volume.array.copy()
+    for lesion in lesions:
+        array[lesion.box] += np.float32(unit * lesion.contrast) * lesion.shape
+    return volume.with_array(array)
+
+
+def _free(
+    room: np.ndarray, taken: list[np.ndarray], spacing: np.ndarray, rng: np.random.Generator
+) -> np.ndarray | None:
+    """A random voxel of ``room`` (n, 3) that is far enough from those that are taken; None where there is none."""
+    for place in taken:
+        room = room[np.linalg.norm((room - place) * spacing, axis=1) >= APART_MM]
+    return room[rng.integers(len(room))] if len(room) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +174,11 @@ class Scene:
     tissue_limits: tuple[float, float]
 
     @property
+    def moved(self) -> tuple[Case, ...]:
+        """The cases with motion."""
+        return tuple(case for case in self.cases if case.name != STILL)
+
+    @property
     def tissue_step(self) -> float:
         """From grey to white matter on the scale: the contrast of an implanted lesion."""
         return tissue_step(self.scale.forward(self.still.array)[self.inside], self.tissue_limits)
@@ -75,8 +194,8 @@ def build_scene(head: Volume, seed: int = 0) -> Scene:
     Raises InputError where the volume shows no inside of a head with three tissues.
     """
     still = cropped(head)
-    mask = head_mask(still.array)
-    scale, inside = robust_scale(still.array, mask), Scan.of(still).inner
+    scan = Scan(still)
+    scale, inside = scan.scale, scan.inner
     scaled = scale.forward(still.array)
     limits = _tissue_limits(scaled[inside], still)
     step = tissue_step(scaled[inside], limits)
@@ -84,8 +203,8 @@ def build_scene(head: Volume, seed: int = 0) -> Scene:
     with_lesions = implanted(still, lesions, scale.scale)
     cases = [Case(STILL, still, with_lesions)]
     cases += [_moved_case(still, with_lesions, *motion, seed + number) for number, motion in enumerate(MOTIONS)]
-    noise = max(noise_of(scaled, mask), GREY_LEVEL)
-    return Scene(still, tuple(cases), tuple(lesions), mask, inside, scale, noise, limits)
+    noise = max(noise_of(scaled, scan.head), GREY_LEVEL)
+    return Scene(still, tuple(cases), tuple(lesions), scan.head, inside, scale, noise, limits)
 
 
 def cropped(volume: Volume) -> Volume:
@@ -96,20 +215,6 @@ def cropped(volume: Volume) -> Volume:
     affine[:3, 3] += affine[:3, :3] @ start
     cut = tuple(slice(first, side.stop + MARGIN) for first, side in zip(start, box, strict=True))
     return Volume(np.ascontiguousarray(volume.array[cut], dtype=np.float32), affine, source=volume.source)
-
-
-def noise_of(array: np.ndarray, mask: np.ndarray) -> float:
-    """Standard deviation of the noise inside ``mask``: MAD of the 3D diagonal Haar details (Donoho, 1994), scaled."""
-    even = tuple(slice(size // 2 * 2) for size in array.shape)
-    detail, whole = array[even].astype(np.float32), mask[even]
-    for axis in range(3):
-        first, second = (np.take(detail, range(start, detail.shape[axis], 2), axis) for start in (0, 1))
-        detail = (first - second) / np.float32(np.sqrt(2))
-        whole = np.take(whole, range(0, whole.shape[axis], 2), axis) & np.take(
-            whole, range(1, whole.shape[axis], 2), axis
-        )
-    found = np.abs(detail[whole])
-    return float(np.median(found)) / 0.6745 if found.size else 0.0
 
 
 def tissue_step(values: np.ndarray, limits: tuple[float, float]) -> float:

@@ -16,33 +16,23 @@ from BrainDiffLogic import __version__
 from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import Method, made_by
-from BrainDiffLogic.evaluation.safety import (
-    absent_lesions,
-    clean_scan,
-    equivariance,
-    idempotence,
-    implanted_lesions,
-    out_of_domain,
-    tissue_volumes,
-)
-from BrainDiffLogic.evaluation.safety.outcome import ALL_SCANS, Outcome
-from BrainDiffLogic.evaluation.safety.remembered import Remembered
-from BrainDiffLogic.evaluation.safety.report import Row, write_report
+from BrainDiffLogic.evaluation.safety import checks, lesion_checks
+from BrainDiffLogic.evaluation.safety.checks import ALL_SCANS, CachedMethod, Outcome
+from BrainDiffLogic.evaluation.safety.report import HeadOutcome, write_report
 from BrainDiffLogic.evaluation.safety.scene import Scene, build_scene
-from BrainDiffLogic.images.outputs import staged_output
+from BrainDiffLogic.images.outputs import write_json
+from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.volume import Volume
 
 Check = Callable[[Method, Scene], list[Outcome]]
-Progress = Callable[[float, str], None]
-
 CHECKS: dict[str, Check] = {
-    clean_scan.CHECK: clean_scan.check_clean_scan,
-    idempotence.CHECK: idempotence.check_idempotence,
-    implanted_lesions.CHECK: implanted_lesions.check_implanted_lesions,
-    absent_lesions.CHECK: absent_lesions.check_absent_lesions,
-    tissue_volumes.CHECK: tissue_volumes.check_tissue_volumes,
-    equivariance.CHECK: equivariance.check_equivariance,
-    out_of_domain.CHECK: out_of_domain.check_out_of_domain,
+    checks.CLEAN: checks.check_clean_scan,
+    checks.IDEMPOTENCE: checks.check_idempotence,
+    lesion_checks.IMPLANTED: lesion_checks.check_implanted_lesions,
+    lesion_checks.ABSENT: lesion_checks.check_absent_lesions,
+    checks.TISSUE_VOLUMES: checks.check_tissue_volumes,
+    checks.EQUIVARIANCE: checks.check_equivariance,
+    checks.OUT_OF_DOMAIN: checks.check_out_of_domain,
 }
 """In the order of the report. Each takes a method and a head's scene and gives numbers with their limits."""
 FORMAT = 3
@@ -52,7 +42,7 @@ SEED = 5
 
 
 def run_safety(
-    methods: dict[str, Method], heads: Sequence[Volume], out: Path, progress: Progress | None = None
+    methods: dict[str, Method], heads: Sequence[Volume], out: Path, progress: Progress = silent
 ) -> Path:
     """Run what is not yet done, and write the report; returns it, ``out/safety.md``, beside safety.csv and safety.json.
 
@@ -63,27 +53,25 @@ def run_safety(
     """
     if not heads:
         raise InputError("heads: there is none to check the methods on; give still T1-weighted scans")
-    report = progress or (lambda share, stage: None)
     folder = out / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be made ({error.strerror}); choose another") from None
-    rows: list[Row] = []
+    rows: list[HeadOutcome] = []
+    share = 1 / len(heads)
     for number, (name, head) in enumerate(zip(_names(heads), heads, strict=True)):
-
-        def of_all(share: float, stage: str, number: int = number, name: str = name) -> None:
-            report((number + share) / len(heads), f"{name}, {stage}")
-
-        rows += _check_head(name, head, methods, folder, of_all)
-    report(1.0, "Checked")
+        rows += _check_head(name, head, methods, folder, part_of(progress, number * share, share, name))
+    progress(1.0, "Checked")
     return write_report(out, rows)
 
 
-def _check_head(name: str, head: Volume, methods: dict[str, Method], folder: Path, progress: Progress) -> list[Row]:
+def _check_head(
+    name: str, head: Volume, methods: dict[str, Method], folder: Path, progress: Progress
+) -> list[HeadOutcome]:
     """All outcomes of one head; what is missing in its files is checked and written there."""
     known, made, scene = _digest(head), made_by(methods), None
-    rows: list[Row] = []
+    rows: list[HeadOutcome] = []
     for number, (method_name, method) in enumerate(methods.items()):
         file = folder / f"{quote(name, safe='')}_{quote(method_name, safe='')}.json"
         key = {"format": FORMAT, "version": __version__, "head": known, "method": method_name}
@@ -92,12 +80,12 @@ def _check_head(name: str, head: Volume, methods: dict[str, Method], folder: Pat
         missing = [check for check in CHECKS if check not in found]
         if missing:
             scene = scene or build_scene(head, SEED)
-            method = Remembered(method, [volume for case in scene.cases for volume in (case.plain, case.lesioned)])
+            method = CachedMethod(method, [volume for case in scene.cases for volume in (case.plain, case.lesioned)])
             for done, check in enumerate(missing):
                 progress((number + done / len(missing)) / len(methods), f"{method_name}: {check}")
                 found[check] = _outcomes(check, method, scene)
                 _write(file, key, found)
-        rows += [Row(name, method_name, outcome) for check in CHECKS for outcome in found[check]]
+        rows += [HeadOutcome(name, method_name, outcome) for check in CHECKS for outcome in found[check]]
     return rows
 
 
@@ -144,11 +132,8 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
 
 
 def _write(file: Path, key: dict[str, Any], found: dict[str, list[Outcome]]) -> None:
-    checks = {check: [_plain(outcome) for outcome in outcomes] for check, outcomes in found.items()}
-    with staged_output(file) as staged:
-        staged.write_text(
-            json.dumps({"key": key, "checks": checks}, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+    checked = {check: [_plain(outcome) for outcome in outcomes] for check, outcomes in found.items()}
+    write_json(file, {"key": key, "checks": checked})
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
