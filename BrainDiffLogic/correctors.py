@@ -16,16 +16,13 @@ from BrainDiffLogic.disagreement import NOT_ASKED, Panel, measure
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import seen_through_mask
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
+from BrainDiffLogic.progress import Progress
 from BrainDiffLogic.scan import Scan
 
 if TYPE_CHECKING:
     from BrainDiffLogic.models.corrector import Corrector
     from BrainDiffLogic.motion.estimate import Limits
     from BrainDiffLogic.severity.gate import Decision
-
-Progress = Callable[[float, str], None]
-"""Called with the share done, 0 to 1, and the name of the stage."""
-
 
 NETWORK_SHARE = 0.1
 """Of a correction by physics, each of the two times that the network is asked."""

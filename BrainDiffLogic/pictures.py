@@ -101,7 +101,8 @@ def difference_picture(
     inches = (PANEL_INCHES * len(panels) + 1.5, sum(heights) + PLOT_INCHES + 1.0)
     figure = dark_figure(inches, layout="constrained")
     figure.suptitle(title, color="white", fontsize=13)
-    above, below = figure.subfigures(2, 1, height_ratios=[sum(heights) + 0.7, PLOT_INCHES])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[sum(heights) + 0.7, PLOT_INCHES])
+    above, below = parts
     grid = above.subplots(len(shown), len(panels), squeeze=False, height_ratios=heights)
     low, high = _window(clean)
     limit = DIFFERENCE_SHARE * (high - low)
@@ -117,7 +118,7 @@ def difference_picture(
     for axes, each in zip(grid[:, 0], shown, strict=True):
         axes.set_ylabel(each.plane, color=GREY, fontsize=11)
     _draw_trajectory(below, trajectory)
-    for part in (above, below):
+    for part in parts:
         part.set_facecolor("black")
     figure.savefig(path, facecolor="black")
 

@@ -17,11 +17,10 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def real_values(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """``slope * raw + intercept``, computed in float64 slice by slice, as the narrowest sufficient float
-    type.
+    """``slope * raw + intercept``, computed in float64 slice by slice, as the narrowest sufficient float type.
 
-    float32 serves when its spacing at the largest value is below a quarter of the slope, so that rounding
-    finds every stored integer again; else float64. Raw floats keep at least their precision.
+    float32 serves when its spacing at the largest value is below a quarter of the slope, so that rounding finds every
+    stored integer again; else float64. Raw floats keep at least their precision.
     """
     ends = slope * np.array([raw.min(), raw.max()], dtype=np.float64) + intercept
     step = abs(slope) if raw.dtype.kind in "iu" else np.inf
@@ -42,12 +41,11 @@ def choose_storage(
 ) -> Storage:
     """How ``volume`` is stored in an output whose input was stored as ``like``.
 
-    Integers stay integers at the input's slope and intercept: the input's type where all values fit after
-    rounding, else int16, else int32, else float32. A difference has no intercept and a signed type. Floats
-    keep their type. A mask is stored as it is. ``types`` are those that the format has, float32 among them (default:
-    all). Formats without slope (``can_scale`` False) keep integers only
-    when slope and intercept are whole numbers, so that the real values are integers, and take float32
-    otherwise.
+    Integers stay integers at the input's slope and intercept: the input's type where all values fit after rounding,
+    else int16, else int32, else float32. A difference has no intercept and a signed type. Floats keep their type. A
+    mask is stored as it is. ``types`` are those that the format has, float32 among them (default: all). Formats without
+    slope (``can_scale`` False) keep integers only when slope and intercept are whole numbers, so that the real values
+    are integers, and take float32 otherwise.
     """
     if dtype not in ("input", "float32"):
         raise InputError(f"output type {dtype!r} is unknown: use 'input' or 'float32'")
@@ -86,9 +84,8 @@ def rounded_to(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return (np.rint(array) if dtype.kind in "iu" and array.dtype.kind == "f" else array).astype(dtype, copy=False)
 
 
-def stored_values(array: np.ndarray, storage: Storage) -> np.ndarray:
-    """The values to store for real values ``array`` (I, J, K): scaled back, rounded to nearest for an integer
-    type."""
+def values_to_store(array: np.ndarray, storage: Storage) -> np.ndarray:
+    """The values to store for real values ``array`` (I, J, K): scaled back, rounded to nearest for an integer type."""
     if array.dtype == storage.dtype and storage.slope == 1 and storage.intercept == 0:
         return array
     stored = np.empty(array.shape, storage.dtype, order="F")

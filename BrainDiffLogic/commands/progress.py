@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-Report = Callable[[float, str], None]
+from BrainDiffLogic.progress import Progress
+
 TENTHS = 10
 
 
@@ -23,7 +24,7 @@ def say_notes(command: str, path: object, notes: Iterable[str]) -> None:
 
 
 @contextmanager
-def shown_progress() -> Iterator[Report]:
+def shown_progress() -> Iterator[Progress]:
     """A function to call with the share done, 0 to 1, and the name of the stage."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield _plain_lines()
@@ -39,7 +40,7 @@ def shown_progress() -> Iterator[Report]:
         yield report
 
 
-def _plain_lines() -> Report:
+def _plain_lines() -> Progress:
     shown: dict[str, int] = {}
 
     def report(share: float, stage: str) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from BrainDiffLogic.commands.progress import Report, shown_progress
+from BrainDiffLogic.commands.progress import say, shown_progress
 from BrainDiffLogic.commands.train import require_training_packages
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.progress import Progress
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.papers.stages import Stage
-    from BrainDiffLogic.papers.work import RecipeSettings
+    from BrainDiffLogic.papers.run import RecipeSettings, RecipeStage
 
 OWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "braindiff": ("perceptual", "vgg", "paper_injection"), "mcnet": (), "rmman": ("inception",),
@@ -47,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the stages that are not done; print where the table is."""
     require_training_packages()
     from BrainDiffLogic.inference import choose_device
-    from BrainDiffLogic.papers.stages import reproduce
-    from BrainDiffLogic.papers.work import Work
+    from BrainDiffLogic.papers.run import Work, reproduce
 
     for name in {name for names in OWN_OPTIONS.values() for name in names} - set(OWN_OPTIONS[args.paper]):
         if getattr(args, name) is not None:
@@ -61,38 +59,38 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--jobs {args.jobs}: must be 1 or more")
     choose_device(args.device)
     work = Work(args.data, args.out, _settings(args), args.device, args.jobs, _progress())
-    table = reproduce(stages, work, args.only, _tell)
+    table = reproduce(stages, work, args.only, say)
     if table.is_file():
         print(table.read_text(encoding="utf-8"))
         print(f"written: {table}")
     return 0
 
 
-def _stages(paper: str) -> tuple[Stage[Any], ...]:
+def _stages(paper: str) -> tuple[RecipeStage[Any], ...]:
     from BrainDiffLogic.papers import braindiff, mcnet, rmman
 
-    recipes: dict[str, tuple[Stage[Any], ...]] = {
+    recipes: dict[str, tuple[RecipeStage[Any], ...]] = {
         "braindiff": braindiff.STAGES, "mcnet": mcnet.STAGES, "rmman": rmman.STAGES,
     }  # fmt: skip
     return recipes[paper]
 
 
 def _settings(args: argparse.Namespace) -> RecipeSettings:
-    from BrainDiffLogic.papers import mcnet, rmman, settings
+    from BrainDiffLogic.papers import braindiff_settings, mcnet, rmman
 
     if args.paper == "mcnet":
         return mcnet.mcnet_settings(args.size, args.seed)
     if args.paper == "rmman":
         return rmman.rmman_settings(args.size, args.seed, args.inception)
-    return settings.settings_of(
+    return braindiff_settings.braindiff_settings(
         args.size, perceptual=args.perceptual, vgg=args.vgg, paper_injection=bool(args.paper_injection), seed=args.seed
     )
 
 
-def _progress() -> Report:
+def _progress() -> Progress:
     """A bar for each piece of work, between the bars of training."""
     opened = ExitStack()
-    bars: list[Report] = []
+    bars: list[Progress] = []
 
     def report(share: float, stage: str) -> None:
         if not bars:
@@ -103,7 +101,3 @@ def _progress() -> Report:
             bars.clear()
 
     return report
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

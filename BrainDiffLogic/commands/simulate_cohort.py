@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.commands.progress import Report, shown_progress
+from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.data.subjects import bids_label, names_subject, one_person, subject_of
 from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
@@ -25,6 +25,7 @@ from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
 from BrainDiffLogic.parallel import run_all
+from BrainDiffLogic.progress import Progress
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def simulate_cohort(
-    source: Path, target: Path, settings: Settings, pattern: str = "*", jobs: int = 1, progress: Report | None = None
+    source: Path, target: Path, settings: Settings, pattern: str = "*", jobs: int = 1, progress: Progress | None = None
 ) -> list[str]:
     """Make a BIDS dataset like MR-ART's from still volumes; returns its subjects, sorted.
 

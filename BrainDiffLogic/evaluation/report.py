@@ -17,7 +17,7 @@ from BrainDiffLogic.evaluation.pairs import FACTS
 from BrainDiffLogic.evaluation.run import MEASURED, PICTURES, REFERENCE, REFUSED, Row
 from BrainDiffLogic.evaluation.statistics import FEWEST, STATISTICS, Estimate, Stratum, Summary, summarise
 from BrainDiffLogic.images.outputs import as_csv, staged_outputs
-from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, CONVENTION, METRICS, WITHOUT_REFERENCE
+from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, EVALUATION_CONVENTION, METRICS, WITHOUT_REFERENCE
 from BrainDiffLogic.pictures import CAPTION
 from BrainDiffLogic.resources import resources
 
@@ -114,7 +114,8 @@ def _markdown(found: Sequence[Section], notes: Sequence[str]) -> str:
         lines += [f"## {section.title}", ""]
         for table in section.tables:
             lines += [f"### {table.title}", "", *_markdown_table(table), ""]
-            lines += [*table.notes, *([""] if table.notes else []), f"Convention: {CONVENTION}.", ""]
+            lines += [*table.notes, *([""] if table.notes else [])]
+            lines += [f"Convention: {EVALUATION_CONVENTION}.", ""]
     return "\n".join(lines)
 
 
@@ -129,8 +130,8 @@ def _page(found: Sequence[Section], notes: Sequence[str], shown: Sequence[Showca
     environment = Environment(loader=FileSystemLoader(resources() / "Evaluation"), autoescape=True)
     pictures = [(case, base64.b64encode((out / case.picture).read_bytes()).decode("ascii")) for case in shown]
     return environment.get_template("report.html.jinja").render(
-        title=TITLE, version=__version__, statistics=STATISTICS, convention=CONVENTION, sections=found, notes=notes,
-        pictures=pictures, caption=CAPTION,
+        title=TITLE, version=__version__, statistics=STATISTICS, convention=EVALUATION_CONVENTION, sections=found,
+        notes=notes, pictures=pictures, caption=CAPTION,
     )  # fmt: skip
 
 

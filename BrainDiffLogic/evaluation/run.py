@@ -17,7 +17,7 @@ from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, ma
 from BrainDiffLogic.evaluation.pairs import Pair
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.images.outputs import write_json
-from BrainDiffLogic.metrics.measures import CONVENTION, StillReference
+from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION, StillReference
 from BrainDiffLogic.metrics.quality import finite_or_none
 from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.pictures import write_strip
@@ -85,7 +85,7 @@ def prepare_folder(out: Path) -> None:
     except OSError as error:
         raise InputError(f"{out}: the folder cannot be made ({error.strerror}); choose another") from None
     if not marker.exists():
-        write_json(marker, {"format": FORMAT, "convention": CONVENTION})
+        write_json(marker, {"format": FORMAT, "convention": EVALUATION_CONVENTION})
 
 
 @lru_cache(maxsize=1)
@@ -174,7 +174,7 @@ class _Case:
 def _identity(pair: Pair, setting: Setting) -> dict[str, Any]:
     """What the numbers of a pair depend on beside the method."""
     files = {part: file_digest(path) for part, path in (("moved", pair.moved), ("reference", pair.reference))}
-    return {**files, "registered": setting.register, "convention": CONVENTION, "version": __version__}
+    return {**files, "registered": setting.register, "convention": EVALUATION_CONVENTION, "version": __version__}
 
 
 def _rows(pair: Pair, case: _Case, methods: dict[str, Method]) -> list[Row]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import SERIES, WRITABLE, check_output, file_suffix, is_series, staged_output
-from BrainDiffLogic.storage import OutputType, choose_storage, real_values, stored_values
+from BrainDiffLogic.storage import OutputType, choose_storage, real_values, values_to_store
 from BrainDiffLogic.volume import Storage, Volume
 
 __all__ = [
@@ -126,12 +126,12 @@ def write_volume(
     if is_series(path):
         return _write_series(volume, path, (like or volume).storage, dtype, provenance)
     storage = _storage_in(path, volume, like, dtype)
-    stored = stored_values(volume.array, storage)
+    stored = values_to_store(volume.array, storage)
     if volume.fill is not None and volume.kind != "mask":
         values = volume.fill.values[:, None]
         if volume.kind == "difference":
             values = values - values  # NaN stays NaN
-        stored = volume.fill.put_back_into(stored, stored_values(values, storage)[:, 0])
+        stored = volume.fill.put_back_into(stored, values_to_store(values, storage)[:, 0])
     with staged_output(path) as staged:
         _write(stored, volume, storage, staged)
     return storage
@@ -146,7 +146,7 @@ def as_stored(
 
         return as_stored_in_series(volume, Path(path), (like or volume).storage)
     storage = _storage_in(Path(path), volume, like, dtype)
-    stored = stored_values(volume.array, storage)
+    stored = values_to_store(volume.array, storage)
     if (storage.slope, storage.intercept) != (1.0, 0.0):
         stored = real_values(stored, storage.slope, storage.intercept)
     return volume.with_array(stored, storage=storage)

@@ -29,6 +29,7 @@ from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
 from BrainDiffLogic.metrics.quality import SSIM_K1, SSIM_K2
+from BrainDiffLogic.progress import Progress
 from BrainDiffLogic.training.generative_checkpoints import check_slices
 from BrainDiffLogic.training.slice_pairs import PairRun, SlicePairs
 from BrainDiffLogic.training.slice_store import LARGEST, SliceStore
@@ -51,8 +52,6 @@ OUTLINE_SHARE = 0.5
 MIN_SIMILARITY, MIN_OVERLAP = 0.85, 0.85
 """An injected slice below one of these is rejected. Similarity tells heads apart: the limit lies between 6 mm of motion
 and another head. The outline does not (ghosts move it as much), so that its limit only catches what has lost it."""
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

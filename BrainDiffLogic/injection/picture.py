@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.pictures import DIFFERENCE_SHARE, DIVERGING, DOTS_PER_INCH, GREY, WINDOW_PERCENTILES
+from BrainDiffLogic.pictures import DIFFERENCE_SHARE, DIVERGING, GREY, WINDOW_PERCENTILES, dark_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,17 +32,12 @@ def injection_picture(
     One grey window, the clean slice's; differences in signed colours that end at 20 % of it. Raises InputError when
     matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import LinearSegmentedColormap
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(f"drawing needs {error.name}: pip install 'braindiff[demo]'") from None
     columns = 1 + max(len(versions) for versions in moved.values())
     height = PANEL_INCHES * clean.shape[1] / clean.shape[0]
     size = (LABEL_INCHES + columns * PANEL_INCHES, TITLE_INCHES + len(moved) * (2 * height + CAPTION_INCHES))
-    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor="black")
-    FigureCanvasAgg(figure)
+    figure = dark_figure(size)
+    from matplotlib.colors import LinearSegmentedColormap
+
     low, high = (float(end) for end in np.percentile(clean, WINDOW_PERCENTILES))
     limit = DIFFERENCE_SHARE * (high - low)
     grey = {"cmap": "gray", "vmin": low, "vmax": high}

@@ -13,23 +13,23 @@ from scipy.signal.windows import gaussian
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.metrics.quality import CONVENTION as COMPARISON
 from BrainDiffLogic.metrics.quality import (
+    CONVENTION,
     HIGH_PERCENTILE,
     LOW_PERCENTILE,
     assess,
     compare,
     has_measured_air,
     scaled_between,
-)  # fmt: skip
+)
 from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 HIGHEST_PSNR = 100.0
 """dB that count for an image without error, so that means over volumes exist."""
-CONVENTION = (
-    f"{COMPARISON}; PSNR counts up to {HIGHEST_PSNR:g} dB; "
+EVALUATION_CONVENTION = (
+    f"{CONVENTION}; PSNR counts up to {HIGHEST_PSNR:g} dB; "
     "VIF: pixel domain, four scales, sagittal slices (0 to 255, noise variance 2), windows with their middle in the "
     "mask, summed over the slices; HFEN: 3D Laplacian of Gaussian, sigma 1.5 voxels, relative to the reference's, in "
     "the mask; worst slice: the lowest mean SSIM of a sagittal slice; of registered pairs the mask ends where the "

@@ -64,8 +64,7 @@ class Comparison:
     slice_ssim: np.ndarray = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers for a JSON report, without the per-slice array; what is not finite (PSNR inf) is
-        None."""
+        """The numbers for a JSON report, without the per-slice array; what is not finite (PSNR inf) is None."""
         return finite_or_none({key: value for key, value in vars(self).items() if key != "slice_ssim"})
 
 
@@ -96,8 +95,7 @@ class Assessment:
 
 
 def compare(image: Image, reference: Image, mask: Image | None = None) -> Comparison:
-    """Quality of ``image`` against ``reference`` on the same grid (Volumes, or arrays (I, J, K) taken as
-    RAS+).
+    """Quality of ``image`` against ``reference`` on the same grid (Volumes, or arrays (I, J, K) taken as RAS+).
 
     ``mask`` (non-zero counts) replaces the reference's head mask. Register and match intensities first: half
     a voxel or 5 % gain between the two already caps PSNR near 30 dB.
@@ -140,6 +138,8 @@ def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Equals scikit-image's ``structural_similarity(..., gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, data_range=1, full=True)``.
     """
+    # scikit-image gives the same to 1e-6, but refuses arrays of fewer than 11 voxels along an axis, as stacks of few
+    # slices are, and takes a quarter longer and 160 MB more for 176 x 200 x 200
     mean_x, mean_y = _window(x), _window(y)
     product = mean_x * mean_y
     covariance = _window(x * y) - product
@@ -251,15 +251,13 @@ def _or_nan(metric: Callable[..., float], *parts: np.ndarray) -> float:
 
 
 def joint_variation(gm: np.ndarray, wm: np.ndarray) -> float:
-    """CJV of the values in grey and white matter (Ganzetti et al. 2016; MRIQC): scaled MADs over the medians'
-    gap."""
+    """CJV of the values in grey and white matter (Ganzetti et al. 2016; MRIQC): scaled MADs over the medians' gap."""
     gap = abs(np.median(wm) - np.median(gm))
     return float((_scaled_mad(wm) + _scaled_mad(gm)) / gap) if gap > 0 else float("nan")
 
 
 def signal_to_noise(values: np.ndarray) -> float:
-    """SNR of one tissue's voxel values (MRIQC): median / (SD * sqrt(n / (n - 1))), with the population's
-    SD."""
+    """SNR of one tissue's voxel values (MRIQC): median / (SD * sqrt(n / (n - 1))), with the population's SD."""
     noise = float(np.std(values)) * np.sqrt(values.size / (values.size - 1))
     return float(np.median(values) / noise) if noise > 0 else float("nan")
 
@@ -275,8 +273,7 @@ def _scaled_mad(values: np.ndarray) -> float:
 
 
 def entropy_focus_criterion(array: np.ndarray) -> float:
-    """EFC (Atkinson et al. 1997; MRIQC): entropy of the voxels' shares of the image's energy, 1 if all are
-    equal.
+    """EFC (Atkinson et al. 1997; MRIQC): entropy of the voxels' shares of the image's energy, 1 if all are equal.
 
     Ghosts in the air raise it. Over the whole volume; negative values count as 0.
     """

@@ -1,5 +1,4 @@
-"""Fluid, grey and white matter of a T1-weighted image, good enough for the statistics of an image-quality
-metric."""
+"""Fluid, grey and white matter of a T1-weighted image, good enough for the statistics of an image-quality metric."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inner_head import mask_box
 
 PURE = 0.85
-"""Posterior above which a voxel belongs to a tissue (MRIQC's summary_stats, same number on FAST's partial
-volumes)."""
+"""Posterior above which a voxel belongs to a tissue (MRIQC's summary_stats, same number on FAST's partial volumes)."""
 TOO_FEW = 100
 """Voxels of a tissue below which its statistics mean nothing (MRIQC warns below 1,000)."""
 BINS = 256
@@ -22,8 +20,7 @@ BINS = 256
 
 @dataclass(frozen=True)
 class Tissues:
-    """Three disjoint boolean masks (I, J, K), named by the order of T1 contrast: csf darkest, wm
-    brightest."""
+    """Three disjoint boolean masks (I, J, K), named by the order of T1 contrast: csf darkest, wm brightest."""
 
     csf: np.ndarray
     gm: np.ndarray

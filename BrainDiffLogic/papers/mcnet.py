@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import as_csv, staged_output
 from BrainDiffLogic.motion.presets import preset
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored
+from BrainDiffLogic.papers.cohort import describe
 from BrainDiffLogic.papers.comparison import (
+    TRACE_POINTS,
     ComparisonSettings,
     ComparisonWork,
+    PairPlan,
+    Traces,
     comparison_stages,
     measure_variants,
 )
-from BrainDiffLogic.papers.found import describe
-from BrainDiffLogic.papers.magnitude import (
-    CAPTION,
-    PICTURE,
-    POINTS,
-    magnitude_picture,
-    magnitude_points,
-    write_points,
-)
-from BrainDiffLogic.papers.measures import Measured, Row
 from BrainDiffLogic.papers.report import PSNR, REST, SSIM, Cell, Layout, PaperTable, write_report
-from BrainDiffLogic.papers.settings import SIZES
-from BrainDiffLogic.papers.simulated import TRACE_POINTS, Simulating, Traces
+from BrainDiffLogic.papers.run import check_size
+from BrainDiffLogic.papers.slices import Measured, TableRow
+from BrainDiffLogic.pictures import GREY, dark_figure, darken
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.losses import total_variation
 from BrainDiffLogic.training.slice_pairs import StackPairs
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+POINTS, PICTURE = "magnitude.csv", "magnitude.png"
+CAPTION = (
+    "magnitude: standard deviation over the points of a trace, mean over the parameters that move (translation along A"
+    " and S in mm, pitch in degrees); a point is the mean over the slices of one test scan and trace"
+)
+SIZE_INCHES, BINS = (13.0, 4.6), 6
+BEFORE, AFTER, OTHER = "#ff6a2f", "#2f9bff", "#7fe07f"
 FACTOR = 8.0
 """By which the paper multiplied recorded traces "all < 2 mm / 2 deg"."""
 SMALLEST, LARGEST = 0.25, 2.0
@@ -50,6 +56,78 @@ PAPER = {
                                           ("L1+TV", 0.642, 0.076), ("L1+TV-ft", 0.645, 0.076)),
 }  # fmt: skip
 """Fig. 4: SSIM, mean and standard deviation."""
+
+Point = dict[str, Any]
+
+
+def magnitude(facts: Mapping[str, Any]) -> float:
+    """Of a pair: the mean standard deviation, in mm and degrees alike, of its in-plane parameters that move."""
+    deviations = np.array([facts["sd_deg"][0], *facts["sd_mm"][1:]])
+    moving = deviations[deviations > 0]
+    return float(moving.mean()) if moving.size else 0.0
+
+
+def magnitude_points(name: str, pairs: Sequence[Mapping[str, Any]], measured: Measured) -> list[Point]:
+    """The points of a set: mean SSIM of every method over the slices of each scan and trace, by magnitude.
+
+    pairs  the facts of the pairs in the order in which they were measured
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, facts in enumerate(pairs):
+        groups.setdefault((facts["scan"], facts["trace"]), []).append(number)
+    points = []
+    for (scan, trace), numbers in groups.items():
+        facts = pairs[numbers[0]]
+        ssim = {f"ssim {m}": float(np.mean([v["ssim"][n] for n in numbers])) for m, v in measured.values.items()}
+        points.append({
+            "set": name, "subject": facts["subject"], "scan": scan, "trace": trace, "slices": len(numbers),
+            "magnitude": magnitude(facts), "severity_mm": facts["severity_mm"], **ssim,
+        })  # fmt: skip
+    return sorted(points, key=lambda point: point["magnitude"])
+
+
+def write_points(points: Sequence[Point], path: Path) -> None:
+    """Write the points of all sets as CSV."""
+    with staged_output(path) as staged:
+        staged.write_text(as_csv(list(points[0]), points), encoding="utf-8")
+
+
+def magnitude_picture(points: Sequence[Point], method: str, before: str, titles: Mapping[str, str], path: Path) -> None:
+    """Draw a picture (.png): for each set SSIM before and after ``method``, then what all sets are after it.
+
+    titles  name of a set: what is written above it
+    Raises InputError when matplotlib is missing.
+    """
+    figure = dark_figure(SIZE_INCHES)
+    panels = list(figure.subplots(1, len(titles) + 1, sharey=True))
+    for (name, title), axes in zip(titles.items(), panels, strict=False):
+        own = [point for point in points if point["set"] == name]
+        _draw(axes, own, before, BEFORE, "before")
+        _draw(axes, own, method, AFTER, f"after {method}")
+        _dress(axes, title)
+    for (name, title), colour in zip(titles.items(), (AFTER, OTHER), strict=False):
+        _draw(panels[-1], [point for point in points if point["set"] == name], method, colour, title)
+    _dress(panels[-1], f"after {method}")
+    panels[0].set_ylabel("SSIM", color=GREY)
+    figure.text(0.5, 0.02, CAPTION, color=GREY, fontsize=8, ha="center")
+    figure.subplots_adjust(left=0.06, right=0.98, bottom=0.2, top=0.9, wspace=0.08)
+    with staged_output(path) as staged:
+        figure.savefig(staged, facecolor="black")
+
+
+def _draw(axes: Axes, points: Sequence[Point], method: str, colour: str, label: str) -> None:
+    """The points, and a line through the means of groups of equal number."""
+    across = np.array([point["magnitude"] for point in points])
+    up = np.array([point[f"ssim {method}"] for point in points])
+    axes.plot(across, up, ".", color=colour, alpha=0.5, markersize=5)
+    groups = np.array_split(np.arange(len(points)), min(BINS, len(points)))
+    axes.plot([across[g].mean() for g in groups], [up[g].mean() for g in groups], color=colour, label=label)
+
+
+def _dress(axes: Axes, title: str) -> None:
+    darken(axes, "motion magnitude (mm or degrees)")
+    axes.set_title(title, color="white", fontsize=11)
+    axes.legend(facecolor="black", edgecolor=GREY, labelcolor="white", fontsize=8)
 
 
 def in_plane(name: str, size: float, seed: Sequence[int]) -> Trajectory:
@@ -84,14 +162,13 @@ def mcnet_settings(size: str, seed: int = 0) -> ComparisonSettings:
     Both have the paper's 128 x 128 pixels of 2 mm.
     Raises InputError for another size.
     """
-    if size not in SIZES:
-        raise InputError(f"size {size!r} is unknown: use {' or '.join(SIZES)}")
+    check_size(size)
     base = _paper() if size == "paper" else _compact()
     variants = {}
     for name, betas in BETA.items():
         stages = [replace(s, loss={"l1": 1.0, "tv": beta}) for s, beta in zip(base.stages, betas, strict=True)]
         variants[name] = replace(base, stages=stages)
-    simulation = Simulating((128, 128), 2.0, (SMALLEST, LARGEST), training_traces=10, test_traces=10, seed=seed)
+    simulation = PairPlan((128, 128), 2.0, (SMALLEST, LARGEST), training_traces=10, test_traces=10, seed=seed)
     if size == "paper":
         # anchored alone (paper); its 78 traces are in training and test, here 60 and 18, as its subjects are 40 and 12
         simulation = replace(simulation, training_traces=60, test_traces=18, align=False)
@@ -140,7 +217,7 @@ LAYOUT = Layout(
 )  # fmt: skip
 
 
-def _published(row: Row) -> str:
+def _published(row: TableRow) -> str:
     name = "Corrupted image" if row.method == Measured.INPUT else row.method
     found = {model: f"{mean:.3f} +- {sd:.3f}" for model, mean, sd in PAPER[row.section]}
     return found.get(name, "")

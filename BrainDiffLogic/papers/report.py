@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.images.outputs import staged_output
-from BrainDiffLogic.papers.measures import CONVENTION, Row
-from BrainDiffLogic.papers.work import FORMAT, write_json
+from BrainDiffLogic.images.outputs import as_csv, staged_output, write_json
+from BrainDiffLogic.metrics.quality import finite_or_none
+from BrainDiffLogic.papers.run import FORMAT, TABLE
+from BrainDiffLogic.papers.slices import SLICE_CONVENTION, TableRow
 
-TABLE, FORMATS = "table", ("md", "csv", "json")
-TABLES = tuple(f"{TABLE}.{suffix}" for suffix in FORMATS)
-"""What the last stage of every recipe leaves."""
 FELL = "SSIM fell"
 
 Cell = Callable[[Any], str]
@@ -61,7 +56,7 @@ class Layout:
     title: str
     columns: Mapping[str, Cell]
     papers: Sequence[PaperTable]
-    convention: str = CONVENTION
+    convention: str = SLICE_CONVENTION
 
 
 def percent(share: float | None) -> str:
@@ -83,7 +78,7 @@ REST: dict[str, Cell] = {
 
 
 def write_report(
-    out: Path, layout: Layout, rows: Sequence[Row], cohort: Sequence[str], notes: Sequence[str],
+    out: Path, layout: Layout, rows: Sequence[TableRow], cohort: Sequence[str], notes: Sequence[str],
     log: Sequence[dict[str, Any]],
 ) -> None:  # fmt: skip
     """Write table.md, table.csv and table.json to the folder ``out``.
@@ -91,33 +86,22 @@ def write_report(
     rows           of one class: their fields are the columns of the CSV file
     cohort, notes  lines printed with the table; log: of the stages, for their times
     """
+    lines = [finite_or_none(asdict(row)) for row in rows]
     times = {note["stage"]: note["seconds"] for note in log if note["stage"] != TABLE}
     with staged_output(out / f"{TABLE}.md") as staged:
         staged.write_text(_markdown(layout, rows, cohort, notes, times), encoding="utf-8")
     with staged_output(out / f"{TABLE}.csv") as staged:
-        staged.write_text(_csv(rows), encoding="utf-8")
+        staged.write_text(as_csv([field.name for field in fields(rows[0])], lines), encoding="utf-8")
     write_json(out / f"{TABLE}.json", {
         "format": FORMAT, "version": __version__, "convention": layout.convention, "cohort": list(cohort),
-        "notes": list(notes), "rows": [_plain(row) for row in rows],
+        "notes": list(notes), "rows": lines,
         "paper": [line for paper in layout.papers for line in paper.as_dicts()],
         "paper_note": " ".join(dict.fromkeys(paper.note for paper in layout.papers)), "seconds": times,
     })  # fmt: skip
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(row).items()}
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_plain(row) for row in rows)
-    return text.getvalue()
-
-
 def _markdown(
-    layout: Layout, rows: Sequence[Row], cohort: Iterable[str], notes: Iterable[str], times: dict[str, float]
+    layout: Layout, rows: Sequence[TableRow], cohort: Iterable[str], notes: Iterable[str], times: dict[str, float]
 ) -> str:
     lines = [f"# {layout.title}", "", f"Convention: {layout.convention}.", ""]
     for section in dict.fromkeys(row.section for row in rows):

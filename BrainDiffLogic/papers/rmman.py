@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device
@@ -16,20 +19,81 @@ from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.motion.levels import draw_up_to
 from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.papers.cohort import describe
 from BrainDiffLogic.papers.comparison import (
+    TRACE_POINTS,
     ComparisonSettings,
     ComparisonWork,
+    PairPlan,
+    Traces,
     comparison_stages,
     measure_variants,
     stage_name,
 )
-from BrainDiffLogic.papers.found import describe
-from BrainDiffLogic.papers.inception import CAUTION, load_classifier, score_of_method
-from BrainDiffLogic.papers.measures import Row
 from BrainDiffLogic.papers.report import PSNR, REST, Cell, Layout, PaperTable, write_report
-from BrainDiffLogic.papers.settings import SIZES
-from BrainDiffLogic.papers.simulated import TRACE_POINTS, Simulating, Traces
+from BrainDiffLogic.papers.run import check_size
+from BrainDiffLogic.papers.slices import BATCH, SliceMethod, TableRow
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
+from BrainDiffLogic.training.slice_pairs import SlicePairs
+
+SIZE = 299
+"""Rows and columns of what Inception v3 looks at."""
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the images that torchvision's weights were trained on."""
+CAUTION = (
+    "The Inception Score says little here: it asks how surely and variously a classifier of photographs names what"
+    " it sees, and knows no clean slice. Grey slices stay near its floor of 1, a clear picture of another brain scores"
+    " as well, and its value grows with the number of slices."
+)
+
+
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp(E KL(p(y|x) || p(y))) of (N, classes) probabilities p(y|x); from 1, all alike, to the number of classes."""
+    p = probabilities.astype(np.float64)
+    mean = p.mean(axis=0)
+    ratio = np.divide(p, mean, out=np.ones_like(p), where=p > 0)
+    return float(np.exp((p * np.log(ratio)).sum(axis=1).mean()))
+
+
+def class_probabilities(images: np.ndarray, classifier: nn.Module, device: torch.device) -> np.ndarray:
+    """(N, classes) of slices (N, rows, columns) in network units, cut to 0 to 1, grey in three colours, resized."""
+    grey = torch.from_numpy(images).float().clamp(0, 1)[:, None].to(device)
+    large = functional.interpolate(grey, (SIZE, SIZE), mode="bilinear", antialias=True)
+    mean, deviation = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, DEVIATION))
+    with torch.inference_mode():
+        return classifier((large.expand(-1, 3, -1, -1) - mean) / deviation).softmax(dim=1).cpu().numpy()
+
+
+def score_of_method(method: SliceMethod, pairs: SlicePairs, classifier: nn.Module, device: torch.device) -> float:
+    """The Inception Score of what a method makes of the moved slices."""
+    found = []
+    for start in range(0, len(pairs), BATCH):
+        numbers = range(start, min(start + BATCH, len(pairs)))
+        moved = np.stack([pairs[n]["moved"][0].numpy() for n in numbers])
+        found.append(class_probabilities(method(moved), classifier, device))
+    return inception_score(np.concatenate(found))
+
+
+def load_classifier(path: Path) -> nn.Module:
+    """torchvision's inception_v3 with the weights of a file (inception_v3_google-0cc3c7bd.pth).
+
+    Raises InputError where torchvision is missing or the file holds something else.
+    """
+    try:
+        from torchvision.models import inception_v3
+    except ImportError:
+        raise InputError("--inception needs torchvision: pip install torchvision, or leave the option out") from None
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        network: nn.Module = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
+        network.load_state_dict(state)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: there is no such file; give --inception torchvision's inception_v3 weights"
+        ) from None
+    except Exception:  # whatever unpickling a foreign or damaged file raises
+        raise InputError(f"{path}: not the weights of inception_v3; give --inception torchvision's file") from None
+    return network.eval()
 
 VARIANTS: dict[str, tuple[str, str, int]] = {
     "dw-3": ("DW block, kernel 3", "dw", 3), "dw-5": ("DW block, kernel 5", "dw", 5),
@@ -66,8 +130,7 @@ def rmman_settings(size: str, seed: int = 0, inception: Path | None = None) -> C
     inception  torchvision's inception_v3 weights for the Inception Score
     Raises InputError for another size, and where the Inception Score is asked for and cannot be had.
     """
-    if size not in SIZES:
-        raise InputError(f"size {size!r} is unknown: use {' or '.join(SIZES)}")
+    check_size(size)
     if inception is not None:
         load_classifier(inception)
     base, network = (_paper(), _PAPER) if size == "paper" else (_compact(), _COMPACT)
@@ -75,7 +138,7 @@ def rmman_settings(size: str, seed: int = 0, inception: Path | None = None) -> C
         name: replace(base, network={**network, "block": block, "kernel": kernel})
         for name, (_, block, kernel) in VARIANTS.items()
     }
-    simulation = Simulating((128, 128), 2.0, SEVERITY_MM, training_traces=10, test_traces=10, seed=seed)
+    simulation = PairPlan((128, 128), 2.0, SEVERITY_MM, training_traces=10, test_traces=10, seed=seed)
     if size == "paper":
         # the paper gives neither the number of images nor their motion; full slices, as for BrainDiff
         simulation = replace(
@@ -113,7 +176,7 @@ def _paper() -> CorrectorConfiguration:
 
 
 @dataclass(frozen=True)
-class SizedRow(Row):
+class SizedRow(TableRow):
     """A line of the table.
 
     parameters       of the network; None, as the two below, where there is no network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.progress import Progress
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 FORMAT = 1
@@ -32,7 +33,6 @@ FWHM = 2.3548
 LARGEST = 60000.0
 """Bound on what float16 holds; in network units no scan comes near it."""
 
-Progress = Callable[[float, str], None]
 Item = dict[str, Any]
 
 

@@ -26,7 +26,7 @@ from BrainDiffLogic.evaluation.run import CASES
 from BrainDiffLogic.evaluation.safety.report import REPORT
 from BrainDiffLogic.evaluation.safety.suite import FOLDER as SUITE
 from BrainDiffLogic.evaluation.statistics import SEVERITY, SEVERITY_GROUPS
-from BrainDiffLogic.metrics.measures import CONVENTION
+from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION
 from BrainDiffLogic.models.checkpoints import SUFFIX, read_card, shipped_folder
 
 NAMES = {"below 1": "all below 1 mm", "1-4": "all of 1 to 4 mm", "above 1": "all above 1 mm"}
@@ -61,7 +61,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         numbers = [f"{row[name]:.{digits}f}" for name, digits in NUMBERS.items()]
         share = "-" if worse is None else f"{100 * worse:.0f} %"
         lines.append([row["severity"], row["method"], str(row["volumes"]), *numbers, share])
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"Convention: {CONVENTION}."])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"Convention: {EVALUATION_CONVENTION}."])
 
 
 def safety_of(found: dict[str, Any], method: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def write_cards(validation: Path, independent: Path, safety: Path) -> None:
         card = read_card(path)
         wanted = (path.stem, NOTHING)
         card["metrics"] = [row for row in severities if row["method"] in wanted]
-        card["metrics_convention"] = CONVENTION
+        card["metrics_convention"] = EVALUATION_CONVENTION
         card["independent_metrics"] = [row for row in others if row["method"] in wanted]
         card["safety"] = safety_of(checks, path.stem)
         path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -34,11 +34,10 @@ def run_stage(stage: str, data: Path, out: Path, steps: int, device: str) -> dic
     from BrainDiffLogic.errors import InputError
     from BrainDiffLogic.injection.inject import Plan
     from BrainDiffLogic.papers.braindiff import STAGES as ALL
-    from BrainDiffLogic.papers.settings import settings_of
-    from BrainDiffLogic.papers.stages import reproduce
-    from BrainDiffLogic.papers.work import Work
+    from BrainDiffLogic.papers.braindiff_settings import braindiff_settings
+    from BrainDiffLogic.papers.run import Work, reproduce
 
-    paper = settings_of("paper", perceptual="gradient")
+    paper = braindiff_settings("paper", perceptual="gradient")
     short = {"epochs": 1, "epoch_steps": steps, "accumulate": PARTS}
     stages = [replace(part, steps=steps) for part in paper.corrector.stages]
     settings = replace(

@@ -25,7 +25,7 @@ from BrainDiffLogic.evaluation import run as engine
 from BrainDiffLogic.evaluation.methods import ModelMethod, build_methods, made_by
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
-from BrainDiffLogic.metrics.measures import CONVENTION
+from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.pictures import PANELS, write_strip
 from BrainDiffLogic.volume import Volume
@@ -95,7 +95,7 @@ def test_every_row_is_there_and_doing_nothing_on_a_still_scan_is_perfect(an_eval
 
 def test_the_tables_carry_the_convention_and_the_strata(an_evaluation: Path) -> None:
     text = (an_evaluation / "tables.md").read_text()
-    assert text.count(CONVENTION) == text.count("\n### ") > 0
+    assert text.count(EVALUATION_CONVENTION) == text.count("\n### ") > 0
     for title in ("All pairs", "severity still", "severity 1-2 mm", "severity 2-4 mm", "severity 1-4 mm"):
         assert f"\n## {title}\n" in text
     assert "n too small for a test" in text
@@ -127,7 +127,7 @@ def test_the_page_needs_nothing_beside_it(an_evaluation: Path) -> None:
     assert len(page.found) == 2 * 3  # median and worst of three methods
     assert all(link.startswith("data:image/png;base64,") for link in page.found)
     assert not re.search(r"https?://|@import|url\(", text)
-    assert unescape(text).count(CONVENTION) == page.tables > 0
+    assert unescape(text).count(EVALUATION_CONVENTION) == page.tables > 0
 
 
 def test_what_is_measured_is_not_measured_again(an_evaluation: Path, monkeypatch) -> None:

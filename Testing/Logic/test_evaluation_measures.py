@@ -11,7 +11,7 @@ from scipy import ndimage
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.measures import (
     AGAINST_REFERENCE,
-    CONVENTION,
+    EVALUATION_CONVENTION,
     HIGHEST_PSNR,
     METRICS,
     WITHOUT_REFERENCE,
@@ -162,4 +162,4 @@ def test_without_tissues_on_the_reference_cjv_is_missing_and_the_rest_is_there(a
     "word", ["PSNR", "SSIM", "MRE", "VIF", "HFEN", "Tenengrad", "worst slice", *["CJV", "EFC", "FBER", "SNR", "AES"]]
 )
 def test_the_convention_speaks_of_every_metric(word: str) -> None:
-    assert word in CONVENTION
+    assert word in EVALUATION_CONVENTION

@@ -17,13 +17,13 @@ from tiny_reproduction import tiny_corrector, tiny_settings, write_cohort
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.papers import correctors, generation, table
+from BrainDiffLogic.papers import braindiff, braindiff_stages, run
 from BrainDiffLogic.papers.braindiff import STAGES
-from BrainDiffLogic.papers.found import find_cohort
-from BrainDiffLogic.papers.measures import Measured, Row
-from BrainDiffLogic.papers.settings import Settings
-from BrainDiffLogic.papers.stages import reproduce as reproduce_stages
-from BrainDiffLogic.papers.work import Work
+from BrainDiffLogic.papers.braindiff_settings import BrainDiffSettings
+from BrainDiffLogic.papers.cohort import find_cohort
+from BrainDiffLogic.papers.run import Work
+from BrainDiffLogic.papers.run import reproduce as reproduce_stages
+from BrainDiffLogic.papers.slices import Measured, TableRow
 from BrainDiffLogic.training.run_folder import steps_done
 from BrainDiffLogic.training.slice_pairs import StackPairs, stack_run
 
@@ -46,12 +46,12 @@ def told() -> list[str]:
 def a_run(a_cohort: Path, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All stages, stopped once after the motion prior and once while the corrector trains."""
     out = tmp_path_factory.mktemp("reproduction") / "run"
-    for module, name in ((generation, "train_ldm"), (correctors, "export_pair_corrector")):
+    for module, name in ((braindiff_stages, "train_ldm"), (run, "export_pair_corrector")):
         original = getattr(module, name)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(module, name, stop_after(original, group="clean"))
             reproduce(work(a_cohort, out))
-    reproduce(work(a_cohort, out), tell=told.append)
+    reproduce(work(a_cohort, out), say=told.append)
     return out
 
 
@@ -66,7 +66,7 @@ def stop_after(original: Callable, group: str) -> Callable:
     return stopped
 
 
-def work(data: Path, out: Path, settings: Settings | None = None) -> Work:
+def work(data: Path, out: Path, settings: BrainDiffSettings | None = None) -> Work:
     return Work(data, out, settings or tiny_settings(), "cpu")
 
 
@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_twice_goes_on_and_tells_what_it_found(a_run: Pat
 def test_a_finished_run_does_nothing_again(a_run: Path, a_cohort: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in a_run.rglob("*") if path.is_file()}
     lines: list[str] = []
-    reproduce(work(a_cohort, a_run), tell=lines.append)
+    reproduce(work(a_cohort, a_run), say=lines.append)
     assert lines[-len(NAMES) :] == [f"{name}: done before" for name in NAMES]
     assert {path: path.stat().st_mtime_ns for path in a_run.rglob("*") if path.is_file()} == before
 
@@ -224,7 +224,7 @@ def test_slices_or_pairs_of_a_test_subject_stop_the_stage_that_would_train_on_th
             stage.work(work(a_cohort, out))
     shutil.copytree(out / "motion-test", out / "physics", dirs_exist_ok=True)
     with pytest.raises(AssertionError, match="corrector-physics: subject .* is not in correction"):
-        correctors.physics_corrector(work(a_cohort, out))
+        braindiff_stages.physics_corrector(work(a_cohort, out))
     for file in (out / "physics").iterdir():
         shutil.copy(file, out / "motion-test")
     with pytest.raises(AssertionError, match="table: subject .* is not in test"):
@@ -294,24 +294,24 @@ def test_a_table_says_when_the_autoencoder_loses_more_than_the_motion_costs(
     a_cohort: Path, a_run: Path, reconstruction: float, warned: bool
 ) -> None:
     found = [
-        Row(section, method, 20.0, 0.8, mre, 1.0, 3, 9)
+        TableRow(section, method, 20.0, 0.8, mre, 1.0, 3, 9)
         for section, method, mre in (
-            (table.CLEAN, table.RECONSTRUCTION, reconstruction), (table.MOTION, Measured.INPUT, 0.1)
+            (braindiff.CLEAN, braindiff.RECONSTRUCTION, reconstruction), (braindiff.MOTION, Measured.INPUT, 0.1)
         )
     ]  # fmt: skip
-    assert any("loses more" in line for line in table.notes(work(a_cohort, a_run), found)) == warned
+    assert any("loses more" in line for line in braindiff.notes(work(a_cohort, a_run), found)) == warned
 
 
 def test_a_prior_and_its_copy_share_all_that_they_change(a_cohort: Path, a_run: Path, tmp_path: Path) -> None:
-    shared = table.shared_change(work(a_cohort, a_run))
+    shared = braindiff.shared_change(work(a_cohort, a_run))
     assert f"from the same noise correlate with {shared:.2f}" in (a_run / "table.md").read_text()
     for name in ("injected-test", "injected-test-clean"):
         shutil.copytree(a_run / "injected-test", tmp_path / name)
-    assert table.shared_change(work(a_cohort, tmp_path)) == pytest.approx(1.0)
+    assert braindiff.shared_change(work(a_cohort, tmp_path)) == pytest.approx(1.0)
     for path in (tmp_path / "injected-test-clean").glob("*.npy"):
         images = np.load(path).astype(np.float32)
         np.save(path, 2 * images[:, :1] - images)  # each version changes the opposite
-    assert table.shared_change(work(a_cohort, tmp_path)) == pytest.approx(-1.0, abs=1e-3)
+    assert braindiff.shared_change(work(a_cohort, tmp_path)) == pytest.approx(-1.0, abs=1e-3)
 
 
 def test_the_physics_pairs_train_in_the_units_of_the_moved_scan(a_run: Path) -> None:

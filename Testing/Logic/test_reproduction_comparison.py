@@ -20,15 +20,20 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.families import build
 from BrainDiffLogic.motion.presets import PRESETS
-from BrainDiffLogic.papers import correctors
-from BrainDiffLogic.papers.comparison import ComparisonSettings, simulate_pairs, train_variant
-from BrainDiffLogic.papers.found import find_cohort
-from BrainDiffLogic.papers.magnitude import magnitude
-from BrainDiffLogic.papers.mcnet import FACTOR, SETS, STAGES, TITLES, in_plane, mcnet_settings, rotation
+from BrainDiffLogic.papers import run
+from BrainDiffLogic.papers.cohort import find_cohort
+from BrainDiffLogic.papers.comparison import (
+    ComparisonSettings,
+    PairPlan,
+    assert_other_traces,
+    middle_slices,
+    on_grid,
+    simulate_pairs,
+    train_variant,
+)
+from BrainDiffLogic.papers.mcnet import FACTOR, SETS, STAGES, TITLES, in_plane, magnitude, mcnet_settings, rotation
 from BrainDiffLogic.papers.rmman import rmman_settings
-from BrainDiffLogic.papers.simulated import Simulating, assert_other_traces, middle_slices, on_grid
-from BrainDiffLogic.papers.stages import reproduce
-from BrainDiffLogic.papers.work import Work
+from BrainDiffLogic.papers.run import Work, reproduce
 from BrainDiffLogic.training.corrector import network_arguments
 from BrainDiffLogic.training.slice_pairs import StackPairs
 from BrainDiffLogic.volume import Volume
@@ -47,7 +52,7 @@ def a_run(a_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All stages; stopped once, before the weights of the first model are written."""
     out = tmp_path_factory.mktemp("mcnet") / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(correctors, "export_pair_corrector", stopped)
+        patch.setattr(run, "export_pair_corrector", stopped)
         reproduce(STAGES, work(a_cohort, out))
     reproduce(STAGES, work(a_cohort, out))
     return out
@@ -88,7 +93,7 @@ def test_the_table_has_every_model_on_both_kinds_of_motion_beside_the_papers(a_r
 
 def test_a_finished_run_does_nothing_again_and_motion_scans_are_not_used(a_run: Path, a_cohort: Path) -> None:
     lines: list[str] = []
-    reproduce(STAGES, work(a_cohort, a_run), tell=lines.append)
+    reproduce(STAGES, work(a_cohort, a_run), say=lines.append)
     assert lines[0] == "found 5 scans of 5 subjects: 5 clean, 0 with motion, 0 pairs"
     assert lines[1].startswith("left out, with motion (it is simulated here): sub-p0_acq-headmotion1_T1w")
     assert lines[-len(STAGES) :] == [f"{stage.name}: done before" for stage in STAGES]
@@ -185,7 +190,7 @@ def test_a_pair_that_was_lost_is_made_again_as_it_was(a_run: Path, a_cohort: Pat
 
 
 def test_traces_differ_from_each_other_and_grow_with_their_number() -> None:
-    plan = Simulating((32, 32), 6.0, (0.25, 2.0), training_traces=5, test_traces=5)
+    plan = PairPlan((32, 32), 6.0, (0.25, 2.0), training_traces=5, test_traces=5)
     drawn = [plan.draw(SETS[1], number)[1] for number in range(10)]
     size = [max(np.abs(trace.translations).max(), np.abs(trace.rotations).max()) / FACTOR for trace in drawn]
     assert size[:5] == sorted(size[:5]) and size[5:] == sorted(size[5:])

@@ -11,8 +11,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.methods import DENOISERS
 from BrainDiffLogic.injection.inject import PAPER
 from BrainDiffLogic.metrics.sharpness import noise_of
-from BrainDiffLogic.papers.measures import Measured, over_subjects, slice_mask, slice_quality
-from BrainDiffLogic.papers.settings import settings_of, without_contrast
+from BrainDiffLogic.papers.braindiff_settings import braindiff_settings, without_contrast
+from BrainDiffLogic.papers.slices import Measured, over_subjects, slice_mask, slice_quality
 
 
 def a_slice(seed: int = 0, noise: float = 0.0) -> np.ndarray:
@@ -88,21 +88,21 @@ def test_the_noise_is_found_within_a_tenth_and_an_empty_slice_has_none() -> None
 
 
 def test_the_sizes_read_the_shipped_configurations(tmp_path: Path) -> None:
-    compact = settings_of("compact", seed=4)
+    compact = braindiff_settings("compact", seed=4)
     assert (compact.canvas, compact.spacing_mm, compact.injection.seed) == ((96, 128), 2.0, 4)
-    paper = settings_of("paper", perceptual="gradient", paper_injection=True)
+    paper = braindiff_settings("paper", perceptual="gradient", paper_injection=True)
     assert (paper.canvas, paper.vae.network, paper.ldm.network, paper.corrector.network) == ((192, 256), *["paper"] * 3)
     assert (paper.injection.mode, paper.injection.signal, paper.injection.steps) == (PAPER.mode, None, None)
-    assert settings_of("paper", vgg=tmp_path / "vgg.pth").vae.perceptual == "lpips"
-    assert compact.digest != settings_of("compact").digest == settings_of("compact").digest
+    assert braindiff_settings("paper", vgg=tmp_path / "vgg.pth").vae.perceptual == "lpips"
+    assert compact.digest != braindiff_settings("compact").digest == braindiff_settings("compact").digest
     with pytest.raises(InputError, match="perceptual term needs --vgg"):
-        settings_of("paper")
+        braindiff_settings("paper")
     with pytest.raises(InputError, match="size 'large' is unknown"):
-        settings_of("large")
+        braindiff_settings("large")
 
 
 def test_the_ablation_differs_in_one_weight() -> None:
-    both = settings_of("compact").corrector
+    both = braindiff_settings("compact").corrector
     alone = without_contrast(both)
     assert both.contrastive and not alone.contrastive
     assert alone.stages[-1].loss == {"l1": 1.0, "info_nce": 0.0}

@@ -18,10 +18,15 @@ from torch import nn
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.papers import rmman
-from BrainDiffLogic.papers.inception import class_probabilities, inception_score, load_classifier
-from BrainDiffLogic.papers.rmman import STAGES, rmman_settings, six_parameters
-from BrainDiffLogic.papers.stages import reproduce
-from BrainDiffLogic.papers.work import Work
+from BrainDiffLogic.papers.rmman import (
+    STAGES,
+    class_probabilities,
+    inception_score,
+    load_classifier,
+    rmman_settings,
+    six_parameters,
+)
+from BrainDiffLogic.papers.run import Work, reproduce
 
 CLASSES = 4
 

@@ -13,8 +13,8 @@ from BrainDiffLogic.commands.simulate_cohort import Settings as CohortSettings
 from BrainDiffLogic.commands.simulate_cohort import simulate_cohort
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.injection.inject import Plan
+from BrainDiffLogic.papers.braindiff_settings import BrainDiffSettings
 from BrainDiffLogic.papers.comparison import ComparisonSettings
-from BrainDiffLogic.papers.settings import Settings
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.volume import Volume
 
@@ -50,7 +50,7 @@ def tiny_corrector(**changes: Any) -> CorrectorConfiguration:
     return CorrectorConfiguration(**{**content, **changes})
 
 
-def tiny_settings(**changes: Any) -> Settings:
+def tiny_settings(**changes: Any) -> BrainDiffSettings:
     """32 x 32 pixels of 6 mm; every network a few channels and a few steps."""
     content: dict[str, Any] = {
         "canvas": (32, 32), "spacing_mm": 6.0, "step": 3, "shares": SHARES,
@@ -59,7 +59,7 @@ def tiny_settings(**changes: Any) -> Settings:
         "corrector": tiny_corrector(), "injection": Plan(steps=2, variants=2, signal=(0.99, 0.97)),
         "physics_levels": ("steps", "drift"),
     }  # fmt: skip
-    return Settings(**{**content, **changes})
+    return BrainDiffSettings(**{**content, **changes})
 
 
 def tiny_comparison(settings: ComparisonSettings, **network: Any) -> ComparisonSettings:

@@ -1,22 +1,19 @@
-"""What a reproduction of BrainDiff is made with: the sizes "compact" and "paper", or any other settings."""
+"""What a reproduction of BrainDiff is made with: the sizes compact and paper, or any other settings."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from BrainDiffLogic.data.split import DEFAULT_SHARES
 from BrainDiffLogic.digests import SHORT, digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.inject import PAPER, Plan
-from BrainDiffLogic.papers.found import Uses
+from BrainDiffLogic.papers.cohort import Uses
+from BrainDiffLogic.papers.run import RecipeSettings, check_size
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, LdmConfiguration, VaeConfiguration
 from BrainDiffLogic.training.fields import read_section
 
-SIZES = ("compact", "paper")
 PHYSICS_LEVELS = ("nod", "drift", "steps", "swallow", "tremor")
 """Presets of the physics pairs: as many as injection makes variants, so that both correctors see as many pairs."""
 PHYSICS_SEVERITY_MM = (0.5, 5.0)
@@ -30,14 +27,12 @@ USES = Uses(("clean", "motion"), ("correction",), {
 
 
 @dataclass(frozen=True)
-class Settings:
+class BrainDiffSettings(RecipeSettings):
     """Settings of ``braindiff reproduce braindiff``.
 
     canvas, spacing_mm, step  of the slices, see ``slice_store.build_store``
     vae, ldm, corrector       of phases 1, 2 (motion; the control differs in its group alone) and 4
     injection                 of phase 3
-    shares                    of the subjects, see ``data.split``
-    worst_still               still scans with a worse expert score are left out
     pe_axis                   phase encoding of the physics pairs
     """
 
@@ -48,17 +43,10 @@ class Settings:
     corrector: CorrectorConfiguration
     injection: Plan = field(default_factory=Plan)
     step: int = 1
-    shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
-    worst_still: int = 1
     physics_levels: tuple[str, ...] = PHYSICS_LEVELS
     physics_severity_mm: tuple[float, float] = PHYSICS_SEVERITY_MM
     pe_axis: str = "AP"
     uses: ClassVar[Uses] = USES
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON holds it."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
 
     @property
     def digest(self) -> str:
@@ -66,9 +54,9 @@ class Settings:
         return digest(self.as_dict())[:SHORT]
 
 
-def settings_of(
+def braindiff_settings(
     size: str, *, perceptual: str | None = None, vgg: Path | None = None, paper_injection: bool = False, seed: int = 0
-) -> Settings:
+) -> BrainDiffSettings:
     """The settings of a size.
 
     compact  2 mm pixels on 96 x 128, every third slice: little more than an hour on two cores
@@ -77,14 +65,13 @@ def settings_of(
     paper_injection  phase 3 to the letter (``inject.PAPER``) instead of the default, which keeps the anatomy
     Raises InputError for another size, and where LPIPS has no file of weights.
     """
-    if size not in SIZES:
-        raise InputError(f"size {size!r} is unknown: use {' or '.join(SIZES)}")
+    check_size(size)
     suffix = "-paper" if size == "paper" else ""
     options = {"vgg": str(vgg)} if vgg else None
     vae = read_section(VaeConfiguration, f"vae{suffix}", perceptual=perceptual, perceptual_options=options)
     if vae.perceptual == "lpips" and not vae.perceptual_options.get("vgg"):
         raise InputError("the paper's perceptual term needs --vgg, torchvision's weights; or --perceptual gradient")
-    return Settings(
+    return BrainDiffSettings(
         canvas=(192, 256) if suffix else (96, 128), spacing_mm=1.0 if suffix else 2.0, step=1 if suffix else 3,
         vae=vae, ldm=read_section(LdmConfiguration, f"ldm{suffix}"),
         corrector=read_section(CorrectorConfiguration, f"braindiff{suffix}"),

@@ -1,18 +1,23 @@
-"""Quality of single slices against their clean ones, and its means over subjects, in one declared convention."""
+"""Quality of single slices against their clean ones, of nothing, a corrector and a denoiser, as rows of a table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from BrainDiffLogic.data.split import Manifest
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import ssim_map
 from BrainDiffLogic.metrics.sharpness import tenengrad
+from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.papers.cohort import assert_split
+from BrainDiffLogic.training.slice_pairs import SlicePairs
 
-CONVENTION = (
+SLICE_CONVENTION = (
     "single sagittal slices in network units (99th percentile of the head of the input's volume = 1), not clipped, "
     "data range 1; in the head of the clean slice: PSNR; SSIM (2D Gaussian window, sigma 1.5, population covariance, "
     "as scikit-image); MRE = sum|error| / sum|clean|; sharpness = Tenengrad of the image / of the clean slice. Means "
@@ -42,7 +47,7 @@ def slice_mask(clean: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table.
 
     section  what was measured on; method: what was done to it
@@ -90,15 +95,15 @@ class Measured:
             for name, value in slice_quality(image.astype(np.float32), clean, mask).items():
                 lists[name].append(value)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         """A row for each method, in the order they came."""
         return [self._row(method) for method in self.values]
 
-    def _row(self, method: str) -> Row:
+    def _row(self, method: str) -> TableRow:
         means = {name: over_subjects(self.subjects, values) for name, values in self.values[method].items()}
         psnr, ssim, mre, sharpness = (float(np.mean(list(means[name].values()))) for name in METRICS)
         slices = np.array(self.values[method]["ssim"])
-        row = Row(
+        row = TableRow(
             self.section, method, psnr, ssim, mre, sharpness, len(set(self.subjects)), len(self.subjects),
             ssim_slices=float(slices.mean()), ssim_sd=float(slices.std()),
         )  # fmt: skip
@@ -121,3 +126,45 @@ def over_subjects(subjects: Sequence[str], values: Sequence[float]) -> dict[str,
     for subject, value in zip(subjects, values, strict=True):
         groups.setdefault(subject, []).append(value)
     return {subject: float(np.nanmean(group)) for subject, group in groups.items()}
+
+BATCH = 32
+
+SliceMethod = Callable[[np.ndarray], np.ndarray]
+"""Slices (N, rows, columns) to as many."""
+
+
+def nothing(images: np.ndarray) -> np.ndarray:
+    """The slices as they are."""
+    return images
+
+
+def correction(network: Corrector, device: torch.device) -> SliceMethod:
+    """The network as a method: what it predicts is subtracted."""
+    network.to(device)
+
+    def method(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            moved = torch.from_numpy(images)[:, None].to(device)
+            return (moved - network(moved)).float().cpu().numpy()[:, 0]
+
+    return method
+
+
+def one_by_one(denoise: SliceMethod) -> SliceMethod:
+    """A method for one slice as one for many."""
+    return lambda images: np.stack([denoise(image) for image in images])
+
+
+def measure(section: str, pairs: SlicePairs, methods: Mapping[str, SliceMethod], manifest: Manifest) -> Measured:
+    """Every method on every pair, in their order. Raises AssertionError for a pair outside the test split."""
+    assert_split("table", pairs.subjects, manifest, "test")
+    measured = Measured(section)
+    for start in range(0, len(pairs), BATCH):
+        numbers = range(start, min(start + BATCH, len(pairs)))
+        samples = [pairs[n] for n in numbers]
+        moved = np.stack([sample["moved"][0].numpy() for sample in samples])
+        made = {name: method(moved) for name, method in methods.items()}
+        for row, n in enumerate(numbers):
+            versions = {name: images[row] for name, images in made.items()}
+            measured.add(pairs.facts[n]["subject"], samples[row]["clean"][0].numpy(), versions)
+    return measured

@@ -1,0 +1,256 @@
+"""A reproduction: its folder, and its stages in their order, each skipped when done: a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from BrainDiffLogic.data.split import DEFAULT_SHARES, Manifest, cohort_manifest, read_manifest
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import write_json
+from BrainDiffLogic.inference import choose_device
+from BrainDiffLogic.papers.cohort import Cohort, Uses, assert_split, check_enough, describe, find_cohort
+from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.training.configuration import CorrectorConfiguration
+from BrainDiffLogic.training.corrector import train_on_pairs
+from BrainDiffLogic.training.corrector_cards import export_pair_corrector
+from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.slice_pairs import PairRun
+from BrainDiffLogic.training.slice_store import SliceStore
+
+FORMAT = 1
+SIZES = ("compact", "paper")
+TABLE = "table"
+TABLES = tuple(f"{TABLE}.{suffix}" for suffix in ("md", "csv", "json"))
+"""What the last stage of every recipe leaves."""
+SETTINGS, LOG, MANIFEST = "reproduction.json", "run.json", "manifest"
+STAGED = ".braindiff-"
+"""How the folders of ``images.outputs.staged_output`` begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSettings:
+    """What the settings of every recipe say.
+
+    shares       of the subjects, see ``data.split``
+    worst_still  still scans with a worse expert score are left out
+    uses         of the cohort
+    """
+
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
+    worst_still: int = 1
+    uses: ClassVar[Uses]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
+
+
+def check_size(size: str) -> None:
+    """Raise InputError where a recipe has no such size."""
+    if size not in SIZES:
+        raise InputError(f"size {size!r} is unknown: use {' or '.join(SIZES)}")
+
+
+S = TypeVar("S", bound=RecipeSettings)
+
+
+@dataclass
+class Work(Generic[S]):
+    """A reproduction under way: ``data``, the BIDS folder, becomes what lies in ``out``.
+
+    device    "auto", "cpu", "cuda" or "mps"; jobs: processes that simulate and register
+    progress  called with (share of a piece of work done, its name)
+    """
+
+    data: Path
+    out: Path
+    settings: S
+    device: str = "auto"
+    jobs: int = 1
+    progress: Progress = silent
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """What the BIDS folder holds."""
+        return find_cohort(self.data, self.settings.worst_still, self.settings.uses.groups)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The split, as it was written; read again by each stage that asks."""
+        return read_manifest(self.out / "manifest.json")
+
+    @property
+    def store(self) -> SliceStore:
+        """The slices of the cohort."""
+        return SliceStore(self.out / "slices")
+
+    @property
+    def hardware(self) -> Hardware:
+        """What phases 1 and 2 train on."""
+        return Hardware(choose_device(self.device).type)
+
+    def weights(self, name: str) -> Path:
+        """The trained weights of a stage."""
+        return self.out / f"{name}.safetensors"
+
+    def open(self) -> None:
+        """Make the folder and note the settings, or check that it was begun with these.
+
+        Raises InputError where it was begun with others, or cannot be written.
+        """
+        settings = self.settings.as_dict()
+        file = self.out / SETTINGS
+        if file.exists():
+            before = _read(file)
+            changed = [key for key, value in settings.items() if before["settings"].get(key) != value]
+            if changed:
+                raise InputError(f"{self.out}: was begun with another {changed[0]}; give that again, or another --out")
+            if before["scans"] != self.cohort.digest:
+                raise InputError(f"{self.out}: was begun with other scans than {self.data} holds; give another --out")
+            return
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            occupied = any(not path.name.startswith(STAGED) for path in self.out.iterdir())
+        except OSError as error:
+            raise InputError(f"{self.out}: cannot be made a folder ({error.strerror}); choose another") from None
+        if occupied:
+            raise InputError(f"{self.out}: holds something else; give an empty folder")
+        write_json(file, {"format": FORMAT, "data": str(self.data), "scans": self.cohort.digest, "settings": settings})
+
+    def finished(self, stage: str) -> str | None:
+        """When a stage ran to its end (ISO 8601, UTC); None when it has not."""
+        file = self._file(stage)
+        return str(_read(file)["finished"]) if file.is_file() else None
+
+    def note(self, stage: str, seconds: float, facts: dict[str, Any]) -> None:
+        """Write a stage into the log: it is done. One file a stage, so that jobs of a cluster do not collide."""
+        self._file(stage).parent.mkdir(exist_ok=True)
+        finished = datetime.now(UTC).isoformat(timespec="milliseconds")
+        write_json(self._file(stage), {"stage": stage, "seconds": round(seconds, 1), "finished": finished, **facts})
+        write_json(self.out / LOG, {"format": FORMAT, "device": self.device, "stages": self.log()})
+
+    def log(self) -> list[dict[str, Any]]:
+        """What the finished stages noted, in the order they ended."""
+        notes = [_read(path) for path in (self.out / "log").glob("*.json")]
+        return sorted(notes, key=lambda note: note["finished"])
+
+    def clean(self) -> None:
+        """Remove what writing left behind when a process was killed. Not while another process works here."""
+        for remains in self.out.glob(f"{STAGED}*"):
+            shutil.rmtree(remains, ignore_errors=True)
+
+    def _file(self, stage: str) -> Path:
+        return self.out / "log" / f"{stage}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        raise InputError(f"{path}: damaged; delete it, finished work is found again") from None
+
+
+def train_corrector(
+    work: Work[S],
+    name: str,
+    configuration: CorrectorConfiguration,
+    start: PairRun,
+    splits: tuple[str, ...] = ("correction",),
+) -> dict[str, Any]:
+    """Train the corrector of the stage ``name`` on pairs of subjects of the ``splits``; returns the facts to note."""
+    assert_split(name, start.pairs.subjects, work.manifest, *splits)
+    checkpoint = train_on_pairs(configuration, start, work.out / name)
+    card = export_pair_corrector(configuration, start, checkpoint, work.weights(name))
+    facts = {key: card["training"][key] for key in ("slices", "subjects", "held_out_subjects", "steps")}
+    return {**facts, "pairs": len(start.pairs)}
+
+
+@dataclass(frozen=True)
+class RecipeStage(Generic[S]):
+    """One stage: what must be done before it, what it leaves in the folder, and the work itself.
+
+    does  what the person is told that it does; without it the first line of the work's docstring
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    leaves: tuple[str, ...]
+    work: Callable[[Work[S]], dict[str, Any]]
+    does: str = ""
+
+
+def reproduce(
+    stages: Sequence[RecipeStage[S]],
+    work: Work[S],
+    only: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Run the stages (``only``: these) that are not done; returns the table, which is there after the last one.
+
+    say  called with lines for the person: what was found, what each stage uses, how long it took
+    A run that is stopped, even killed, goes on in the stage where it was. Raises InputError where the data, the
+    settings of the folder or an earlier stage are missing, and AssertionError where a subject is in two splits.
+    """
+    chosen = [stage for stage in stages if not only or stage.name in only]
+    cohort = work.cohort  # before anything is written
+    _check_needs(work, stages, chosen)
+    work.open()
+    if not only:
+        work.clean()
+    manifest = cohort_manifest(work.out / "manifest.json", cohort.subjects, work.settings.shares)
+    for line in describe(cohort, manifest, work.settings.uses):
+        say(line)
+    for stage in chosen:
+        if is_done(work, stage):
+            say(f"{stage.name}: done before")
+            continue
+        say(f"{stage.name}: {stage.does or str(stage.work.__doc__).splitlines()[0].rstrip('.')}")
+        started = time.monotonic()
+        facts = stage.work(work)
+        work.note(stage.name, time.monotonic() - started, facts)
+        say(f"{stage.name}: {time.monotonic() - started:.0f} s")
+    return work.out / f"{TABLE}.md"
+
+
+def is_done(work: Work[S], stage: RecipeStage[S]) -> bool:
+    """Whether a stage is in the log, later than what it needs, and what it left is there."""
+    finished = work.finished(stage.name)
+    if finished is None or not all((work.out / name).exists() for name in stage.leaves):
+        return False
+    return all((before := work.finished(need)) is not None and before <= finished for need in stage.needs)
+
+
+def split_stage(held_out: Callable[[S], bool]) -> RecipeStage[S]:
+    """The first stage of every recipe.
+
+    held_out  whether, with these settings, correctors hold out a subject to validate on
+    """
+
+    def split(work: Work[S]) -> dict[str, Any]:
+        """Three-way split of the subjects."""
+        manifest = cohort_manifest(work.out / "manifest.json", work.cohort.subjects, work.settings.shares)
+        check_enough(work.cohort, manifest, work.settings.uses.needs(held_out(work.settings)))
+        excluded = {reason: len(names) for reason, names in work.cohort.excluded.items()}
+        return {"splits": {name: len(members) for name, members in manifest.splits.items()}, "left_out": excluded}
+
+    return RecipeStage(MANIFEST, (), ("manifest.json",), split)
+
+
+def _check_needs(work: Work[S], stages: Sequence[RecipeStage[S]], chosen: Sequence[RecipeStage[S]]) -> None:
+    """Refuse a stage whose inputs neither are there nor will be made."""
+    by_name = {stage.name: stage for stage in stages}
+    for stage in chosen:
+        if is_done(work, stage):
+            continue
+        for need in stage.needs:
+            if by_name[need] not in chosen and not is_done(work, by_name[need]):
+                raise InputError(f"stage {stage.name} needs {need}, which is not done in {work.out}; run it first")
