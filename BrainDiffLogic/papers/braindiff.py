@@ -156,6 +156,6 @@ STAGES: tuple[RecipeStage[BrainDiffSettings], ...] = (
     RecipeStage("corrector", ("injected",), ("corrector.safetensors",), stages.corrector),
     RecipeStage("corrector-l1", ("injected",), ("corrector-l1.safetensors",), stages.corrector_without_contrast),
     RecipeStage("physics", ("slices",), ("physics",), stages.physics_pairs),
-    RecipeStage("corrector-physics", ("physics", "vae"), ("corrector-stages.safetensors",), stages.physics_corrector),
+    RecipeStage("corrector-physics", ("physics", "vae"), ("corrector-physics.safetensors",), stages.physics_corrector),
     RecipeStage("table", ("injected-test", "motion-test", *CORRECTORS), TABLES, tabulate),
 )  # fmt: skip

@@ -57,6 +57,13 @@ def test_every_room_has_its_floor() -> None:
     assert not set(rooms()) - set(FLOORS), "a room without a floor; give it one"
 
 
+def test_every_room_is_described_in_the_order_of_the_floors() -> None:
+    text = (LIBRARY.parent / "Resources" / "Documentation" / "developers.md").read_text("utf-8")
+    lines = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    described = [name for line in lines for name in re.findall(r"`(\w+)`", line) if name in FLOORS]
+    assert described == list(FLOORS), "developers.md describes other rooms, or in another order"
+
+
 def test_no_import_runs_upward() -> None:
     found = [
         f"{path.relative_to(LIBRARY)}:{line} imports {to}"
