@@ -58,6 +58,18 @@ def test_a_corrector_that_returns_its_input_leaves_a_constant(number: int) -> No
     np.testing.assert_allclose(corrected, corrected.flat[0], atol=0.01)
 
 
+def test_no_voxel_of_a_double_precision_volume_falls_below_the_lowest() -> None:
+    class TwiceTooMuch(Echo):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    volume = a_volume((17, 19, 18), np.eye(3))
+    volume = volume.with_array(volume.array.astype(np.float64) + np.random.default_rng(1).uniform(size=volume.shape))
+    corrected = correct(volume, (TwiceTooMuch(32), CARD), gate=False, force=True, device="cpu").corrected.array
+    assert corrected.dtype == np.float64
+    assert corrected.min() >= volume.array.min() - 1e-9
+
+
 @pytest.mark.parametrize("number", range(48))
 def test_slices_are_put_back_exactly(number: int) -> None:
     matrix = orientations()[number] * ((1, 1, 1), (1, 1, 4), (4, 1, 1))[number % 3]
@@ -70,6 +82,10 @@ def test_slices_are_put_back_exactly(number: int) -> None:
     [
         ((160, 192, 192), (1, 1, 1), "sagittal"),
         ((256, 256, 1), (1, 1, 5), "axial"),
+        ((64, 64, 15), (1, 1, 1), "axial"),
+        ((64, 64, 16), (1, 1, 1), "sagittal"),
+        ((64, 64, 20), (1, 1, 3), "axial"),
+        ((64, 64, 20), (1, 1, 2.9), "sagittal"),
         ((256, 256, 30), (0.9, 0.9, 5), "axial"),
         ((256, 20, 256), (0.9, 5, 0.9), "coronal"),
         ((20, 256, 256), (5, 0.9, 0.9), "sagittal"),
