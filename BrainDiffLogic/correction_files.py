@@ -132,7 +132,7 @@ def write_correction(
                 pool.submit(write_volume, volume, staged[name], dtype=kind, provenance=made.get(name, ""))
                 for name, (volume, kind) in volumes.items() if name in staged and volume is not None
             ]  # fmt: skip
-            measuring = _measuring(correction, stored, pool) if report else {}
+            measuring = measured_together(correction, stored, pool) if report else {}
             for job in writing:
                 job.result()
         facts = {
@@ -164,7 +164,8 @@ def _difference(stored: Volume, correction: Correction) -> Volume:
     return correction.difference.with_array(array, storage=stored.storage)
 
 
-def _measuring(correction: Correction, stored: Volume, pool: Executor) -> dict[str, Future[Assessment]]:
+def measured_together(correction: Correction, stored: Volume, pool: Executor) -> dict[str, Future[Assessment]]:
+    """The quality of the input, "before", and of ``stored``, "after", both in the input's head, as jobs of a pool."""
     before = correction.finding.scan
     after = before.same_head(stored.array)
     return {name: pool.submit(assess, scan) for name, scan in (("before", before), ("after", after))}

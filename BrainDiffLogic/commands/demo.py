@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from BrainDiffLogic.commands.progress import shown_progress
+from BrainDiffLogic.commands.view import require_viewer, serve
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
 from BrainDiffLogic.motion.presets import PRESETS
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--severity", type=float, default=SEVERITY_MM, metavar="MM",
         help=f"mean displacement in mm (default: {SEVERITY_MM})",
     )  # fmt: skip
+    parser.add_argument("--view", action="store_true", help="then open it in a browser, until Ctrl+C (braindiff view)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from BrainDiffLogic.motion.traces import write_trajectory
     from BrainDiffLogic.pictures import difference_picture
 
+    if args.view:
+        require_viewer()
     head = find_head()
     if find_spec("matplotlib") is None:
         raise InputError("the demo draws with matplotlib: pip install 'braindiff[demo]'")
@@ -84,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
         captions = _captions(rows, correction.report)
         difference_picture(volumes, captions, simulation.trajectory, staged[1], title)
     print(table(rows, title))
-    print(f"written: {args.out}")
+    print(f"written: {args.out}", flush=True)
+    if args.view:
+        serve(str(files["motion"]), str(files["corrected"]))
     return 0
 
 

@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "synthesize": "inject motion into clean slices with a diffusion prior, to train a corrector on",
     "reproduce": "reproduce a paper on your own data, from a BIDS folder to its table",
     "evaluate": "measure corrections on pairs of a moved and a still scan, or check that they do no harm",
+    "view": "see a scan and its correction in a browser, side by side",
     "demo": "the main job on a real head, end to end",
 }
 

@@ -11,9 +11,6 @@ from BrainDiffLogic.images.outputs import check_output
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.models.checkpoints import Card
 
-HEADLINE = "all above 1 mm"
-"""The row of a card's table that ``list`` shows."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff models``."""
@@ -107,17 +104,7 @@ def _list() -> None:
             print(f"{name:<20}{error}")
             continue
         size = f"{path.stat().st_size / 1e6:.1f} MB"
-        print(f"{name:<20}{card['family']:<18}{card['version']:<10}{size:>8}  {_headline(card)}")
-
-
-def _headline(card: Card) -> str:
-    rows = [row for row in card["metrics"] if isinstance(row, dict) and row.get("severity") == HEADLINE]
-    nothing = next((row for row in rows if row["method"] == "do nothing"), None)
-    own = next((row for row in rows if row["method"] != "do nothing"), None)
-    if own is None or nothing is None:
-        return "not measured"
-    numbers = (f"{name.upper()} {own[name]:.3f} (do nothing {nothing[name]:.3f})" for name in ("mre", "ssim"))
-    return f"{HEADLINE}: {', '.join(numbers)}"
+        print(f"{name:<20}{card['family']:<18}{card['version']:<10}{size:>8}  {checkpoints.headline(card)}")
 
 
 def _verify(model: str | None) -> None:

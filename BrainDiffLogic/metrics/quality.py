@@ -103,7 +103,7 @@ def compare(image: Image, reference: Image, mask: Image | None = None) -> Compar
     Raises InputError if the grids differ, or if mask or reference is empty or constant.
     """
     moved, clean = _volume(image), _volume(reference)
-    _same_grid(moved, clean)
+    check_same_grid(moved, clean)
     inside = _mask(mask, clean) if mask is not None else head_mask(clean.array)
     low, high = np.percentile(clean.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
     if high <= low:
@@ -304,7 +304,8 @@ def _volume(image: Image) -> Volume:
     return (image if isinstance(image, Volume) else Volume(np.asarray(image), np.eye(4))).without_fill()
 
 
-def _same_grid(image: Volume, reference: Volume) -> None:
+def check_same_grid(image: Volume, reference: Volume) -> None:
+    """Raises InputError where two volumes have different shapes or lie differently in space."""
     if image.shape != reference.shape:
         raise InputError(
             f"{image.name} {image.shape} and {reference.name} {reference.shape} have different grids: "
@@ -319,7 +320,7 @@ def _same_grid(image: Volume, reference: Volume) -> None:
 
 def _mask(mask: Image, volume: Volume) -> np.ndarray:
     if isinstance(mask, Volume):
-        _same_grid(mask, volume)
+        check_same_grid(mask, volume)
     inside = np.asarray(mask.array if isinstance(mask, Volume) else mask) != 0
     if inside.shape != volume.shape:
         raise InputError(f"the mask {inside.shape} does not fit {volume.name} {volume.shape}: use its grid")

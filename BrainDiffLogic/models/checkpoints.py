@@ -50,6 +50,8 @@ all of its weights: its residual changes by 0.011 %, with every kernel rounded b
 PHYSICS = "motion"
 """The family that finds the motion and undoes it, beside the default network; its numbers are limits, not weights."""
 Card = dict[str, Any]
+HEADLINE = "all above 1 mm"
+"""The row of a card's table that stands for it."""
 
 
 def shipped_folder() -> Path:
@@ -259,3 +261,14 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
         shutil.copyfile(path, staged)
         shutil.copyfile(path.with_suffix(".json"), staged.with_suffix(".json"))
     return target
+
+
+def headline(card: Card) -> str:
+    """What a model is worth, in one line, from its card."""
+    rows = [row for row in card["metrics"] if isinstance(row, dict) and row.get("severity") == HEADLINE]
+    nothing = next((row for row in rows if row["method"] == "do nothing"), None)
+    own = next((row for row in rows if row["method"] != "do nothing"), None)
+    if own is None or nothing is None:
+        return "not measured"
+    numbers = (f"{name.upper()} {own[name]:.3f} (do nothing {nothing[name]:.3f})" for name in ("mre", "ssim"))
+    return f"{HEADLINE}: {', '.join(numbers)}"

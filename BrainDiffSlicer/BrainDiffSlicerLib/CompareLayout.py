@@ -37,7 +37,9 @@ class CompareLayout(LinkedViews):
         orientation: str = "Sagittal",
     ) -> bool:
         """Show them, see ``showVolumes``."""
-        captions = (_("Original"), _("Corrected"), _("Difference"))
+        from BrainDiffLogic.display import CAPTIONS
+
+        captions = tuple(_(caption) for caption in CAPTIONS)
         return self.showVolumes((original, corrected, difference), captions, orientation)
 
     def clear(self) -> None:

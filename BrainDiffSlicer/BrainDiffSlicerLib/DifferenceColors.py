@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import slicer
@@ -11,13 +11,6 @@ from BrainDiffSlicerLib.OutputVolume import OutputVolume
 
 SINGLETON_TAG = "BrainDiffSignedDifference"
 OVERLAY_TAG = "BrainDiffSignedDifferenceOverlay"
-COLORS = 255
-"""Odd, so that one entry is the middle."""
-WHITE = 1
-"""Entries on each side of the middle that are white too: a view rounds zero to one of them."""
-WINDOW_SHARE = 0.2
-"""The window reaches from minus to plus this share of the robust maximum of the original."""
-PERCENTILE = 99.0
 
 
 class DifferenceColors:
@@ -26,41 +19,40 @@ class DifferenceColors:
     @staticmethod
     def table(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
         """The scene's table, made where it is missing. It is saved with the scene."""
+        from BrainDiffLogic.display import difference_colors
 
-        def white(share: float, more: bool) -> tuple[float, ...]:
-            fade = 1.0 - share
-            return (1.0, fade, fade, 1.0) if more else (fade, fade, 1.0, 1.0)
-
-        return DifferenceColors._table(scene, SINGLETON_TAG, "BrainDiff signed difference", white)
+        colors = [(*color, 1.0) for color in difference_colors()]
+        return DifferenceColors._table(scene, SINGLETON_TAG, "BrainDiff signed difference", colors)
 
     @staticmethod
     def darkTable(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
         """The same to be added to an image: black, so nothing, where nothing was changed. It is not saved."""
+        from BrainDiffLogic.display import difference_steps
 
-        def dark(share: float, more: bool) -> tuple[float, ...]:
-            return (share, 0.2 * share, 0.0, 1.0) if more else (0.0, 0.35 * share, share, 1.0)
-
-        table = DifferenceColors._table(scene, OVERLAY_TAG, "BrainDiff difference overlay", dark)
+        colors = [
+            (share, 0.2 * share, 0.0, 1.0) if share > 0 else (0.0, -0.35 * share, -share, 1.0)
+            for share in difference_steps().tolist()
+        ]
+        table = DifferenceColors._table(scene, OVERLAY_TAG, "BrainDiff difference overlay", colors)
         table.SetSaveWithScene(False)
         table.SetHideFromEditors(True)
         return table
 
     @staticmethod
     def _table(
-        scene: slicer.vtkMRMLScene, tag: str, name: str, rgba: Callable[[float, bool], tuple[float, ...]]
+        scene: slicer.vtkMRMLScene, tag: str, name: str, colors: Sequence[tuple[float, ...]]
     ) -> slicer.vtkMRMLColorTableNode:
         table = scene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
-        if table is not None and table.GetNumberOfColors() == COLORS:
+        if table is not None and table.GetNumberOfColors() == len(colors):
             return table
         table = slicer.vtkMRMLColorTableNode()
         table.SetSingletonTag(tag)
         table.SetName(name)
         table.SetTypeToUser()
-        table.SetNumberOfColors(COLORS)
-        middle = COLORS // 2
-        for index in range(COLORS):
-            share = max(0, abs(index - middle) - WHITE) / (middle - WHITE)
-            table.SetColor(index, f"{(index - middle) / middle:+.3f}", *rgba(share, index > middle))
+        table.SetNumberOfColors(len(colors))
+        middle = len(colors) // 2
+        for index, rgba in enumerate(colors):
+            table.SetColor(index, f"{(index - middle) / middle:+.3f}", *rgba)
         return scene.AddNode(table)
 
     @staticmethod
@@ -69,18 +61,16 @@ class DifferenceColors:
 
         It depends on the original only, so that the colors of every strength and model can be compared.
         """
-        return WINDOW_SHARE * DifferenceColors.robustMaximum(original)
+        from BrainDiffLogic.display import half_window
+
+        return half_window(original)
 
     @staticmethod
     def robustMaximum(original: np.ndarray) -> float:
         """The 99th percentile of what lies above the mean: of the head, not of the air; 1 for an empty image."""
-        values = original[np.isfinite(original)]
-        above = values[values > values.mean(dtype=np.float64)] if values.size else values
-        if not above.size:
-            return float(np.abs(values).max()) if values.any() else 1.0
-        place = int((above.size - 1) * PERCENTILE / 100)
-        highest = float(np.partition(above, place)[place])
-        return highest if highest > 0 else float(np.abs(values).max())
+        from BrainDiffLogic.display import robust_maximum
+
+        return robust_maximum(original)
 
     @staticmethod
     def show(volume: slicer.vtkMRMLScalarVolumeNode, original: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from BrainDiffSlicerLib.DifferenceColors import WINDOW_SHARE, DifferenceColors
+from BrainDiffSlicerLib.DifferenceColors import DifferenceColors
 from BrainDiffSlicerLib.HiddenVolume import HiddenVolume
 from BrainDiffSlicerLib.OutputVolume import OutputVolume
 
@@ -76,6 +76,8 @@ class DifferenceOverlay(VTKObservationMixin):
                 OutputVolume(self.overlay).displayWith(table.GetID(), display.GetWindow(), display.GetLevel())
 
     def _showScale(self) -> None:
+        from BrainDiffLogic.display import WINDOW_SHARE
+
         slicer.util.updateVolumeFromArray(self.scale, np.zeros((2, 2, 2), np.float32))
         table = DifferenceColors.table(self._difference.GetScene())
         OutputVolume(self.scale).displayWith(table.GetID(), window=200 * WINDOW_SHARE, level=0.0)

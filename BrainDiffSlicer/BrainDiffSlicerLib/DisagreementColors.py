@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
-from BrainDiffSlicerLib.DifferenceColors import DifferenceColors
 from BrainDiffSlicerLib.OutputVolume import OutputVolume
 
 SEQUENTIAL = "vtkMRMLColorTableNodeFileInferno.txt"
@@ -20,6 +19,8 @@ class DisagreementColors:
     @staticmethod
     def show(volume: slicer.vtkMRMLScalarVolumeNode, original: np.ndarray) -> None:
         """Display a node with a disagreement map, in the window of ``original``."""
+        from BrainDiffLogic.display import half_window
+
         colors = SEQUENTIAL if volume.GetScene().GetNodeByID(SEQUENTIAL) else FALLBACK
-        highest = DifferenceColors.halfWindow(original)
+        highest = half_window(original)
         OutputVolume(volume).displayWith(colors, window=highest, level=highest / 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import slicer
 import vtk
@@ -11,35 +11,15 @@ from slicer.i18n import tr as _
 MISSING = "-"
 
 
-class Metric(NamedTuple):
-    """A number of ``BrainDiffLogic.metrics.quality.assess``: its key there, its short name, what it means."""
-
-    key: str
-    name: str
-    meaning: str
-    higher: bool
-    """Whether more is better."""
-
-
 class QualityTable:
     """Fills a table node: Metric | Before | After (strength 1) | What it means."""
 
     @staticmethod
-    def metrics() -> list[Metric]:
+    def metrics() -> list[Any]:
         """All that is shown, the most telling first. Numbers compare one head with itself, not two scanners."""
-        return [
-            Metric("tenengrad", _("Sharpness (Tenengrad)"), _("Energy of the edges; noise raises it too."), True),
-            Metric("aes", _("Edge strength (AES)"), _("Average steepness of the edges."), True),
-            Metric("gradient_entropy", _("Gradient entropy"), _("Scatter of edges: ghosts raise it."), False),
-            Metric("efc", _("Ghosting (EFC)"), _("Entropy of the whole image: ghosts raise it."), False),
-            Metric("fber", _("Head to air energy (FBER)"), _("Signal in the head over that in the air."), True),
-            Metric("cjv", _("Gray-white variation (CJV)"), _("Spread within both tissues over their gap."), False),
-            Metric("cnr", _("Gray-white contrast (CNR)"), _("Gap between both tissues over the noise."), True),
-            Metric("snr_total", _("SNR, mean"), _("Signal to noise, mean of the three tissues."), True),
-            Metric("snr_wm", _("SNR, white matter"), _("Signal to noise in white matter."), True),
-            Metric("snr_gm", _("SNR, gray matter"), _("Signal to noise in gray matter."), True),
-            Metric("snr_csf", _("SNR, fluid"), _("Signal to noise in cerebrospinal fluid."), True),
-        ]
+        from BrainDiffLogic.display import METRICS
+
+        return [metric._replace(name=_(metric.name), meaning=_(metric.meaning)) for metric in METRICS]
 
     @staticmethod
     def fill(table: slicer.vtkMRMLTableNode, quality: dict[str, Any]) -> None:
@@ -49,6 +29,8 @@ class QualityTable:
         name and their ``reasons`` where one is None. A number that is missing reads ``-``, and the last column
         says why.
         """
+        from BrainDiffLogic.display import QUALITY_TITLES
+
         before, after = (quality.get(when) or {} for when in ("before", "after"))
         rows = [
             (
@@ -61,7 +43,7 @@ class QualityTable:
             )
             for metric in QualityTable.metrics()
         ]
-        titles = (_("Metric"), _("Before"), _("After (strength 1)"), _("What it means"))
+        titles = [_(title) for title in QUALITY_TITLES]
         with slicer.util.NodeModify(table):
             table.SetLocked(False)
             table.RemoveAllColumns()
@@ -71,7 +53,7 @@ class QualityTable:
             table.SetLocked(True)
 
     @staticmethod
-    def _direction(metric: Metric) -> str:
+    def _direction(metric: Any) -> str:
         return _("Higher is better.") if metric.higher else _("Lower is better.")
 
     @staticmethod

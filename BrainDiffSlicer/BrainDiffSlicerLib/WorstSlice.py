@@ -33,14 +33,13 @@ class WorstSlice:
         the center of the volume. Of equally bad slices the one nearest to the offset ``near`` in mm comes first. Empty
         where the volume is empty or zero everywhere.
         """
+        from BrainDiffLogic.display import changed_slices
+
         if volume.GetImageData() is None:
             return []
         values = slicer.util.arrayFromVolume(volume)
         first, steps = WorstSlice._alongNormal(volume, sliceToRAS)
-        spacing = np.abs(steps).max()
-        lowest = first + sum(min(0.0, step * (size - 1)) for step, size in zip(steps, values.shape[::-1], strict=True))
-        sums = WorstSlice._sums(values, (first - lowest) / spacing, steps / spacing)
-        offsets = lowest + spacing * np.arange(len(sums))
+        offsets, sums = changed_slices(values, first, steps)
         found: list[tuple[float, float]] = []
         for index in np.lexsort((np.abs(offsets - near), -sums)):
             if sums[index] > 0 and all(abs(offsets[index] - other) >= APART_MM for other, _share in found):
@@ -64,19 +63,3 @@ class WorstSlice:
         center = (np.array(volume.GetImageData().GetDimensions()) - 1) / 2
         steps = np.array([place(center + axis) - place(center) for axis in np.eye(3)])
         return place(center) - float(steps @ center), steps
-
-    @staticmethod
-    def _sums(values: np.ndarray, first: float, steps: np.ndarray) -> np.ndarray:
-        """Sum of |values| in each slice: ``values`` in KJI order, ``first`` and ``steps`` (I, J, K) in slices."""
-        depth, height, width = values.shape
-        inPlane = first + steps[0] * np.arange(width) + steps[1] * np.arange(height)[:, np.newaxis]
-        slices = int(np.ceil(np.abs(steps) @ (width - 1, height - 1, depth - 1))) + 2
-        sums = np.zeros(slices + 1)
-        for k in range(depth):
-            weights = np.nan_to_num(np.abs(values[k], dtype=np.float64))  # NaN: not measured
-            below = np.clip(np.floor(inPlane + k * steps[2]), 0, slices - 1)
-            share = inPlane + k * steps[2] - below
-            below = below.astype(np.intp).ravel()
-            sums[:-1] += np.bincount(below, (weights * (1 - share)).ravel(), slices)
-            sums[1:] += np.bincount(below, (weights * share).ravel(), slices)
-        return sums

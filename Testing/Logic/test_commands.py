@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from BrainDiffLogic import read_volume, write_volume
-from BrainDiffLogic.commands import demo, models
+from BrainDiffLogic.commands import demo
 from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.metrics.quality import CONVENTION
 from BrainDiffLogic.models import checkpoints
@@ -143,8 +143,8 @@ def test_another_grid_is_refused_in_one_line(a_scan: Path, capfd: pytest.Capture
 
 def test_models_are_listed_with_their_headline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        {"severity": models.HEADLINE, "method": "do nothing", "mre": 0.1, "ssim": 0.9},
-        {"severity": models.HEADLINE, "method": "tiny", "mre": 0.08, "ssim": 0.95},
+        {"severity": checkpoints.HEADLINE, "method": "do nothing", "mre": 0.1, "ssim": 0.9},
+        {"severity": checkpoints.HEADLINE, "method": "tiny", "mre": 0.08, "ssim": 0.95},
     ]
     assert braindiff("models", "import", save_tiny(tmp_path / "tiny.safetensors", metrics=rows)) == 0
     capsys.readouterr()

@@ -7,6 +7,7 @@ import pytest
 import slicer
 import vtk
 
+from BrainDiffLogic.display import PLANES, VIEW_COLORS
 from Harness.comparison import (
     backgrounds,
     captions,
@@ -167,6 +168,11 @@ def test_there_is_no_comparison_without_a_layout_manager(a_compare_layout, three
 
 
 # Linked views
+
+
+def test_planes_and_colors_are_those_of_the_library(a_compare_layout):
+    assert a_compare_layout.ORIENTATIONS == PLANES
+    assert a_compare_layout.VIEW_COLORS == VIEW_COLORS
 
 
 def test_the_views_show_the_same_region(a_compare_layout, three_volumes):

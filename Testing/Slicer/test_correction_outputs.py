@@ -14,6 +14,7 @@ from panel_parts import saved_and_loaded
 from vtk import vtkMatrix4x4
 from vtk.util.numpy_support import vtk_to_numpy
 
+from BrainDiffLogic.display import half_window
 from BrainDiffLogic.metrics.quality import Assessment
 
 if TYPE_CHECKING:
@@ -268,9 +269,7 @@ def test_the_window_of_the_difference_is_a_fifth_of_the_robust_maximum_each_way(
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -5.0, np.nan])
 def test_an_image_of_one_value_still_has_a_window(value):
-    from BrainDiffSlicerLib.DifferenceColors import DifferenceColors
-
-    assert DifferenceColors.halfWindow(np.full(SHAPE, value, np.float32)) > 0
+    assert half_window(np.full(SHAPE, value, np.float32)) > 0
 
 
 def test_the_colors_are_white_at_zero_and_symmetric(outputs):
