@@ -97,7 +97,7 @@ class Correction:
 
 
 def correct(
-    volume: Volume | str | Path,
+    volume: Volume | Scan | str | Path,
     model: str | Path | tuple[Corrector | Limits, Card] = DEFAULT_MODEL,
     *,
     strength: float = 1.0,
@@ -111,7 +111,7 @@ def correct(
 ) -> Correction:
     """Correct head motion in a T1-weighted head volume.
 
-    volume     a Volume, or a file or DICOM folder to read
+    volume     a Volume or the Scan of one, or a file or DICOM folder to read
     model      name of an available model, a .safetensors file, or (corrector, card)
     strength   0 (the input, voxel for voxel) to 1 (all that the model would remove)
     device     "auto", "cpu", "cuda" or "mps"
@@ -136,8 +136,8 @@ def correct(
     """
     check_strength(strength)
     started = time.perf_counter()
-    given = volume if isinstance(volume, Volume) else _read(volume)
-    scan = Scan(given.without_fill())
+    given = _given(volume)
+    scan = volume if isinstance(volume, Scan) else Scan(given.without_fill())
     loaded: tuple[Any, Card] = model if isinstance(model, tuple) else load_checkpoint(model)
     corrector, card = loaded
     if disagreement and card["family"] == PHYSICS:
@@ -171,7 +171,11 @@ def _possible(change: np.ndarray, volume: Volume) -> np.ndarray:
     return change
 
 
-def _read(path: str | Path) -> Volume:
+def _given(volume: Volume | Scan | str | Path) -> Volume:
+    if isinstance(volume, Scan):
+        return volume.volume
+    if isinstance(volume, Volume):
+        return volume
     from BrainDiffLogic.images import read_volume  # what reads files loads slowly; a Volume needs none of it
 
-    return read_volume(path)
+    return read_volume(volume)

@@ -17,7 +17,8 @@ from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_se
 from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
 from BrainDiffLogic.metrics.quality import Assessment, assess
-from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, find_checkpoint, load_checkpoint
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, find_checkpoint, load_checkpoint
+from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.storage import OutputType
 from BrainDiffLogic.volume import Volume
 
@@ -67,13 +68,16 @@ def correct_file(
     _check_series([path for path in (corrected, difference) if path and is_series(path)], volume, dtype)
     axis = phase_encoding_beside(source) if pe_axis == "auto" else pe_axis
     report_progress(LOADING, "Loading the model")
-    loaded = load_checkpoint(weights)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(_loaded, weights, device)
+        scan = Scan(volume)
+        _ = scan.slices  # the head and the scale, found while PyTorch loads
+        loaded = loading.result()
     if disagreement and loaded[1]["family"] == PHYSICS:
         raise InputError(NO_DISAGREEMENT)
-    _check_device(device)
     report_progress(CORRECTING, "Correcting")
     correction = correct(
-        volume, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
+        scan, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
         disagreement=disagreement is not None, pe_axis=axis,
         progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
     )  # fmt: skip
@@ -91,10 +95,12 @@ def _check_series(folders: list[Path], volume: Volume, dtype: OutputType) -> Non
         raise InputError(f"{folders[0]}: a DICOM series of MR images holds integers; leave --dtype away or name a file")
 
 
-def _check_device(device: str) -> None:
+def _loaded(weights: Path, device: str) -> tuple[Any, Card]:
+    """The model, once the device is known to be there."""
     from BrainDiffLogic.inference import choose_device  # loads PyTorch, which bad input need not wait for
 
     choose_device(device)
+    return load_checkpoint(weights)
 
 
 def write_correction(

@@ -148,7 +148,9 @@ def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
     if panel:
         apart, how = measure(
             panel, residual, scan.slices,
-            lambda other, shown, n: ask(other, shown, progress=_part(job, n * share, share)).residual,
+            lambda other, shown, n: ask(
+                other, shown, head=scan.head_slices, progress=_part(job, n * share, share)
+            ).residual,
         )  # fmt: skip
     disagreement = None
     if job.disagreement:

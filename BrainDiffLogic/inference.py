@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.inner_head import mask_box
 from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.windows import Window, moved
 from BrainDiffLogic.volume import pad_to_multiple
 
-BATCHES = {"cpu": 8, "mps": 16, "cuda": 64}
+BATCHES = {"cpu": 4, "mps": 16, "cuda": 64}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OUT_OF_MEMORY = ("not enough memory", "out of memory")
 """What PyTorch says, in a plain RuntimeError, when the CPU's or Apple's memory is full."""
@@ -37,6 +45,7 @@ def predict_residual(
     corrector: Corrector,
     stack: np.ndarray,
     *,
+    head: np.ndarray | None = None,
     device: str = "auto",
     batch: int | None = None,
     progress: Callable[[float, str], None] | None = None,
@@ -44,32 +53,100 @@ def predict_residual(
 ) -> Run:
     """The residual of every slice of a stack (slices, rows, columns) in network units.
 
-    Rows and columns are padded to what the network takes, and cut again. Slices beyond the ends, as neighbours,
-    repeat the last one; slices of one single value (air of a stripped image) are left alone. When the device runs
-    out of memory the batch is halved, at one slice the CPU takes over, and the notes say so. Raises Cancelled as soon
-    as ``cancelled`` says so between two batches.
+    head  bool, as the stack: where alone the residual is of use; what is far from it is not computed and 0. The
+          network sees whole slices all the same, so that in the head the residual is the same. None: everywhere
+
+    Rows and columns are padded to what the network takes. Slices beyond the ends, as neighbours, repeat the last one;
+    slices of one single value (air of a stripped image) are left alone. Each core of a CPU works at a batch of its
+    own. When the device runs out of memory the batch is halved, at one slice the CPU takes over, and the notes say so.
+    Raises Cancelled as soon as ``cancelled`` says so between two batches.
     """
     target = choose_device(device)
-    todo = np.flatnonzero(stack.min(axis=(1, 2)) != stack.max(axis=(1, 2)))
-    stack, place = pad_to_multiple(stack, corrector.multiple)
     run = Run(np.zeros(stack.shape, dtype=np.float32), str(target))
+    todo = np.flatnonzero(stack.min(axis=(1, 2)) != stack.max(axis=(1, 2)))
+    if head is not None:
+        todo = todo[head[todo].any(axis=(1, 2))]
     batch = batch or BATCHES[target.type]
-    done = 0
-    corrector = corrector.eval()
-    while done < len(todo):
-        if cancelled and cancelled():
-            raise Cancelled
-        chosen = todo[done : done + batch]
-        residual = _residual_if_it_fits(corrector, stack, chosen, target)
-        if residual is None:
-            batch, target = _with_less_memory(len(chosen), target, run)
-            continue
-        run.residual[chosen] = residual
-        done += len(chosen)
-        if progress:
-            progress(done / len(todo), "Correcting")
-    run.residual = run.residual[place]
+    head = np.ones(stack.shape, dtype=bool) if head is None else head
+    ask = partial(_residual_if_it_fits, _folded(corrector), stack, head)
+    done = np.zeros(len(stack), dtype=bool)
+    while not done[todo].all():
+        too_large: list[int] = []
+        for chosen, residual in _answers(ask, todo[~done[todo]], batch, target, cancelled):
+            if residual is None:
+                too_large.append(len(chosen))
+                continue
+            run.residual[chosen, *_window(head, chosen)] = residual
+            done[chosen] = True
+            if progress:
+                progress(float(done[todo].mean()), "Correcting")
+        if too_large:
+            batch, target = _with_less_memory(max(too_large), target, run)
     return run
+
+
+def _window(head: np.ndarray, chosen: np.ndarray) -> Window:
+    rows, columns = mask_box(head[chosen].any(axis=0))
+    return rows, columns
+
+
+def _answers(
+    ask: Callable[[np.ndarray, torch.device], np.ndarray | None],
+    todo: np.ndarray,
+    batch: int,
+    device: torch.device,
+    cancelled: Callable[[], bool] | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Batches of slices and their residuals, as they are ready; after a None no other batch is begun."""
+    batches = iter([todo[start : start + batch] for start in range(0, len(todo), batch)])
+    with _workers(device) as (pool, number):
+        running: dict[Future[np.ndarray | None], np.ndarray] = {}
+
+        def begin(count: int) -> None:
+            for chosen in islice(batches, count):
+                if cancelled and cancelled():
+                    raise Cancelled
+                running[pool.submit(ask, chosen, device)] = chosen
+
+        begin(number)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                chosen, residual = running.pop(future), future.result()
+                if residual is None:
+                    batches = iter(())
+                else:
+                    begin(1)
+                yield chosen, residual
+
+
+@contextmanager
+def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads that ask the network, and their number: one for each core of a CPU, which then has no other to wait for.
+
+    Cores that work at one batch together wait for one another after each layer, long if one of them is busy elsewhere.
+    """
+    threads = torch.get_num_threads()
+    number = threads if device.type == "cpu" else 1
+    pool = ThreadPoolExecutor(number)
+    try:
+        if number > 1:
+            torch.set_num_threads(1)  # of the threads that begin from now on, too
+        yield pool, number
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _folded(corrector: Corrector) -> Corrector:
+    """A copy of a corrector whose batch normalisation is part of the convolutions before it."""
+    copy = deepcopy(corrector).eval()
+    for module in copy.modules():
+        if isinstance(module, nn.Sequential):
+            for first, second in pairwise(range(len(module))):
+                if isinstance(module[first], nn.Conv2d) and isinstance(module[second], nn.BatchNorm2d):
+                    module[first] = fuse_conv_bn_eval(module[first], module[second])
+                    module[second] = nn.Identity()
+    return copy
 
 
 def _with_less_memory(batch: int, target: torch.device, run: Run) -> tuple[int, torch.device]:
@@ -86,11 +163,11 @@ def _with_less_memory(batch: int, target: torch.device, run: Run) -> tuple[int, 
 
 
 def _residual_if_it_fits(
-    corrector: Corrector, stack: np.ndarray, chosen: np.ndarray, device: torch.device
+    corrector: Corrector, stack: np.ndarray, head: np.ndarray, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray | None:
     """None when the device runs out of memory; what it had taken is free again once the handler is left."""
     try:
-        return _residual_of(corrector, stack, chosen, device)
+        return _residual_of(corrector, stack, _window(head, chosen), chosen, device)
     except RuntimeError as error:
         full = isinstance(error, torch.cuda.OutOfMemoryError) or any(w in str(error) for w in OUT_OF_MEMORY)
         if not full:
@@ -100,14 +177,16 @@ def _residual_if_it_fits(
 
 @torch.inference_mode()
 def _residual_of(
-    corrector: Corrector, stack: np.ndarray, chosen: np.ndarray, device: torch.device
+    corrector: Corrector, stack: np.ndarray, window: Window, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray:
+    """(n, rows, columns) of the window of the chosen slices."""
     corrector = corrector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     order = np.arange(corrector.context) - corrector.context // 2
     neighbours = np.clip(chosen[:, None] + order, 0, len(stack) - 1)
-    slices = torch.from_numpy(stack[neighbours]).to(device, memory_format=torch.channels_last)
+    padded, (*_, rows, columns) = pad_to_multiple(stack[neighbours], corrector.multiple)
+    slices = torch.from_numpy(padded).to(device, memory_format=torch.channels_last)
     with _precision(device):
-        return corrector(slices)[:, 0].float().cpu().numpy()
+        return corrector(slices, moved(window, rows.start, columns.start))[:, 0].float().cpu().numpy()
 
 
 def choose_device(device: str) -> torch.device:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
 from BrainDiffLogic.models.layers import activation_layer, init_he_normal, norm_layer, u_shape
+from BrainDiffLogic.models.windows import Window, cut
 
 CHANNELS = (32, 64, 128, 256, 512)
 """Not given in the paper; chosen so that the three published families cost about the same."""
@@ -56,9 +57,9 @@ class MonaiAttentionUnet(Body):
         """The 1 x 1 linear output layer."""
         return [self.network.model[-1].conv]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        return self.network(x)
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""
+        return self.network(x) if window is None else cut(self.network(x), window)
 
 
 class ConvolutionBlock(nn.Module):
@@ -153,6 +154,8 @@ class ResidualAttentionUnet(Body):
         )
         self.head = nn.Conv2d(channels[0], out_channels, 3, padding=1)
         self.multiple = 2 ** len(pairs)
+        # instance normalisation has the statistics of the whole slice
+        self.reach = None if norm == "instance" else (2 * blocks + 2 * (upsampling == "bilinear"), 1)
         init_he_normal(self)
         for module in self.modules():
             if isinstance(module, ConvolutionBlock):
@@ -164,6 +167,6 @@ class ResidualAttentionUnet(Body):
         """The linear output layer."""
         return [self.head]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        return self.head(u_shape(self.stem(x), self.levels, self.down, self.up))
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""
+        return u_shape(self.stem(x), self.levels, self.down, self.up, self.head, window, self.reach)

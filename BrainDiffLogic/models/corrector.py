@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.layers import shuffled
 from BrainDiffLogic.models.views import View
+from BrainDiffLogic.models.windows import Window, cut, moved, whole
 
 
 class Body(nn.Module):
-    """Network (N, in, H, W) -> (N, out, H, W), H and W multiples of `multiple`."""
+    """Network (N, in, H, W) -> (N, out, H, W), H and W multiples of `multiple`, or a window of that."""
 
     multiple: int
 
@@ -90,15 +92,20 @@ class Corrector(nn.Module):
         """Rows and columns of the input must be multiples of this."""
         return self.body.multiple * self.shuffle
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         """Residual (N, 1, H, W) of the centre slice of x (N, context, H, W), in the units and dtype of x.
+
+        Args:
+            x: slices.
+            window: rows and columns of the residual that alone are wanted; in them it is that of the whole slice.
 
         Raises:
             InputError: x has another number of slices, or H or W is not a multiple of `multiple`.
         """
         self._check(x)
-        output = self._raw(x)
-        return output if self.residual else self._centre(x) - output
+        wanted = whole(x) if window is None else window
+        output = self._raw(x, wanted)
+        return output if self.residual else cut(self._centre(x), wanted) - output
 
     def scale_predictions(self, x: Tensor) -> list[Tensor]:
         """Corrected images, coarse to fine, each (N, 1, h, w); a list of one for single-scale families.
@@ -108,13 +115,11 @@ class Corrector(nn.Module):
         self._check(x)
         if isinstance(self.body, MultiScaleBody):
             return self.body.scale_predictions(x)
-        return [self._centre(x) - self._raw(x) if self.residual else self._raw(x)]
+        output = self._raw(x, whole(x))
+        return [self._centre(x) - output if self.residual else output]
 
-    def _raw(self, x: Tensor) -> Tensor:
-        if self.shuffle == 1:
-            return self.gain * self.body(x).to(x.dtype)
-        output = self.body(functional.pixel_unshuffle(x, self.shuffle))
-        return self.gain * functional.pixel_shuffle(output, self.shuffle).to(x.dtype)
+    def _raw(self, x: Tensor, window: Window) -> Tensor:
+        return self.gain * shuffled(self.body, x, self.shuffle, window)
 
     def _centre(self, x: Tensor) -> Tensor:
         centre = self.context // 2
@@ -143,15 +148,16 @@ class AugmentedCorrector(Corrector):
         )
         self.views = tuple(views)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         """Mean residual (N, 1, H, W) of the centre slice of x (N, context, H, W); as long as all views take."""
-        total = self._seen(x, self.views[0])
+        wanted = whole(x) if window is None else window
+        total = self._seen(x, self.views[0], wanted)
         for view in self.views[1:]:
-            total = total + self._seen(x, view)
+            total = total + self._seen(x, view, wanted)
         return total / len(self.views)
 
-    def _seen(self, x: Tensor, view: View) -> Tensor:
+    def _seen(self, x: Tensor, view: View, window: Window) -> Tensor:
         rows, columns = view.shift
         margins = (columns, -columns % self.multiple, rows, -rows % self.multiple)
         shown = functional.pad(x.flip(1) if view.mirrored else x, margins, mode="replicate")
-        return super().forward(shown)[..., rows : rows + x.shape[2], columns : columns + x.shape[3]]
+        return super().forward(shown, moved(window, rows, columns))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.windows import Window, cut, in_cells, in_pixels, whole, within
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
@@ -42,16 +44,52 @@ def init_he_normal(module: nn.Module, slope: float = 0.0) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def u_shape(x: Tensor, levels: nn.ModuleList, down: nn.ModuleList, up: Iterable[nn.Module]) -> Tensor:
-    """Down through ``levels``, finest first, with ``down`` between them, and up again by ``up(coarse, skip)``."""
+def u_shape(
+    x: Tensor, levels: nn.ModuleList, down: Iterable[nn.Module], up: Iterable[Callable[[Tensor, Tensor], Tensor]],
+    head: nn.Module, window: Window | None = None, reach: tuple[int, int] | None = None,
+) -> Tensor:  # fmt: skip
+    """Down through ``levels``, finest first, ``down`` between them, up again by ``up(coarse, skip)``, and ``head``.
+
+    window  the only part of the output that is wanted; it is what the whole output has there
+    reach   of a step up, and of the head: pixels of its output's level from which one of them is made, each way; what
+            no pixel of the window is made from is not computed on the way up. None: all is computed.
+    """
     x = levels[0](x)
     skips: list[Tensor] = []
     for halve, level in zip(down, levels[1:], strict=True):
         skips.append(x)
         x = level(halve(x))
-    for step, skip in zip(up, reversed(skips), strict=True):
-        x = step(x, skip)
-    return x
+    wanted = whole(skips[0]) if window is None else window
+    coarser = [*skips[1:], x]
+    parts = [whole(level) for level in coarser] if reach is None else _parts(wanted, coarser, *reach)
+    origin = whole(x)
+    for step, skip, part in zip(up, reversed(skips), reversed(parts), strict=True):
+        x = cut(x, part, origin)
+        origin = in_pixels(part, 2)
+        x = step(x, cut(skip, origin))
+    return cut(head(x), wanted, origin)
+
+
+def _parts(window: Window, coarser: Sequence[Tensor], step: int, head: int) -> list[Window]:
+    """What of each level but the finest, given finest first, a window of the finest is made from."""
+    parts: list[Window] = []
+    for level in coarser:
+        window = within(in_cells(window, 2, step if parts else step + head), level)
+        parts.append(window)
+    return parts
+
+
+def shuffled(network: nn.Module, x: Tensor, factor: int, window: Window | None = None) -> Tensor:
+    """A network's answer to the cells of ``factor`` pixels a side as channels (space to depth), as pixels again.
+
+    window  in pixels: the only part of the answer that is wanted
+    """
+    wanted = whole(x) if window is None else window
+    if factor == 1:
+        return network(x, wanted).to(x.dtype)
+    cells = in_cells(wanted, factor)
+    output = functional.pixel_shuffle(network(functional.pixel_unshuffle(x, factor), cells), factor)
+    return cut(output.to(x.dtype), wanted, in_pixels(cells, factor))
 
 
 def build_from(network: type, fixed: Mapping[str, Any], arguments: Mapping[str, Any], name: str) -> Any:

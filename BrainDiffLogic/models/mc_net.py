@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
-from BrainDiffLogic.models.layers import init_he_normal, norm_layer
+from BrainDiffLogic.models.layers import init_he_normal, norm_layer, u_shape
+from BrainDiffLogic.models.windows import Window
 
 FILTERS = (32, 64, 128, 256, 512)
 """Filters from the finest to the coarsest level (the published network)."""
@@ -57,6 +59,7 @@ class McNet(Body):
         self.merge = nn.ModuleList(_convolutions(2 * fine, fine, 2, norm) for _, fine in pairs)
         self.head = nn.Conv2d(filters[0], out_channels, 1)
         self.multiple = 2 ** (len(filters) - 1)
+        self.reach = (3, 0) if norm != "instance" else None  # whose statistics are those of the whole slice
         init_he_normal(self)
 
     @property
@@ -64,12 +67,10 @@ class McNet(Body):
         """The one linear output layer."""
         return [self.head]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.down):
-            x = block(self.pool(x) if level else x)
-            skips.append(x)
-        for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
-            x = merge(torch.cat([skip, up(self.upsample(x))], dim=1))
-        return self.head(x)
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""
+        steps = (partial(self._step, up, merge) for up, merge in zip(self.up, self.merge, strict=True))
+        return u_shape(x, self.down, [self.pool] * len(self.up), steps, self.head, window, self.reach)
+
+    def _step(self, up: nn.Module, merge: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:
+        return merge(torch.cat([skip, up(self.upsample(coarse))], dim=1))

@@ -11,6 +11,7 @@ from torch.nn import functional
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
 from BrainDiffLogic.models.layers import u_shape
+from BrainDiffLogic.models.windows import Window
 
 
 class PixelNorm(nn.Module):
@@ -113,9 +114,9 @@ class Nafnet(Body):
         """The linear output layer."""
         return [self.head]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
-        return self.head(u_shape(self.stem(x), self.levels, self.down, self.up))
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""
+        return u_shape(self.stem(x), self.levels, self.down, self.up, self.head, window)
 
 
 def _blocks(channels: int, count: int, begin: float) -> nn.Sequential:

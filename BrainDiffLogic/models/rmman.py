@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import MultiScaleBody
+from BrainDiffLogic.models.layers import shuffled, u_shape
+from BrainDiffLogic.models.windows import Window, cut, whole
 
 CHANNELS = (32, 64, 128)
 """Channels at strides 1, 2, 4 of the encoder (SRN)."""
@@ -94,16 +97,18 @@ class ScaleNetwork(nn.Module):
         )
         self.last = nn.Sequential(*residual_blocks(channels[0]))
         self.head = nn.Conv2d(channels[0], out_channels, kernel, padding=kernel // 2)
+        across = blocks * (4 if block == "dw" else 2) * (kernel // 2)
+        self.reach = (2 * across + 2, across + kernel // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W), H and W multiples of 4."""
-        skips: list[Tensor] = []
-        for level in self.encoder:
-            x = level(x)
-            skips.append(x)
-        for level, skip in zip(self.decoder, skips[-2::-1], strict=True):
-            x = level(x) + skip
-        return self.head(self.last(x))
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), H and W multiples of 4, or a window of it."""
+        steps = (partial(_added, level) for level in self.decoder)
+        end = nn.Sequential(self.last, self.head)
+        return u_shape(x, self.encoder, [nn.Identity()] * len(self.decoder), steps, end, window, self.reach)
+
+
+def _added(level: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:
+    return level(coarse) + skip
 
 
 class Rmman(MultiScaleBody):
@@ -158,15 +163,15 @@ class Rmman(MultiScaleBody):
         """The linear output layer of each set of weights."""
         return [network.head for network in self.networks if isinstance(network, ScaleNetwork)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 1, H, W): residual or clean slice at the finest scale."""
-        return self._outputs(x)[-1][0]
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 1, H, W): residual or clean slice at the finest scale, or a window of it."""
+        return self._outputs(x, window)[-1][0]
 
     def scale_predictions(self, x: Tensor) -> list[Tensor]:
         """Corrected centre slice at each scale, coarse to fine, each (N, 1, h, w)."""
         return [corrected for _, corrected in self._outputs(x)]
 
-    def _outputs(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _outputs(self, x: Tensor, window: Window | None = None) -> list[tuple[Tensor, Tensor]]:
         outputs: list[tuple[Tensor, Tensor]] = []
         previous: Tensor | None = None
         centre_index = self.in_channels // 2
@@ -174,16 +179,11 @@ class Rmman(MultiScaleBody):
             centre = slices[:, centre_index : centre_index + 1]
             guide = centre if previous is None else _double(previous.detach())
             network = self.networks[min(level, len(self.networks) - 1)]
-            output = self._scale(network, torch.cat([slices, guide], dim=1))
-            previous = centre - output if self.residual else output
+            wanted = window if window is not None and level == self.scales - 1 else whole(centre)
+            output = self.gain * shuffled(network, torch.cat([slices, guide], dim=1), self.shuffle, wanted)
+            previous = cut(centre, wanted) - output if self.residual else output
             outputs.append((output, previous))
         return outputs
-
-    def _scale(self, network: nn.Module, x: Tensor) -> Tensor:
-        if self.shuffle == 1:
-            return self.gain * network(x).to(x.dtype)
-        output = network(functional.pixel_unshuffle(x, self.shuffle))
-        return self.gain * functional.pixel_shuffle(output, self.shuffle).to(x.dtype)
 
 
 def _double(image: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from BrainDiffLogic.disagreement import VIEWS
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
 from BrainDiffLogic.models.corrector import AugmentedCorrector, Corrector
+from BrainDiffLogic.models.families import build
 from BrainDiffLogic.models.views import AS_IT_IS, View
 from Harness.correctors import tiny_corrector
 
@@ -21,14 +22,15 @@ STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float3
 
 def refuse_batches(monkeypatch: pytest.MonkeyPatch, refused, error: type[Exception], text: str = "") -> list:
     """``_residual_of`` runs out of memory where ``refused(batch, device)``; returns the batches asked for."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     asked: list[tuple[int, str]] = []
     real = inference._residual_of
 
-    def residual_of(corrector, stack, chosen, device):
+    def residual_of(corrector, stack, window, chosen, device):
         asked.append((len(chosen), device.type))
         if refused(len(chosen), device.type):
             raise error(text)
-        return real(corrector, stack, chosen, torch.device("cpu"))
+        return real(corrector, stack, window, chosen, torch.device("cpu"))
 
     monkeypatch.setattr(inference, "_residual_of", residual_of)
     return asked
@@ -71,7 +73,7 @@ def test_every_view_of_a_corrector_of_single_pixels_is_the_same(view: View) -> N
     slices = torch.from_numpy(STACK[None, 3:6])
     seen: list[torch.Tensor] = []
     corrector = tiny_corrector()
-    corrector._raw = lambda shown: seen.append(shown) or 2 * shown[:, 1:2]  # type: ignore[method-assign]
+    corrector._raw = lambda shown, window: seen.append(shown) or 2 * shown[:, 1:2, *window]  # type: ignore[method-assign]
     alone = AugmentedCorrector(corrector, [view])
     alone._raw = corrector._raw  # type: ignore[method-assign]
     torch.testing.assert_close(alone(slices), 2 * slices[:, 1:2], rtol=0, atol=0)
@@ -162,3 +164,65 @@ def test_a_gpu_gives_the_cpus_residual_within_bfloat16() -> None:
     run = predict_residual(tiny_corrector(), STACK, device="cuda")
     assert run.device == "cuda"
     np.testing.assert_allclose(run.residual, expected, atol=0.03 * np.abs(expected).max())
+
+
+FAMILIES_AND_ARGUMENTS = [
+    ("mc-net", {"filters": [4, 6, 8]}),
+    ("mc-net", {"filters": [4, 6], "norm": "instance"}),
+    ("attention-unet", {"design": "residual", "channels": [4, 6, 8], "blocks": 2, "norm": "batch"}),
+    ("attention-unet", {"design": "residual", "channels": [4, 6], "upsampling": "bilinear"}),
+    ("rmman", {"channels": [3, 4, 5], "kernel": 5, "blocks": 1, "scales": 2}),
+    ("rmman", {"channels": [3, 4, 5], "kernel": 3, "blocks": 2, "scales": 1, "block": "edsr"}),
+    ("nafnet", {"width": 4, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}),
+]
+
+
+@pytest.mark.parametrize("view", [AS_IT_IS, View(True, (3, 1))], ids=["plain", "shifted"])
+@pytest.mark.parametrize(("family", "arguments"), FAMILIES_AND_ARGUMENTS)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_in_a_window_the_answer_is_that_of_the_whole_slice(family, arguments, view, data) -> None:
+    corrector = build(family, {**arguments, "context": 3, "shuffle": 2, "residual": True}).double().eval()
+    corrector = AugmentedCorrector(corrector, [view])
+    slices = torch.randn(1, 3, 96, 80, dtype=torch.float64)
+    starts = [data.draw(st.integers(0, size - 1)) for size in slices.shape[2:]]
+    window = tuple(
+        slice(start, data.draw(st.integers(start + 1, size)))
+        for start, size in zip(starts, slices.shape[2:], strict=True)
+    )
+    with torch.inference_mode():
+        whole, alone = corrector(slices), corrector(slices, window)
+    torch.testing.assert_close(alone, whole[..., window[0], window[1]], rtol=0, atol=1e-12 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_in_the_head_the_residual_is_the_same_when_only_it_is_wanted(threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    head = np.zeros(STACK.shape, dtype=bool)
+    head[3, 2:9, 4:15], head[4:7, 5:8, 6:8], head[9, 0, 0] = True, True, True
+    corrector = tiny_corrector()
+    run = predict_residual(corrector, STACK, device="cpu", batch=2)
+    alone = predict_residual(corrector, STACK, head=head, device="cpu", batch=2)
+    np.testing.assert_allclose(alone.residual[head], run.residual[head], atol=1e-6 * np.abs(run.residual).max())
+    assert not alone.residual[[0, 1, 2, 7, 8, 10]].any() and run.residual.any(axis=(1, 2)).all()
+
+
+def test_the_networks_own_normalisation_is_left_as_it_is() -> None:
+    corrector = build("mc-net", {"filters": [4, 6], "context": 3, "norm": "batch", "residual": True}).eval()
+    slices = torch.randn(2, 3, 16, 16)
+    for layer in corrector.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.running_mean), torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+    state = {name: tensor.clone() for name, tensor in corrector.state_dict().items()}
+    folded = inference._folded(corrector)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(slices), corrector(slices), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    assert state.keys() == corrector.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in corrector.state_dict().items())
+
+
+def test_a_run_leaves_the_number_of_threads_as_it_was() -> None:
+    before = torch.get_num_threads()
+    predict_residual(tiny_corrector(), STACK, device="cpu")
+    assert torch.get_num_threads() == before
