@@ -143,9 +143,9 @@ def _folded(corrector: Corrector) -> Corrector:
     for module in copy.modules():
         if isinstance(module, nn.Sequential):
             for first, second in pairwise(range(len(module))):
-                if isinstance(module[first], nn.Conv2d) and isinstance(module[second], nn.BatchNorm2d):
-                    module[first] = fuse_conv_bn_eval(module[first], module[second])
-                    module[second] = nn.Identity()
+                convolution, norm = module[first], module[second]
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[first], module[second] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
     return copy
 
 
