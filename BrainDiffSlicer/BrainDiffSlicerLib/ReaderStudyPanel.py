@@ -118,6 +118,10 @@ class ReaderStudyPanel:
         for file in pair.files:
             volume = slicer.util.loadVolume(str(file), {"show": False})
             loaded.append((slicer.util.arrayFromVolume(volume).copy(), volume))
+        if slicer.vtkSlicerVolumesLogic().CompareVolumeGeometry(*(volume for _array, volume in loaded)):
+            for _array, volume in loaded:
+                HiddenVolume.remove(volume)
+            raise ValueError(_("The two images of this pair lie on different grids: correct the list."))
         self._views.clear()
         self._forget()
         top = DifferenceColors.robustMaximum(loaded[1 if pair.swapped else 0][0])

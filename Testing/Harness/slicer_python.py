@@ -41,7 +41,8 @@ def install_python_parts() -> None:
         if folder is None:
             _place(name, importlib.import_module(module))
     for name in SLICERS_OWN if folder is not None else ():
-        _load(name, folder / "slicer")
+        if any((folder / "slicer" / each).exists() for each in (name, f"{name}.py")):  # 5.10 has no packaging
+            _load(name, folder / "slicer")
     if folder is not None:
         _keep_from_installing()
     installers.modules()
@@ -67,4 +68,6 @@ def _keep_from_installing() -> None:
     from Harness import installers
 
     for name in ("pip_check", "pip_ensure", "pip_install"):
-        setattr(slicer.packaging, name, getattr(installers, name))
+        if hasattr(slicer, "packaging"):
+            setattr(slicer.packaging, name, getattr(installers, name))
+    slicer.util.pip_install = installers.pip_install

@@ -12,9 +12,7 @@ from Harness.tiny_prior import slices, tiny_networks
 SIMILARITY = 0.923  # of the latents of a clean and a moved slice, METHODS 1.3
 
 
-def info_nce(
-    anchor: torch.Tensor, positive: torch.Tensor, negatives: torch.Tensor, temperature: float
-) -> torch.Tensor:
+def info_nce(anchor: torch.Tensor, positive: torch.Tensor, negatives: torch.Tensor, temperature: float) -> torch.Tensor:
     """InfoNCE (van den Oord et al. 2018, eq. 4) of (N, D), (N, D) and (N, K, D): -log of the softmax share."""
     near = F.cosine_similarity(anchor, positive, dim=-1)[:, None]
     far = F.cosine_similarity(anchor[:, None], negatives, dim=-1)

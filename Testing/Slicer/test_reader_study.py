@@ -207,6 +207,18 @@ def test_a_file_that_is_no_volume_is_a_message(a_study_panel, a_list):
     assert a_study_panel.ui.studyMessageLabel.text and not a_study_panel.studyPanel.running
 
 
+def test_images_of_different_grids_are_no_pair(a_study_panel, a_list):
+    import slicer
+
+    for number in range(PAIRS):
+        head = add_head("turned", "oblique")
+        assert slicer.util.saveNode(head, str(a_list.parent / f"{number}_corrected.nrrd"), {})
+        slicer.mrmlScene.RemoveNode(head)
+    before = nodes()
+    begin(a_study_panel, "anna")
+    assert "different grids" in a_study_panel.ui.studyMessageLabel.text and nodes() == before
+
+
 def test_kappa_is_that_of_the_textbook(the_module):
     from BrainDiffSlicerLib.ReaderAgreement import weighted_kappa, wilson
 

@@ -104,6 +104,34 @@ def test_a_user_corrects_a_real_head_and_compares(a_slicer, a_moved_head, a_pict
     assert np.ptp(corrected[:20, :20], axis=-1).max() < 40, "where nothing was changed, the map must be transparent"
 
 
+def test_a_reader_rates_a_pair(a_slicer, a_moved_head, a_picture_folder, tmp_path):
+    import slicer
+
+    a_slicer.load_module(MODULE)
+    qt_settings_without_estimates()
+    panel = a_slicer.open_panel("BrainDiffSlicer")
+    head = add_volume(*a_moved_head)
+    for name in ("original", "corrected"):
+        assert slicer.util.saveNode(head, str(tmp_path / f"{name}.nrrd"), {})
+    slicer.mrmlScene.RemoveNode(head)
+    (tmp_path / "pairs.csv").write_text(
+        "name,original,corrected\nhead,original.nrrd,corrected.nrrd\n", encoding="utf-8"
+    )
+    panel.ui.compareCollapsibleButton.collapsed = True
+    panel.ui.studyCollapsibleButton.collapsed = False
+    panel.ui.studyListEdit.currentPath, panel.ui.studyReaderEdit.text = str(tmp_path / "pairs.csv"), "anna"
+    panel.ui.studyStartButton.click()
+    panel.ui.studyListEdit.currentPath = "pairs.csv"
+    render_window(panel.parent, shown(), a_picture_folder / "reader-study.png")
+    assert "Pair 1 of 1" in panel.ui.studyMessageLabel.text and visible(panel, "studyMessageLabel")
+
+
+def qt_settings_without_estimates() -> None:
+    import qt
+
+    qt.QSettings().setValue("BrainDiff/EstimateMotion", False)
+
+
 def visible(panel, name: str) -> bool:
     """Whether a widget lies in the part of the panel that a screen of 768 lines shows."""
     import qt
