@@ -42,7 +42,7 @@ class ModelCard:
             parts.append(_("Error {before} to {after} above 1 mm").format(before=errors[0], after=errors[1]))
         if subjects is not None:
             parts.append(_("{count} subjects").format(count=subjects))
-        return ", ".join([*parts, _("version {version}").format(version=self._card["version"])])
+        return ", ".join([*parts, _("v{version}").format(version=self._card["version"])])
 
     @staticmethod
     def _error(rows: list[dict[str, Any]], nothing: bool) -> str | None:
