@@ -99,7 +99,7 @@ def by_physics(job: Job, limits: Limits) -> Change:
     made = artifact(scan, estimate, cancelled=job.cancelled)
     inside = made[scan.head], -first.change[scan.head]
     agreement = correlation(*inside)
-    share = _share(*inside, limits.trust) if agreement >= limits.agreement else 0.0
+    share = _share(*inside, limits.trust_in(estimate.facts["shape"])) if agreement >= limits.agreement else 0.0
     facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
         line = f"corrected by {card['name']} alone: no motion was found that makes what it takes off"

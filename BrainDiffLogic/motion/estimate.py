@@ -19,7 +19,7 @@ from BrainDiffLogic.motion.alignment import displacement, rigid_basis
 from BrainDiffLogic.motion.joint import Problem
 from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
 from BrainDiffLogic.motion.magnitude import MagnitudeScan
-from BrainDiffLogic.motion.search import Search, even_motion, search
+from BrainDiffLogic.motion.search import EVEN, Search, even_motion, search
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
@@ -73,12 +73,18 @@ class Limits:
     cost_fall  share of F that even motion takes away, more than in still heads (Testing/Benchmarks/still_heads.py)
     agreement  correlation in the head between the artifact of the poses and what the default network takes off, from
                which the poses are acted on
-    trust      how many times as much of the artifact is taken off as the network, which is timid, sees of it
+    trust      how many times as much of the artifact of even motion is taken off as the network, which is timid, sees
+    trust_drift  the same of drifts, of which the network sees a larger part
     """
 
     cost_fall: float = 0.0072
     agreement: float = 0.05
     trust: float = 5.0
+    trust_drift: float = 2.0
+
+    def trust_in(self, shape: str) -> float:
+        """The trust in a hypothesis, by its name."""
+        return self.trust if shape == EVEN else self.trust_drift
 
 
 def estimate_motion(

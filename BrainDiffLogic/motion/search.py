@@ -16,6 +16,8 @@ EVEN_STEPS, ODD_STEPS = 5, 6
 STRETCH = 1.4
 STRETCHES = 3
 """Along the scale of the poses F lies in a flat valley: they are multiplied by STRETCH as long as F falls."""
+EVEN = "even"
+"""Shape of motion that the lines k and -k share."""
 DRIFTS = ("ramp", "curve")
 """Shapes of odd motion that are believed. Sudden steps and segments of the same score are often wrong, and then F and G
 fall as far as for the truth (tremor of 1 mm: MRE .049 to .064), so they tell that the head moved, not how."""
@@ -67,7 +69,7 @@ def even_motion(
     poses = np.zeros((problem.lines, 6))
     image = problem.solve(poses)
     still = Hypothesis(poses, image, problem.cost(poses, image), "still")
-    even = Hypothesis(*descend(problem, poses, image, steps, only_symmetric=True), "even")
+    even = Hypothesis(*descend(problem, poses, image, steps, only_symmetric=True), EVEN)
     return still, _stretched(problem, even, 3, only_symmetric=True, most=stretches)
 
 

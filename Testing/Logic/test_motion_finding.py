@@ -135,6 +135,12 @@ def test_even_motion_is_found_and_its_artifact_comes_off():
     assert after < 0.9 * before
 
 
+def test_a_drift_is_trusted_less_than_even_motion():
+    limits = Limits()
+    assert limits.trust_in("even") == limits.trust > limits.trust_drift
+    assert {limits.trust_in(shape) for shape in ("ramp", "curve", "drift")} == {limits.trust_drift}
+
+
 @pytest.mark.parametrize("tells", ["misfit", "what was seen"])
 def test_the_axis_is_that_along_which_motion_explains_most(tells: str):
     moved, still = a_moved_scan().moved, a_moved_scan().reference.array
