@@ -33,6 +33,7 @@ def correct_file(
     difference: Path | None = None,
     report: Path | None = None,
     disagreement: Path | None = None,
+    html: Path | None = None,
     model: str | Path = DEFAULT_MODEL,
     strength: float = 1.0,
     device: str = "auto",
@@ -46,7 +47,7 @@ def correct_file(
 ) -> dict[str, Any]:
     """Read, correct and write one volume; returns the report.
 
-    source      volume file or DICOM folder; corrected, difference, report and disagreement as in
+    source      volume file or DICOM folder; corrected, difference, report, disagreement and html as in
                 ``write_correction``
     pe_axis     of the model "motion": "AP", "SI", "LR", or "auto": as the sidecar says, else the likeliest
     series      number or UID of the series in a DICOM folder with several; None: its only T1-weighted head
@@ -60,7 +61,8 @@ def correct_file(
     check_strength(strength)
     weights = find_checkpoint(model)
     images = (*WRITABLE, SERIES)
-    outputs = [(corrected, images), (difference, images), (report, (".json",)), (disagreement, WRITABLE)]
+    outputs = [(corrected, images), (difference, images), (report, (".json",)), (disagreement, WRITABLE),
+               (html, (".html",))]  # fmt: skip
     named = [(path, suffixes) for path, suffixes in outputs if path]
     check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
     report_progress(READING, "Reading")
@@ -81,8 +83,8 @@ def correct_file(
         disagreement=disagreement is not None, pe_axis=axis,
         progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
     )  # fmt: skip
-    report_progress(WRITING, "Measuring and writing" if report else "Writing")
-    facts = write_correction(correction, corrected, difference, report, dtype, disagreement)
+    report_progress(WRITING, "Measuring and writing" if report or html else "Writing")
+    facts = write_correction(correction, corrected, difference, report, dtype, disagreement, html)
     report_progress(1.0, "Done")
     return facts
 
@@ -110,18 +112,21 @@ def write_correction(
     report: Path | None = None,
     dtype: OutputType = "input",
     disagreement: Path | None = None,
+    html: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the corrected volume and, where wanted, difference and report (.json); returns the report.
+    """Write the corrected volume and, where wanted, difference, report (.json) and page; returns the report.
 
     corrected, difference  a file, or a folder for a DICOM series, derived from the one that the input was read from
     dtype  "input": the input's type where the values fit (``images.write_volume``); "float32"
     disagreement  where to write the disagreement map, always float32; the correction was made with one
+    html   where to write a page that shows it (``pages.scan``)
 
     The difference is that of the stored values: file ``corrected`` minus the input, voxel for voxel, also
     where rounding to integers moved them. The report file adds to ``Correction.report`` the no-reference
     quality before and after (``quality.assess``, both in the input's head), the stored type and the files.
     """
-    files = {"corrected": corrected, "difference": difference, "report": report, "disagreement": disagreement}
+    files = {"corrected": corrected, "difference": difference, "report": report, "html": html}
+    files["disagreement"] = disagreement
     wanted = {name: path for name, path in files.items() if path is not None}
     with staged_outputs(wanted.values()) as paths:
         staged = dict(zip(wanted, paths, strict=True))
@@ -138,7 +143,7 @@ def write_correction(
                 pool.submit(write_volume, volume, staged[name], dtype=kind, provenance=made.get(name, ""))
                 for name, (volume, kind) in volumes.items() if name in staged and volume is not None
             ]  # fmt: skip
-            measuring = measured_together(correction, stored, pool) if report else {}
+            measuring = measured_together(correction, stored, pool) if report or html else {}
             for job in writing:
                 job.result()
         facts = {
@@ -147,8 +152,14 @@ def write_correction(
             "stored_as": str(stored.storage.dtype) if stored.storage else "",
             "outputs": {name: str(path) for name, path in wanted.items()},
         }
-        if report:
+        if measuring:
             facts["quality"] = {name: job.result().as_dict() for name, job in measuring.items()}
+        if html:
+            from BrainDiffLogic.pages.scan import scan_page  # loads pictures and templates, which no file needs
+
+            page = scan_page(correction, stored, facts, Path(facts["input"]).name or html.stem)
+            staged["html"].write_text(page, encoding="utf-8")
+        if report:
             text = json.dumps(facts, indent=1, allow_nan=False)
             staged["report"].write_text(text + "\n", encoding="utf-8")
     return facts

@@ -164,7 +164,7 @@ def _correct(places: Places, settings: Settings, made_from: Mapping[str, Any]) -
         facts = correct_file(
             item.source, places.image(CORRECTED), difference=places.image(DIFFERENCE),
             disagreement=places.image(DISAGREEMENT) if settings.disagreement else None,
-            report=places.scratch / "report.json", model=settings.model, strength=settings.strength,
+            html=places.page, model=settings.model, strength=settings.strength,
             device=settings.device, force=settings.force, pe_axis=settings.pe_axis, overwrite=True,
         )  # fmt: skip
         texts = {places.sidecar(one): as_json(sidecar(item, one)) for one in images[1:]}
@@ -200,7 +200,7 @@ def _bids_facts(item: Item) -> dict[str, Any]:
 def _make_folders(places: Places) -> None:
     """The folders of the outputs, within the derivatives also where something there is a link."""
     root = places.out.resolve()
-    folders = {path.parent for path in places.every if path != places.page} | {places.scratch}
+    folders = {path.parent for path in places.every} | {places.scratch}
     for folder in sorted(folders):
         if not folder.resolve().is_relative_to(root):
             raise InputError(f"{folder}: leads out of {places.out}; remove the link")

@@ -69,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
     if not rows:
         raise InputError(f"{args.output}: no scan was corrected there; correct the scans first (participant)")
     print(f"{len(rows)} scans: {write_table(args.output, rows)}")
+    if args.level != "participant":
+        from BrainDiffLogic.cohort.page import write_page
+
+        print(f"page: {write_page(args.output, rows, args.input)}")
     return status
 
 

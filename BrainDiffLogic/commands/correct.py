@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--disagreement", metavar="F", type=Path,
         help="also write how far the answers to mirrored and shifted slices and of the other models lie apart (slower)",
     )  # fmt: skip
+    parser.add_argument("--html", metavar="F.html", type=Path, help="also write a page that shows what was done")
     parser.add_argument("--report", metavar="F.json", type=Path, help="also write what was done, and quality")
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})"
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     with shown_progress() as progress:
         report = correct_file(
             args.input, args.output, difference=args.difference, report=args.report,
-            disagreement=args.disagreement, model=args.model,
+            disagreement=args.disagreement, html=args.html, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,
             series=args.series, overwrite=args.overwrite, progress=progress,
         )  # fmt: skip

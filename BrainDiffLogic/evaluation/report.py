@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from BrainDiffLogic import __version__
 from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.pairs import FACTS
@@ -18,8 +16,8 @@ from BrainDiffLogic.evaluation.run import MEASURED, PICTURES, REFERENCE, REFUSED
 from BrainDiffLogic.evaluation.statistics import FEWEST, STATISTICS, Estimate, Stratum, Summary, summarise
 from BrainDiffLogic.images.outputs import as_csv, staged_outputs
 from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, EVALUATION_CONVENTION, METRICS, WITHOUT_REFERENCE
+from BrainDiffLogic.pages import render
 from BrainDiffLogic.pictures import CAPTION
-from BrainDiffLogic.resources import resources
 
 VOLUMES, TABLES, MARKDOWN, PAGE = "volumes.csv", "tables.csv", "tables.md", "report.html"
 TITLE = "What the corrections are worth"
@@ -127,10 +125,9 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _page(found: Sequence[Section], notes: Sequence[str], shown: Sequence[Showcase], out: Path) -> str:
     """The page as one file: style, script and pictures within it."""
-    environment = Environment(loader=FileSystemLoader(resources() / "Evaluation"), autoescape=True)
     pictures = [(case, base64.b64encode((out / case.picture).read_bytes()).decode("ascii")) for case in shown]
-    return environment.get_template("report.html.jinja").render(
-        title=TITLE, version=__version__, statistics=STATISTICS, convention=EVALUATION_CONVENTION, sections=found,
+    return render(
+        "evaluation", title=TITLE, statistics=STATISTICS, convention=EVALUATION_CONVENTION, sections=found,
         notes=notes, pictures=pictures, caption=CAPTION,
     )  # fmt: skip
 

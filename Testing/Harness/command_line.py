@@ -28,6 +28,16 @@ def child(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
 
 
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """The command as a process that goes on, in a process group of its own as in a terminal."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "BrainDiffLogic.commands.main", *(str(argument) for argument in arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, text=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
 def listing(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 

@@ -23,7 +23,7 @@ from BrainDiffLogic.cohort.settings import Settings
 from BrainDiffLogic.cohort.work import FAILED, Outcome
 from BrainDiffLogic.volume import Volume
 from Harness.batches import DeadlyItem, outputs, save_scans
-from Harness.command_line import assert_refused, braindiff, child
+from Harness.command_line import assert_refused, braindiff, child, start
 from Harness.correctors import save_tiny
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -38,16 +38,6 @@ def a_dataset(tmp_path: Path, a_head: Volume) -> Path:
 @pytest.fixture
 def a_model(tmp_path: Path) -> Path:
     return save_tiny(tmp_path / "tiny.safetensors")
-
-
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """The command in a process group of its own, as in a terminal."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "BrainDiffLogic.commands.main", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, text=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:

@@ -177,7 +177,7 @@ def test_what_a_killed_worker_left_is_swept(out: Path, an_item: Item) -> None:
     assert not places.scratch.exists() and not (out / "sub-001").exists()
 
 
-@pytest.mark.parametrize("place", ["sub-001", "logs", ".braindiff/work"])
+@pytest.mark.parametrize("place", ["sub-001", "reports", "logs", ".braindiff/work"])
 def test_a_link_in_the_derivatives_leads_nowhere_else(out: Path, an_item: Item, tmp_path: Path, place: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

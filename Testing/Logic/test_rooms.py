@@ -15,12 +15,12 @@ LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
 FLOORS = (
     "errors", "resources", "digests", "progress", "display", "parallel", "ellipsoids", "fill", "volume", "storage",
     "images", "intensity", "inner_head", "scan", "metrics", "motion", "pictures", "models", "inference", "severity",
-    "data", "training", "injection", "disagreement", "blending", "correctors", "correction", "correction_files",
-    "cohort", "evaluation", "papers", "view", "commands",
+    "data", "training", "injection", "disagreement", "blending", "correctors", "correction", "pages",
+    "correction_files", "cohort", "evaluation", "papers", "view", "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier."""
 PACKAGE = "BrainDiffLogic"
-ABOVE = ("disagreement", "blending", "correctors", "correction", "correction_files", "evaluation")
+ABOVE = ("disagreement", "blending", "correctors", "correction", "pages", "correction_files", "cohort", "evaluation")
 """Rooms above training that are installed without its packages."""
 
 
