@@ -8,7 +8,7 @@ LEGACY := $(VENV)/legacy
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --durations=10
 
-.PHONY: demo test test-slow test-shared sample-data screenshots lint bench clean
+.PHONY: demo test test-slow test-shared sample-data screenshots lint bench release-branch clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -41,6 +41,13 @@ bench: $(READY)
 
 $(LEGACY): $(READY)
 	@$(PIP) --no-deps --target $@ monai-generative==0.2.3
+
+# What is published has no history: the Extensions Index refuses repositories over 100 MB.
+release-branch:
+	@test "$$(git ls-tree -r -l HEAD | awk '{ sum += $$4 } END { print sum < 30000000 }')" = 1 || \
+	  { echo "The files of HEAD take 30 MB or more: nothing was made" >&2; exit 1; }
+	@git branch --force release "$$(git commit-tree 'HEAD^{tree}' -m "BrainDiff, as of $$(git rev-parse --short HEAD)")"
+	@git ls-tree -r -l release | awk '{ sum += $$4 } END { printf "branch release: 1 commit, %d files, %.1f MB\n", NR, sum / 1e6 }'
 
 clean:
 	rm -rf $(VENV) build dist demo sample-data *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
