@@ -250,9 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"nothing in {options.table.name} is called {' or '.join(options.only)}")
     if options.list:
         for entry in entries:
-            print(
-                f"{entry.file}\t{sum(s.size for s in entry.sources) / 1e6:.1f} MB\t{entry.licence}\t{entry.sources[0].url}"
-            )
+            size = sum(source.size for source in entry.sources) / 1e6
+            print(entry.file, f"{size:.1f} MB", entry.licence, entry.sources[0].url, sep="\t")
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0

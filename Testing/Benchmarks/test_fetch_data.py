@@ -18,12 +18,17 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CONTENT = b"a table of scores\n" * 400
 
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Leave stderr to what is tested."""
+
+
 @pytest.fixture
 def a_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """(address, the folder it serves)"""
     folder = tmp_path / "served"
     folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", folder
     server.shutdown()
