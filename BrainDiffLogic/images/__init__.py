@@ -34,20 +34,22 @@ __all__ = [
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 META_NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")
+PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 MGH = (".mgz", ".mgh")
+MINC = (".mnc", ".mnc2")
 MGH_TYPES = tuple(np.dtype(name) for name in ("uint8", "int16", "uint16", "int32", "float32"))
 """What a FreeSurfer file can hold."""
 DICOM = (".dcm", ".ima")
 SHEARED = 1e-4
 """Cosine between two axes of a grid from which ITK refuses to read it from a NIfTI file."""
-READABLE = NIFTI + META_NRRD + MGH + DICOM
+READABLE = NIFTI + META_NRRD + MGH + MINC + DICOM
 
 
 def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
     """Read one 3D scalar image.
 
-    path    a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, MINC (.mnc), a
-            folder of DICOM files, or one file of a DICOM series (the series it belongs to is read from its folder)
+    path    a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, MINC (.mnc),
+            Analyze (.hdr/.img), a folder of DICOM files, or one file of a DICOM series (which is read from its folder)
     series  number or UID of the DICOM series in a folder with several; None: the only T1-weighted head
 
     The array is (I, J, K) with real values: unscaled integers keep their integer type, scaled integers become
@@ -62,11 +64,18 @@ def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
         raise InputError(f"{path}: there is no such file or folder; check the path")
     if path.is_dir():
         return _read_series(path, series)
+    if not path.is_file():
+        raise InputError(f"{path}: this is no file that can be read twice (a pipe?); save the scan in one first")
     suffix = file_suffix(path)
     if suffix in NIFTI:
-        from BrainDiffLogic.images.nifti import read_nifti
+        from BrainDiffLogic.images.nifti import is_analyze, read_nifti
+        from BrainDiffLogic.images.old_formats import read_analyze
 
-        return read_nifti(path)
+        return read_analyze(path) if suffix in PAIR and is_analyze(path) else read_nifti(path)
+    if suffix in MINC:
+        from BrainDiffLogic.images.old_formats import read_minc
+
+        return read_minc(path)
     if suffix in META_NRRD:
         from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd
 

@@ -32,6 +32,9 @@ NOT_T1 = re.compile(
 )
 WITH_CONTRAST = re.compile(r"gad|gd\b|_gd|\bgd|\+c\b|post|contrast|ce\b|\bkm\b", re.IGNORECASE)
 HEAD = re.compile(r"head|brain|skull|neuro|kopf|cerebr|^$", re.IGNORECASE)
+SLICE_SUFFIXES = ("", ".dcm", ".ima")
+SHORTEST_SLICE = 512
+"""Bytes of a file that can be a slice."""
 FEWEST_SLICES = 16
 """Of a head in a scan that can be corrected; a localizer has fewer."""
 LONGEST_TE, LONGEST_TR, SHORTEST_TI, LONGEST_TI = 25.0, 900.0, 400.0, 1400.0
@@ -102,10 +105,11 @@ class Series:
 
 def text_of(header: Dataset, keyword: str) -> str:
     """What a header says, as one line; "" where it says nothing, or what cannot be read."""
-    try:
-        value = header.get(keyword, "")
-    except (ValueError, TypeError, NotImplementedError):
-        return ""
+    with tolerant():
+        try:
+            value = header.get(keyword, "")
+        except (ValueError, TypeError, NotImplementedError):
+            return ""
     parts = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
     return " ".join(" ".join(str(part) for part in parts if part is not None).replace("\0", "").split())
 
@@ -132,8 +136,23 @@ def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[st
     chosen, notes = _named(found, wanted, path) if wanted else _chosen(found, path)
     folders = {file.parent for file in chosen.files}
     if len(folders) == 1 and folders != {path}:
-        notes = (f"read from the folder {folders.pop().relative_to(path)} below", *notes)
-    return chosen, notes
+        notes = (f"read from the folder {next(iter(folders)).relative_to(path)} below", *notes)
+    return chosen, (*notes, *_too_short(folders))
+
+
+def _too_short(folders: set[Path]) -> tuple[str, ...]:
+    """A note of files beside a series that may be slices of which a copy kept nothing."""
+    files = (file for folder in folders for file in sorted(folder.iterdir()) if not file.name.startswith("."))
+    short = [
+        file.name for file in files
+        if file.suffix.lower() in SLICE_SUFFIXES and file.is_file() and file.stat().st_size < SHORTEST_SLICE
+    ]  # fmt: skip
+    if not short:
+        return ()
+    others = f" and {len(short) - 1} more" if len(short) > 1 else ""
+    return (
+        f"passed over {short[0]}{others}, which holds next to nothing: if that is a slice, export the series again",
+    )
 
 
 def grouped(files: Iterable[Path]) -> Iterator[Series]:

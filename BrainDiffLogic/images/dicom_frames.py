@@ -122,6 +122,8 @@ def _frame(file: Path, index: int, places: list[Dataset]) -> Frame:
             raise InputError(
                 f"{file}: a mosaic of many slices in one image; convert it to .nii.gz (dcm2niix does) first"
             )
+        if said(places, "ModalityLUTSequence"):
+            raise InputError(f"{file}: its values go through a table (Modality LUT); export the original scan")
         position, cosines = _numbers(places, "ImagePositionPatient", 3), _numbers(places, "ImageOrientationPatient", 6)
         if position is None or cosines is None:
             raise InputError(f"{file}: does not say where its slice lies; export the original scan")

@@ -94,10 +94,11 @@ def write_series(volume: Volume, folder: Path, like: Storage | None = None, prov
         part, generate_uid(), datetime.now(), provenance, storage, max(1, int(stored.max()).bit_length()), window
     )
     folder.mkdir(exist_ok=True)
-    numbered = enumerate(source.frames)
-    for number, (file, members) in enumerate(groupby(numbered, key=lambda item: item[1].file)):
-        planes = [(frame, stored[..., k]) for k, frame in members]
-        _file(file, planes, derived, number).save_as(folder / f"IM{number + 1:04d}.dcm", enforce_file_format=True)
+    files = groupby(enumerate(source.frames), key=lambda item: item[1].file)
+    with tolerant():
+        for number, (file, members) in enumerate(files):
+            planes = [(frame, stored[..., k]) for k, frame in members]
+            _file(file, planes, derived, number).save_as(folder / f"IM{number + 1:04d}.dcm", enforce_file_format=True)
     return storage
 
 
@@ -139,32 +140,31 @@ def _stored(volume: Volume, source: SeriesSource, folder: Path) -> tuple[np.ndar
 
 def _file(file: Path, planes: list[tuple[Frame, np.ndarray]], derived: _Derived, number: int) -> Dataset:
     """The derived counterpart of one file of the source, with the stored values (columns, rows) of its frames."""
-    with tolerant():
-        try:
-            data = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read any more ({error.strerror}); leave the input in place") from error
-        frames = int(data.get("NumberOfFrames") or 1)
-        if frames != len(planes):
-            raise InputError(f"{file}: {len(planes)} of {frames} frames make the volume; name a .nii.gz file as output")
-        data.remove_private_tags()
-        _drop_stale(data, derived)
-        reference = _reference(data)
-        if "PerFrameFunctionalGroupsSequence" in data:
-            data.SourceImageEvidenceSequence = Sequence([_evidence(data)])
-        _set_series(data, derived)
-        _set_instance(data, derived, number)
-        if "PerFrameFunctionalGroupsSequence" in data:
-            _set_functional_groups(data, derived, reference)
-        else:
-            _set_single(data, derived, reference)
-        by_index = sorted(planes, key=lambda plane: plane[0].index)
-        _set_pixels(data, np.stack([values.T for _, values in by_index]), derived)
-        if data.original_encoding[1] is False:  # values in big endian are decoded, or they stay as they are
-            data.walk(lambda dataset, element: None)
-            data.set_original_encoding(False, True, data.original_character_set)
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    try:
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read any more ({error.strerror}); leave the input in place") from error
+    frames = int(data.get("NumberOfFrames") or 1)
+    if frames != len(planes):
+        raise InputError(f"{file}: {len(planes)} of {frames} frames make the volume; name a .nii.gz file as output")
+    data.remove_private_tags()
+    _drop_stale(data, derived)
+    reference = _reference(data)
+    if "PerFrameFunctionalGroupsSequence" in data:
+        data.SourceImageEvidenceSequence = Sequence([_evidence(data)])
+    _set_series(data, derived)
+    _set_instance(data, derived, number)
+    if "PerFrameFunctionalGroupsSequence" in data:
+        _set_functional_groups(data, derived, reference)
+    else:
+        _set_single(data, derived, reference)
+    by_index = sorted(planes, key=lambda plane: plane[0].index)
+    _set_pixels(data, np.stack([values.T for _, values in by_index]), derived)
+    if data.original_encoding[1] is False:  # values in big endian are decoded, or they stay as they are
+        data.walk(lambda dataset, element: None)
+        data.set_original_encoding(False, True, data.original_character_set)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return data
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.dicom_counts import expected_slices
-from BrainDiffLogic.images.dicom_files import Series, find_series, read_header
+from BrainDiffLogic.images.dicom_files import Series, find_series, read_header, tolerant
 from BrainDiffLogic.images.dicom_frames import Frame, frames_of, said, spoken_of, stored_pixels
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS
 from BrainDiffLogic.images.streams import check_voxels, understood
@@ -55,7 +55,7 @@ def read_dicom_series(path: Path, wanted: str | None = None) -> Volume:
     size or orientation, several images at one position, missing slices (uneven spacing, or fewer than the header
     counts), slices shifted against one another (gantry tilt).
     """
-    with understood(path, "DICOM"):
+    with understood(path, "DICOM"), tolerant():
         series, notes = find_series(path, wanted)
         frames = _ordered([frame for file in series.files for frame in frames_of(file)], path)
         pixels = _Pixels()

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import files_read
 from BrainDiffLogic.images.streams import check_voxels, understood
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -23,6 +24,12 @@ HEADER_BYTES = 1 << 16
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
 AXES = ("space", "transformmatrix", "rotation", "orientation")
 """Fields of a NRRD or MetaImage header that tell the voxels' size, and how the axes lie in the patient."""
+PATIENT_SPACES = (
+    "left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "lps", "ras", "las",
+    "left-posterior-superior-time", "right-anterior-superior-time", "left-anterior-superior-time", "lpst", "rast",
+    "last",
+)  # fmt: skip
+"""Of a NRRD."""
 NO_SIZE = "the header gives no voxel size: 1 mm is taken"
 NO_AXES = (
     "the header does not say how the axes lie in the patient: the array's axes are taken to run to the left, the back"
@@ -48,7 +55,7 @@ def read_meta_nrrd(path: Path) -> Volume:
                     reader.SetExtractSize((*size[:3], *([0] * (len(size) - 3))))
                 image = reader.Execute()
         except RuntimeError as error:
-            raise InputError(f"{path}: {_reason(str(error))}") from error
+            raise InputError(f"{path}: {_unread_because(path, fields) or _reason(str(error))}") from error
     affine = affine_from_lps(image.GetOrigin(), image.GetSpacing(), image.GetDirection())
     if fields.get("space", "").lower() in LEFT_ANTERIOR_SUPERIOR:
         affine = _affine_from_las(fields)
@@ -72,7 +79,7 @@ def header_fields(path: Path) -> dict[str, str]:
 
 def _notes(fields: dict[str, str]) -> tuple[str, ...]:
     sized = any("nan" not in fields.get(name, "nan").lower() for name in SIZES)
-    lie = any(name in fields for name in AXES)
+    lie = any(name in fields for name in AXES[1:]) or fields.get("space", "").lower() in PATIENT_SPACES
     return tuple(note for missing, note in ((not sized, NO_SIZE), (not lie, NO_AXES)) if missing)
 
 
@@ -84,6 +91,17 @@ def _affine_from_las(fields: dict[str, str]) -> np.ndarray:
     affine[:3] = np.transpose([vector[:3] for vector in (*vectors[:3], vectors[-1])])
     affine[0] *= -1
     return affine + 0.0
+
+
+def _unread_because(path: Path, fields: dict[str, str]) -> str:
+    """What of the header ITK cannot follow: an encoding it does not know, a data file that is not there."""
+    encoding = fields.get("encoding", "").lower()
+    if encoding in ("bzip2", "bz2"):
+        return "its voxels are packed with bzip2; save it with gzip encoding"
+    missing = [
+        file for file in files_read(path)[1:] if file.name.upper() not in ("LOCAL", "LIST") and not file.exists()
+    ]
+    return f"its data file {missing[0].name} is missing; copy both" if missing and "%" not in missing[0].name else ""
 
 
 def _reason(message: str) -> str:

@@ -12,9 +12,10 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1PairHeader
 from nibabel.nifti2 import Nifti2PairHeader
+from nibabel.spatialimages import HeaderDataError
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood
+from BrainDiffLogic.images.streams import GZIP, check_length, check_voxels, opened, understood
 from BrainDiffLogic.storage import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -36,6 +37,10 @@ NO_AXES = (
     "the header does not say how the axes lie in the patient (sform_code and qform_code are 0): the array's axes are"
     " taken to run to the left, the front and the top; other programs may take them otherwise"
 )
+APART_MM = 1.0
+FORMS_DISAGREE = (
+    "sform and qform place the volume differently: the sform is taken; programs that take the qform show it elsewhere"
+)
 NO_SIZE = "the header gives no voxel size (pixdim is 0): 1 mm is taken"
 
 
@@ -56,6 +61,14 @@ def read_nifti(path: Path) -> Volume:
     version = "nifti2" if isinstance(header, nib.Nifti2Header) else "nifti1"
     storage = Storage(raw.dtype if raw.dtype.kind in "iu" else array.dtype, slope, intercept, version, header)
     return Volume.read(array, header.get_best_affine(), storage=storage, source=str(path), notes=notes)
+
+
+def is_analyze(path: Path) -> bool:
+    """Whether the header of a pair lacks the word that tells NIfTI from Analyze 7.5."""
+    with understood(path, "NIfTI"), opened(_parts(path)[0], verified=False) as header:
+        start = header.read(348)
+    sized = start[:4] in ((348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
+    return len(start) == 348 and sized and start[344:345] != b"n"
 
 
 def nifti_affine(path: Path) -> np.ndarray:
@@ -100,6 +113,8 @@ def _opened(path: Path, verified: bool = True) -> Iterator[tuple[nib.Nifti1Heade
         start = header_file.read(540)
         header_file.seek(0)
         size = next((size for size in HEADERS if start[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big"))), 0)
+        if start[:2] == GZIP:
+            raise InputError(f"{path}: gzipped twice; unpack it once")
         if not size:
             raise InputError(f"{path}: this is no NIfTI file, or it is damaged; copy it again")
         magic = start[slice(*MAGIC[size])]
@@ -112,6 +127,7 @@ def _opened(path: Path, verified: bool = True) -> Iterator[tuple[nib.Nifti1Heade
         header = HEADERS[size][not single](header_file.read(size), check=False)
         if single and header["vox_offset"] < header.single_vox_offset:
             header["vox_offset"] = 0
+        _fill_dimensions(header)
         notes = _notes(header)
         header.check_fix()
         if single and not header["vox_offset"]:
@@ -144,11 +160,30 @@ def _behind_the_header(header: nib.Nifti1Header, file: io.BufferedIOBase) -> int
     return int(header.single_vox_offset if len(file.read(needed)) == needed else header.sizeof_hdr)
 
 
+def _fill_dimensions(header: nib.Nifti1Header) -> None:
+    """Dimensions behind the third that are 0 count as 1, as FSL and ITK take them."""
+    sizes = np.array(header["dim"])
+    behind = np.arange(sizes.size) > 3
+    header["dim"] = np.where(behind & (sizes == 0), 1, sizes)
+
+
 def _notes(header: nib.Nifti1Header) -> tuple[str, ...]:
     sizes = header["pixdim"][1:4]
     found = [(not header["sform_code"] > 0 and not np.all(sizes), NO_SIZE)]
     found.append((not header["sform_code"] > 0 and not header["qform_code"] > 0, NO_AXES))
+    found.append((header["sform_code"] > 0 and header["qform_code"] > 0 and _forms_disagree(header), FORMS_DISAGREE))
     return tuple(note for is_so, note in found if is_so)
+
+
+def _forms_disagree(header: nib.Nifti1Header) -> bool:
+    """Whether the corners of the volume lie further apart by the two forms than rounding moves them."""
+    try:
+        difference = header.get_sform() - header.get_qform()
+    except (HeaderDataError, ValueError):
+        return False
+    corners = np.array(np.meshgrid(*((0, size - 1) for size in header.get_data_shape()[:3]), 1)).reshape(4, -1)
+    apart = float(np.linalg.norm(difference[:3] @ corners, axis=0).max())
+    return apart > APART_MM
 
 
 def _shorten_rounded(header: nib.Nifti1Header, path: Path) -> None:

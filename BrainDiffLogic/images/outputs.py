@@ -63,7 +63,7 @@ def check_output(
         raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another")
     files = _files_written(path)
     for given in inputs:
-        if any(_same_file(file, other) for file in files for other in _files_read(Path(given))):
+        if any(_same_file(file, other) for file in files for other in files_read(Path(given))):
             raise InputError(f"{path}: the output would replace the input {given}; choose another name")
     existing = next((file for file in files if os.path.lexists(file)), None)
     if existing is not None and not overwrite:
@@ -261,7 +261,7 @@ def _files_written(path: Path) -> list[Path]:
     return [path, *(path.with_name(stem + suffix) for suffix in DATA_FILES.get(path.suffix.lower(), ()))]
 
 
-def _files_read(path: Path) -> list[Path]:
+def files_read(path: Path) -> list[Path]:
     """The file and the data files which its header names."""
     suffix = path.suffix.lower()
     if suffix in (".hdr", ".img"):

@@ -38,10 +38,20 @@ def opened(path: Path, verified: bool = True) -> Iterator[io.BufferedIOBase]:
     with gzip.open(path) if zipped else path.open("rb") as stream:
         yield cast(io.BufferedIOBase, stream)
         behind = 0
-        while zipped and verified and (block := stream.read(1 << 20)):
+        while zipped and verified and (block := _next_block(stream)):
             behind += len(block)
             if behind > MOST_BEHIND:
                 raise InputError(f"{path}: the file goes on long after its voxels end: no scan, or a damaged header")
+
+
+def _next_block(stream: gzip.GzipFile | io.BufferedReader) -> bytes:
+    """What follows in a gzipped file; what follows after its end, which gunzip passes over too, is none."""
+    try:
+        return stream.read(1 << 20)
+    except gzip.BadGzipFile as error:
+        if str(error).startswith("Not a gzipped file"):
+            return b""
+        raise
 
 
 def is_gzipped(path: Path) -> bool:

@@ -199,6 +199,59 @@ def test_only_the_bits_that_are_stored_count(tmp_path: Path, high: int) -> None:
     assert_is(tmp_path / "a", values)
 
 
+def a_table(data: Dataset, k: int) -> None:
+    data.ModalityLUTSequence = [pydicom.Dataset()]
+    data.ModalityLUTSequence[0].ModalityLUTType = "US"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (a_table, "Modality LUT"),
+        (lambda data, k: setattr(data, "RescaleSlope", "0"), "(0028,1053), Rescale Slope, is 0"),
+        (lambda data, k: setattr(data, "PixelSpacing", ["2", "-2"]), "(0028,0030), Pixel Spacing, is not above 0"),
+        (lambda data, k: setattr(data, "ImagePositionPatient", ["1", "2"]), "does not hold 3 numbers"),
+        (lambda data, k: data.pop("ImageOrientationPatient"), "does not say where its slice lies"),
+        (lambda data, k: setattr(data, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "no two unit vectors"),
+    ],
+)
+def test_a_tag_that_makes_no_sense_is_named(
+    tmp_path: Path, change: Callable[[Dataset, int], object], words: str
+) -> None:
+    save_mr_series(tmp_path / "a", array(4), GRID, change=change)
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "a")
+    assert_one_line(error, "I000", words)
+
+
+def test_what_lies_beside_a_series_is_passed_over_and_empty_slices_are_noted(tmp_path: Path) -> None:
+    files = save_mr_series(tmp_path / "a", array(), GRID)
+    report = pydicom.dcmread(files[0])
+    for keyword in ("Rows", "Columns", "PixelData"):
+        del report[keyword]
+    report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", "1.2.3.4.5"
+    report.save_as(tmp_path / "a" / "report.dcm")
+    (tmp_path / "a" / "Thumbs.db").write_bytes(bytes(5000))
+    (tmp_path / "a" / "._I001").write_bytes(b"\0\5\x16\7" + bytes(300))
+    assert_is(tmp_path / "a", array())
+    assert read_volume(tmp_path / "a").notes == ()
+    files[-1].write_bytes(b"")
+    assert "I019, which holds next to nothing" in read_volume(tmp_path / "a").notes[0]
+
+
+def test_what_breaks_the_rules_but_is_understood_leaves_no_line_on_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    files = save_mr_series(tmp_path / "a", array(4), GRID, {"SpecificCharacterSet": "ISO_IR 100"})
+    for file in files:
+        file.write_bytes(
+            file.read_bytes().replace(b"ISO_IR 100", b"NONSENSE  ").replace(b"t1_mprage_sag ", b"t1 K\xf6pfe      ")
+        )
+    recwarn.clear()
+    assert_is(tmp_path / "a", array(4))
+    assert capfd.readouterr() == ("", "") and not list(recwarn)
+
+
 # Enhanced multi-frame
 
 

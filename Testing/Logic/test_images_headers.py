@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -90,6 +93,38 @@ def test_a_half_turn_whose_quaternion_was_rounded_is_read_and_written_sound(tmp_
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, volume.affine, atol=1e-5)
 
 
+def test_dimensions_of_0_behind_the_third_count_as_1(tmp_path: Path) -> None:
+    sizes = np.array([4, *SHAPE, 0, 0, 0, 0], np.int16)
+    assert_is(patched(save_nifti(tmp_path / "a.nii", voxels("int16")), (40, sizes.tobytes())), voxels("int16"))
+
+
+@pytest.mark.parametrize("behind", [b"\0" * 512, b"junk" * 9])
+def test_what_follows_a_gzipped_file_is_passed_over_as_gunzip_does(tmp_path: Path, behind: bytes) -> None:
+    plain = save_nifti(tmp_path / "plain.nii", voxels("int16")).read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(plain[:600]) + gzip.compress(plain[600:]) + behind)
+    assert_is(tmp_path / "a.nii.gz", voxels("int16"))
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path / "a.nii")
+    assert_one_line(error, "a.nii", "pipe")
+
+
+@pytest.mark.parametrize(("moved", "noted"), [(0.2, False), (3.0, True)])
+def test_forms_that_disagree_are_noted(tmp_path: Path, moved: float, noted: bool) -> None:
+    image = nib.Nifti1Image(voxels("int16"), OBLIQUE)
+    other = OBLIQUE.copy()
+    other[1, 3] += moved
+    image.set_sform(OBLIQUE, 1)
+    image.set_qform(other, 1)
+    nib.save(image, tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-4)
+    assert any("sform and qform" in note for note in volume.notes) == noted
+
+
 TRUE_REASONS = {
     "quaternion": (((252, np.array([1, 0], np.int16).tobytes()), (256, np.float32(1.5).tobytes())), "quaternion"),
     "type": (((70, np.int16(1).tobytes()),), "data code 1 not supported"),
@@ -133,6 +168,48 @@ def test_a_left_anterior_superior_nrrd_lies_where_it_says(tmp_path: Path, space:
     assert volume.array[1, 2, 3] == 23 and not volume.notes
 
 
+def twice_gzipped(folder: Path) -> Path:
+    plain = save_nifti(folder / "plain.nii", voxels("int16")).read_bytes()
+    (folder / "a.nii.gz").write_bytes(gzip.compress(gzip.compress(plain)))
+    return folder / "a.nii.gz"
+
+
+def with_bzip2(folder: Path) -> Path:
+    path = nrrd(folder / "a.nrrd", "space: LPS", "space directions: (1,0,0) (0,1,0) (0,0,1)", "space origin: (0,0,0)")
+    header, _, raw = path.read_bytes().partition(b"\n\n")
+    path.write_bytes(header.replace(b"encoding: raw", b"encoding: bzip2") + b"\n\n" + bz2.compress(raw))
+    return path
+
+
+def without_data(folder: Path) -> Path:
+    lines = (
+        "ObjectType = Image",
+        "NDims = 3",
+        "DimSize = 2 3 4",
+        "ElementType = MET_SHORT",
+        "ElementDataFile = away.raw",
+    )
+    (folder / "a.mhd").write_bytes("\r\n".join((*lines, "")).encode())
+    return folder / "a.mhd"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (twice_gzipped, "gzipped twice"),
+        (with_bzip2, "packed with bzip2"),
+        (without_data, "data file away.raw is missing"),
+    ],
+)
+def test_the_reason_is_said_where_a_file_is_whole_but_cannot_be_read(
+    tmp_path: Path, make: Callable[[Path], Path], words: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        read_volume(make(tmp_path))
+    assert_one_line(error, words)
+    assert "damaged" not in str(error.value)
+
+
 def save_uncoded(folder: Path) -> Path:
     path = save_nifti(folder / "a.nii", voxels("int16"))
     return patched(path, (252, bytes(4)))
@@ -153,6 +230,11 @@ NOTED = {
     "NIfTI without form codes": (save_uncoded, "left, the front and the top", "voxel size"),
     "NIfTI without sizes": (save_sizeless, "1 mm is taken", None),
     "NRRD without space": (lambda f: nrrd(f / "a.nrrd", "spacings: 2 2 2"), "left, the back and the top", "voxel size"),
+    "NRRD in the scanner's space": (
+        lambda f: nrrd(f / "a.nrrd", "space: scanner-xyz", "space directions: (2,0,0) (0,2,0) (0,0,2)"),
+        "left, the back and the top",
+        "voxel size",
+    ),
     "NRRD without sizes": (lambda f: nrrd(f / "a.nrrd"), "1 mm is taken", None),
     "MetaImage without sizes": (save_plain_mha, "1 mm is taken", None),
 }

@@ -79,11 +79,6 @@ def colour(folder: Path) -> Path:
     return folder / "bad.nii.gz"
 
 
-def analyze(folder: Path) -> Path:
-    nib.save(nib.AnalyzeImage(voxels("int16"), np.eye(4)), folder / "bad.img")
-    return folder / "bad.img"
-
-
 def micrometres(folder: Path) -> Path:
     return save_nifti(folder / "bad.nii", voxels("int16"), xyzt_units=3)
 
@@ -132,7 +127,6 @@ BAD = {
     "not finite": (nifti_of(not_finite()), "3 voxels are NaN or infinite"),
     "singular": (singular, "cannot be inverted"),
     "singular nrrd": (file_of("bad.nrrd", SINGULAR_NRRD), "cannot be inverted"),
-    "analyze": (analyze, "Analyze"),
     "micrometres": (micrometres, "mm"),
 }
 

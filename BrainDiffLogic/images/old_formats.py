@@ -1,0 +1,78 @@
+"""Formats that are read, and not written: MINC, and Analyze 7.5 as SPM writes it, through nibabel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.minc1 import MincError
+from nibabel.spatialimages import SpatialImage
+
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.streams import check_voxels, is_gzipped, understood
+from BrainDiffLogic.storage import real_values
+from BrainDiffLogic.volume import Storage, Volume
+
+HDF5 = b"\x89HDF"
+SIDE = (
+    "Analyze 7.5 does not say which side is left: the first axis is taken to run to the left, as SPM does; other"
+    " programs may take it otherwise"
+)
+
+
+def read_minc(path: Path) -> Volume:
+    """One 3D volume of a MINC 1 file, or of a MINC 2 file where h5py is installed; InputError for anything else."""
+    with path.open("rb") as file:
+        newer = file.read(4) == HDF5
+    if is_gzipped(path):
+        raise InputError(f"{path}: this MINC file is gzipped; unpack it first")
+    with understood(path, "MINC"):
+        try:
+            image = (nib.Minc2Image if newer else nib.Minc1Image).from_filename(path)
+        except ImportError as error:
+            raise InputError(f"{path}: MINC 2 needs h5py; install it (pip install h5py) or convert the scan") from error
+        except (MincError, TypeError, AttributeError, KeyError) as error:
+            raise InputError(f"{path}: this is no MINC image, or it is damaged; copy it again") from error
+        _check_shape(path, image)
+        array = np.asarray(image.dataobj)
+    array = array.reshape(array.shape[-3:])
+    own = image.get_data_dtype().newbyteorder("=")
+    whole = own.kind in "iu" and own.itemsize <= 4 and bool(np.all(array == np.rint(array)))
+    array = array.astype(own if whole and _within(array, own) else np.float32)
+    storage = Storage(array.dtype, format="minc")
+    return Volume.read(array, image.affine, storage=storage, source=str(path))
+
+
+def _within(array: np.ndarray, dtype: np.dtype) -> bool:
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= array.min() and array.max() <= limits.max)
+
+
+def read_analyze(path: Path) -> Volume:
+    """One 3D volume of a pair .hdr and .img, and SPM's .mat with its affine where there is one."""
+    with understood(path, "Analyze"):
+        image = nib.Spm2AnalyzeImage.from_filename(path)
+        _check_shape(path, image)
+        proxy = cast(ArrayProxy, image.dataobj)
+        raw = np.array(proxy.get_unscaled())  # in memory, not in the file
+        slope, intercept = float(proxy.slope), float(proxy.inter)
+    raw = raw.reshape(raw.shape[:3], order="F").astype(raw.dtype.newbyteorder("="), copy=False)
+    array = raw if (slope, intercept) == (1.0, 0.0) else real_values(raw, slope, intercept)
+    if raw.dtype.kind == "f":
+        slope, intercept = 1.0, 0.0
+    storage = Storage(raw.dtype if raw.dtype.kind in "iu" else array.dtype, slope, intercept, "analyze")
+    return Volume.read(array, image.affine, (SIDE,), storage=storage, source=str(path))
+
+
+def _check_shape(path: Path, image: SpatialImage) -> None:
+    shape = image.shape
+    one = shape[:3] if isinstance(image, nib.AnalyzeImage) else shape[-3:]
+    volumes = int(np.prod(shape)) // max(1, int(np.prod(one)))
+    if len(shape) < 3:
+        raise InputError(f"{path}: a 2D image of shape {shape}; give the whole 3D volume")
+    if volumes > 1:
+        raise InputError(f"{path}: a 4D file of {volumes} volumes; extract one of them and give that")
+    check_voxels(path, shape)
