@@ -24,7 +24,7 @@ from BrainDiffLogic.commands.main import main
 def write(*arguments, **options):
     written(*arguments, **options)
     print("written", flush=True)
-    time.sleep(60)
+    time.sleep(2)
 
 written, correction_files.write_volume = correction_files.write_volume, write
 sys.exit(main(sys.argv[1:]))
