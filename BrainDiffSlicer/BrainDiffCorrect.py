@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     tags = FilterTags([correction_files.LOADING, correction_files.CORRECTING, correction_files.WRITING, 1.0])
     with staging_in(args.staging):
         report = correction_files.correct_file(
-            args.input, args.output, difference=args.difference, report=args.report,
+            args.input, args.output, difference=args.difference, report=args.report, html=args.html,
             disagreement=args.disagreement, model=args.model,
             strength=args.strength, device=args.device, dtype=args.dtype, force=args.force, pe_axis=args.pe_axis,
             series=args.series, overwrite=args.overwrite, progress=tags.report,
