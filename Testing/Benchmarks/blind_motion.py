@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.correction import Correction, correct
-from BrainDiffLogic.evaluation.safety.lesions import implanted, place_lesions
+from BrainDiffLogic.evaluation.safety.scene import implanted, place_lesions
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.inner_head import inner_head_mask
 from BrainDiffLogic.intensity import head_mask, robust_scale
