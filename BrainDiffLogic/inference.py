@@ -67,16 +67,16 @@ def predict_residual(
     if head is not None:
         todo = todo[head[todo].any(axis=(1, 2))]
     batch = batch or BATCHES[target.type]
-    head = np.ones(stack.shape, dtype=bool) if head is None else head
-    ask = partial(_residual_if_it_fits, _folded(corrector), stack, head)
+    folded = _folded(corrector)
     done = np.zeros(len(stack), dtype=bool)
     while not done[todo].all():
         too_large: list[int] = []
+        ask = partial(_residual_if_it_fits, _on_device(folded, target), stack, head, device=target)
         for chosen, residual in _answers(ask, todo[~done[todo]], batch, target, cancelled):
             if residual is None:
                 too_large.append(len(chosen))
                 continue
-            run.residual[chosen, *_window(head, chosen)] = residual
+            run.residual[chosen, *_window(stack, head, chosen)] = residual
             done[chosen] = True
             if progress:
                 progress(float(done[todo].mean()), "Correcting")
@@ -85,13 +85,29 @@ def predict_residual(
     return run
 
 
-def _window(head: np.ndarray, chosen: np.ndarray) -> Window:
+def _window(stack: np.ndarray, head: np.ndarray | None, chosen: np.ndarray) -> Window:
+    """The rows and columns of the chosen slices that are wanted: the box of the head, or all."""
+    if head is None:
+        return slice(0, stack.shape[1]), slice(0, stack.shape[2])
     rows, columns = mask_box(head[chosen].any(axis=0))
     return rows, columns
 
 
+def _on_device(corrector: Corrector, device: torch.device) -> Corrector | None:
+    """The corrector, moved; None where its weights do not fit.
+
+    Once, before the threads begin: while weights are moved, whoever computes with them reads freed memory.
+    """
+    try:
+        return corrector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    except RuntimeError as error:
+        if not _is_full(error):
+            raise
+    return None
+
+
 def _answers(
-    ask: Callable[[np.ndarray, torch.device], np.ndarray | None],
+    ask: Callable[[np.ndarray], np.ndarray | None],
     todo: np.ndarray,
     batch: int,
     device: torch.device,
@@ -106,7 +122,7 @@ def _answers(
             for chosen in islice(batches, count):
                 if cancelled and cancelled():
                     raise Cancelled
-                running[pool.submit(ask, chosen, device)] = chosen
+                running[pool.submit(ask, chosen)] = chosen
 
         begin(number)
         while running:
@@ -163,30 +179,43 @@ def _with_less_memory(batch: int, target: torch.device, run: Run) -> tuple[int, 
 
 
 def _residual_if_it_fits(
-    corrector: Corrector, stack: np.ndarray, head: np.ndarray, chosen: np.ndarray, device: torch.device
+    corrector: Corrector | None,
+    stack: np.ndarray,
+    head: np.ndarray | None,
+    chosen: np.ndarray,
+    device: torch.device,
 ) -> np.ndarray | None:
     """None when the device runs out of memory; what it had taken is free again once the handler is left."""
+    if corrector is None:
+        return None
     try:
-        return _residual_of(corrector, stack, _window(head, chosen), chosen, device)
+        return _residual_of(corrector, stack, head, chosen, device)
     except RuntimeError as error:
-        full = isinstance(error, torch.cuda.OutOfMemoryError) or any(w in str(error) for w in OUT_OF_MEMORY)
-        if not full:
+        if not _is_full(error):
             raise
     return None
 
 
+def _is_full(error: RuntimeError) -> bool:
+    """Whether a device has run out of memory."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 @torch.inference_mode()
 def _residual_of(
-    corrector: Corrector, stack: np.ndarray, window: Window, chosen: np.ndarray, device: torch.device
+    corrector: Corrector, stack: np.ndarray, head: np.ndarray | None, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray:
     """(n, rows, columns) of the window of the chosen slices."""
-    corrector = corrector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     order = np.arange(corrector.context) - corrector.context // 2
     neighbours = np.clip(chosen[:, None] + order, 0, len(stack) - 1)
     padded, (*_, rows, columns) = pad_to_multiple(stack[neighbours], corrector.multiple)
     slices = torch.from_numpy(padded).to(device, memory_format=torch.channels_last)
     with _precision(device):
-        return corrector(slices, moved(window, rows.start, columns.start))[:, 0].float().cpu().numpy()
+        if head is None:
+            residual = corrector(slices)[..., rows, columns]
+        else:
+            residual = corrector(slices, moved(_window(stack, head, chosen), rows.start, columns.start))
+        return residual[:, 0].float().cpu().numpy()
 
 
 def choose_device(device: str) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,20 @@ def test_the_residual_of_a_slice_comes_from_it_and_its_neighbours() -> None:
         for slices, middle in (([4, 5, 6], 5), ([0, 0, 1], 0), ([9, 10, 10], 10)):
             alone = corrector(torch.from_numpy(STACK[slices])[None])[0, 0].numpy()
             np.testing.assert_allclose(result[middle], alone, atol=0.02 * np.abs(alone).max())
+
+
+def test_weights_are_moved_once_and_not_while_others_compute_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    movers = []
+    real = torch.nn.Module.to
+
+    def to(module: torch.nn.Module, *args: object, **options: object) -> torch.nn.Module:
+        movers.append(threading.current_thread())
+        return real(module, *args, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    predict_residual(tiny_corrector(), STACK, device="cpu", batch=1)
+    assert movers == [threading.current_thread()]
 
 
 def answers(corrector: Corrector, slices: torch.Tensor, *views: View) -> torch.Tensor:

@@ -116,4 +116,4 @@ def test_thick_axial_slices_are_corrected_as_such_and_it_says_so() -> None:
             return x
 
     correct(volume, (Watched(1), CARD), gate=False, force=True, device="cpu")
-    assert asked == [(6, 1, 44, 40)]
+    assert sum(shape[0] for shape in asked) == 6 and {shape[1:] for shape in asked} == {(1, 44, 40)}
