@@ -23,8 +23,9 @@ FREE_SHARE = 0.9
 """Of the memory that is free, what workers may take."""
 PACKED = 2.5
 """Voxels for each byte on disk, at most, of what is not asked for its shape (DICOM)."""
-KEPT_BY_RESTARTS = 3
 SILENT = logging.CRITICAL + 1
+ANY_PORT = "127.0.0.1:0"
+"""Dask opens a web server on 8787 also without a dashboard: here it has no page, and takes nobody's port."""
 
 
 def memory_mib(sources: Iterable[Path]) -> int:
@@ -66,10 +67,11 @@ def local_crew(workers: int, tries: int) -> Iterator[Client]:
 
     cores = os.cpu_count() or 1
     threads = str(max(1, cores // workers))
-    settings = {
+    settings: dict[str, object] = {
         "distributed.scheduler.allowed-failures": tries - 1,
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.http.routes": [], "distributed.worker.http.routes": [],
         "distributed.worker.memory.target": False, "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": 0.98,
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
@@ -78,7 +80,7 @@ def local_crew(workers: int, tries: int) -> Iterator[Client]:
     share = FREE_SHARE * psutil.virtual_memory().available / workers
     with tempfile.TemporaryDirectory(prefix="braindiff-") as folder, dask.config.set(settings), LocalCluster(
         n_workers=workers, threads_per_worker=1, memory_limit=int(share), dashboard_address=None,
-        local_directory=folder, silence_logs=SILENT, security=True,
+        local_directory=folder, silence_logs=SILENT, security=True, scheduler_kwargs={"dashboard_address": ANY_PORT},
     ) as cluster, Client(cluster) as client:  # fmt: skip
         yield client
 

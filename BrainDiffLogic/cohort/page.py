@@ -19,6 +19,8 @@ OUTLYING = 3.5
 NEEDED = 8
 """Scans from which there is something to lie outside of."""
 BINS = 20
+MISSING = ("", "n/a", "na", "nan")
+"""How a table says that a value is missing: BIDS, and what programs write."""
 TESTED = ("severity_mm", "changed_share", *(metric + AFTER for metric in QUALITY))
 SHOWN = ("cjv", "efc", "snr_total", "cnr", "tenengrad", "gradient_entropy")
 
@@ -87,7 +89,7 @@ def _plots(rows: Iterable[Row], people: Mapping[str, Mapping[str, str]]) -> list
         points = [
             (value, float(row["severity_mm"]), row["scan"]) for row in rows
             if row.get("severity_mm") is not None
-            and (value := (people.get(row["participant_id"], {}).get(column) or "n/a").strip()) != "n/a"
+            and (value := (people.get(row["participant_id"], {}).get(column) or "").strip()).lower() not in MISSING
         ]  # fmt: skip
         if points:
             plots.append({"column": column, **(_by_number(points) or _by_name(points))})
@@ -99,6 +101,8 @@ def _by_number(points: Sequence[tuple[str, float, str]]) -> dict[str, Any] | Non
     try:
         across = np.array([float(value) for value, _, _ in points])
     except ValueError:
+        return None
+    if not np.isfinite(across).all():
         return None
     low, high = float(across.min()), float(across.max())
     return _placed(points, (across - low) / ((high - low) or 1), [(0, f"{low:g}"), (100, f"{high:g}")])

@@ -9,6 +9,7 @@ import webbrowser
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,8 @@ def serve(
     require_viewer()
     if not 0 <= port < 2**16:
         raise InputError(f"--port {port}: a port is a number from 0 to 65535")
-    if not upload_gb > 0:
-        raise InputError(f"--upload-limit {upload_gb:g}: must be above 0")
+    if not 0 < upload_gb < inf:
+        raise InputError(f"--upload-limit {upload_gb:g}: give a finite number above 0")
     from BrainDiffLogic.view.lifetime import GIGABYTE, Wish
 
     wish = Wish(source, corrected, int(upload_gb * GIGABYTE))

@@ -52,6 +52,7 @@ class Gate:
         self._start_session, self._host, self._port = start_session, host, port
         self._sessions: dict[str, Session] = {}
         self._waiting: list[Session] = []
+        self._starting = 0
         self._client: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
 
@@ -106,7 +107,10 @@ class Gate:
 
     def _check(self, request: web.Request) -> None:
         """Refuse other names of this machine (DNS rebinding), and what pages of other origins ask."""
-        name = urlsplit(f"//{request.host}").hostname or ""
+        try:
+            name = urlsplit(f"//{request.host}").hostname or ""
+        except ValueError:  # no host at all, such as "[::1"
+            raise web.HTTPBadRequest(text="This request names no host.") from None
         if is_loopback(self._host) and not is_loopback(name):
             raise web.HTTPForbidden(text="This address answers only under the name that the command printed.")
         origin = request.headers.get("Origin")
@@ -119,15 +123,18 @@ class Gate:
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             raise web.HTTPForbidden(text="The token is missing or wrong: open the address that the command printed.")
         self._forget_ended()
-        if len(self._sessions) >= MOST_SESSIONS:
+        if len(self._sessions) + self._starting >= MOST_SESSIONS:
             raise web.HTTPServiceUnavailable(
                 text=f"{MOST_SESSIONS} pages are open already: close one, and wait a minute."
             )
         name = secrets.token_hex(24)  # the client turns its address to lower case
+        self._starting += 1
         try:
             self._sessions[name] = await self._next()
         except InputError as error:
             raise web.HTTPInternalServerError(text=str(error)) from error
+        finally:
+            self._starting -= 1
         raise web.HTTPSeeOther(f"/session/{name}/")
 
     async def _next(self) -> Session:

@@ -112,8 +112,9 @@ class Page:
 
     def correct(self) -> None:
         """Start to correct what is shown."""
-        if self._state.loaded and self._job is None:
-            self._start(Order(str(self._path), self._name, str(self._state.model), bool(self._state.force)))
+        model = str(self._state.model)
+        if self._state.loaded and self._job is None and model in checkpoints.available():
+            self._start(Order(str(self._path), self._name, model, bool(self._state.force)))
 
     def cancel(self) -> None:
         """End the correction that runs."""
@@ -132,8 +133,9 @@ class Page:
     async def _finish(self, job: Job) -> None:
         try:
             result = await job.result(self._show_progress)
-            with self._state:
-                self._show(result)
+            if self._job is job:  # else another volume has come meanwhile
+                with self._state:
+                    self._show(result)
         except Cancelled:
             with self._state:
                 self._state.said = "Cancelled; nothing was changed."
@@ -281,6 +283,9 @@ def _at_first(limit: int) -> dict[str, Any]:
 
 
 def _card_line(model: str) -> str:
+    """What the page says of a model, which it knows by name alone: a path would read files of the computer."""
+    if model not in checkpoints.available():
+        return f"There is no model {model!r}."
     try:
         card = checkpoints.read_card(checkpoints.find_checkpoint(model))
     except InputError as error:

@@ -90,12 +90,16 @@ def _interval(estimate: Estimate, form: str) -> str:
     return f"{form.format(estimate.value)} ({form.format(estimate.low)} to {form.format(estimate.high)})"
 
 
+class _Picture(str):
+    """A cell that is no text, but markup of this page's own."""
+
+
 def _bar(share: Estimate) -> str:
     if math.isnan(share.value):
         return ""
     place, low, high = (round(WIDTH * value, 1) for value in share)
     half = WIDTH / 2
-    return (
+    return _Picture(
         f'<svg width="{WIDTH}" height="18" role="img" aria-label="{share.value:.0%}">'
         f'<rect width="{WIDTH}" height="18" fill="#eee"/><line x1="{half}" x2="{half}" y2="18" stroke="#888"/>'
         f'<line x1="{low}" x2="{high}" y1="9" y2="9" stroke="#2a6db0" stroke-width="3"/>'
@@ -110,8 +114,8 @@ def _table(head: list[str], rows: list[list[object]]) -> str:
 
 
 def _cell(cell: object) -> str:
+    if isinstance(cell, _Picture):
+        return f"<td>{cell}</td>"
     text = str(cell)
-    if text.startswith("<svg"):
-        return f"<td>{text}</td>"
     kind = " class='n'" if text[:1].isdigit() or text[:1] in "+-" else ""
     return f"<td{kind}>{escape(text)}</td>"

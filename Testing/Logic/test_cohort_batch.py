@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -99,6 +102,18 @@ def test_a_scan_whose_worker_is_killed_is_tried_again_and_a_poisoned_one_is_name
     assert (tmp_path / "kills-sub-002").stat().st_size == 1 and (tmp_path / "kills-sub-003").stat().st_size == 2
     assert "killed" in json.loads((out / "logs" / "sub-003_T1w.json").read_text())["Reason"]
     assert not list((out / ".braindiff" / "work").iterdir()) and not (out / "sub-003").exists()
+
+
+def test_workers_have_no_web_page(recwarn: pytest.WarningsRecorder) -> None:
+    with local_crew(1, tries=1) as client:
+        info = client.scheduler_info()
+        servers = [info["services"], *(worker["services"] for worker in info["workers"].values())]
+        assert len(servers) == 2
+        for port, place in product((one["dashboard"] for one in servers), ("health", "metrics", "json/counts.json")):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(f"http://127.0.0.1:{port}/{place}")  # noqa: S310
+        assert info["services"]["dashboard"] != 8787
+    assert not [warning for warning in recwarn if "8787" in str(warning.message)]
 
 
 def test_a_worker_has_room_for_the_largest_scan(tmp_path: Path, a_dataset: Path) -> None:

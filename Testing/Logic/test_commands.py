@@ -274,6 +274,10 @@ def test_bad_usage_is_one_line_and_exit_2(
     assert_refused(tmp_path, capfd, arguments, "--help")
 
 
+def test_an_unknown_option_leads_to_the_help_of_its_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused(tmp_path, capfd, ["quality", "a.nii", "--lvel", "3"], "--lvel", "see braindiff quality --help")
+
+
 @pytest.mark.parametrize("command", ["correct", "simulate", "quality", "models", "demo"])
 def test_help_is_there_for_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert braindiff(command, "--help") == 0

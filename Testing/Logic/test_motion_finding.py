@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -179,12 +180,13 @@ def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | Non
     shown = []
 
     def network(job: Job, *_: object) -> Change:
+        assert job.may_refrain == (not shown and not options.get("force", True)), "what is left is always little"
         shown.append(job.scan.volume.array)
         return Change(next(answers), decision, "cpu", {})
 
     monkeypatch.setattr("BrainDiffLogic.correctors.by_network", network)
     scan = scan or a_moved_scan().moved
-    found = correct(scan, "motion", pe_axis="AP", force=True, **options)
+    found = correct(scan, "motion", pe_axis="AP", **{"force": True, **options})
     assert np.array_equal(shown[0], scan.array)
     assert len(shown) == 1 or np.allclose(shown[1], found.corrected.array, rtol=1e-6, atol=1e-6)
     return found
@@ -205,6 +207,14 @@ def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(found.difference.array, found.corrected.array - moved.array)
     assert np.abs(half.difference.array).sum() == pytest.approx(0.5 * np.abs(found.difference.array).sum(), rel=1e-3)
     json.dumps(found.report)
+
+
+def test_what_is_left_after_physics_is_corrected_however_little_it_is(monkeypatch: pytest.MonkeyPatch):
+    moved = a_moved_scan().moved
+    monkeypatch.setattr("BrainDiffLogic.correction.decide", lambda *_, **__: Decision("corrected", {}, []))
+    monkeypatch.setattr("BrainDiffLogic.correction.judge", lambda *_: SimpleNamespace(refused="", notes=[]))
+    found = joined(monkeypatch, 0.2 * (moved.array - a_moved_scan().reference.array), force=False)
+    assert found.report["motion"]["share_taken_off"] > 0, "the network was asked twice"
 
 
 def test_integers_over_their_whole_range_are_corrected_as_floats_are(monkeypatch: pytest.MonkeyPatch):

@@ -122,6 +122,14 @@ def test_an_outlier_is_named_by_its_measure() -> None:
     assert outliers(rows()[:6]) == {}, "too few scans to lie outside of"
 
 
+def test_an_age_that_is_missing_is_no_point(tmp_path: Path) -> None:
+    people = ["sub-00\tnan\tn/a", "sub-01\tNA\t", "sub-02\t31\ta", "sub-03\t33\tinf"]
+    (tmp_path / "participants.tsv").write_text("\n".join(["participant_id\tage\tgroup", *people]) + "\n")
+    text = write_page(tmp_path, rows(), tmp_path).read_text()
+    places = [float(place) for place in re.findall(r'c[xy]="([^"]*)"', text)]
+    assert len(places) == 8 and all(0 <= place <= 100 for place in places), "two ages, two groups"
+
+
 @in_a_browser
 def test_the_cohort_page_sorts_finds_and_names_what_stands_out(opened: Any, tmp_path: Path) -> None:
     people = [f"sub-{number:02d}\t{20 + number}\t{'patient' if number % 2 else 'control'}" for number in range(12)]

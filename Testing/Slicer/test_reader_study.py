@@ -237,13 +237,14 @@ def test_one_reader_has_no_agreement_but_a_preference(a_list, the_module):
     from BrainDiffSlicerLib.ReaderStudy import ReaderStudy
     from BrainDiffSlicerLib.ReaderStudyPage import ReaderStudyPage
 
-    study = ReaderStudy(a_list, "<b>", 1)
+    study = ReaderStudy(a_list, "<svg onload=x>", 1)
     for _pair in range(2):
         for value in (3, 3, 3, 3, 0, 0, 3):
             assert study.answer(value)
     html = ReaderStudyPage(ReaderAgreement(a_list.parent)).html()
-    assert "needs a second reader" in html and "<b>" not in html.replace("&lt;b&gt;", "")
+    assert "needs a second reader" in html
+    assert html.count("&lt;svg onload=x&gt;") == 4 and "<svg onload" not in html, "a name is no markup"
     assert "cannot be told" in html and "Lesion" not in html
-    (a_list.parent / "key" / "<b>.csv").unlink()
+    (a_list.parent / "key" / "<svg onload=x>.csv").unlink()
     with pytest.raises(ValueError, match="key of this reader is missing"):
         ReaderAgreement(a_list.parent)

@@ -41,6 +41,7 @@ def test_only_who_has_the_token_and_comes_from_the_page_is_let_in(start_viewer: 
     assert status(viewer.url, path="/")[0] == 403
     assert "token is missing or wrong" in status(viewer.url, path="/?token=wrong")[1]
     assert status(viewer.url, Host="example.org")[0] == 403
+    assert status(viewer.url, Host="[::1")[0] == 400
     assert status(viewer.url, Origin="http://example.org")[0] == 403
 
     code, session = status(viewer.url, Host=f"localhost:{port}")
@@ -84,7 +85,10 @@ def test_a_volume_that_cannot_be_read_ends_the_start(tmp_path: Path, capsys: pyt
     assert said.err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "word"), [(["--port", "70000"], "--port"), (["--upload-limit", "0"], "limit")])
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["--port", "70000"], "--port"), (["--upload-limit", "0"], "limit"), (["--upload-limit", "inf"], "limit")],
+)
 def test_bad_usage_is_refused(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["view", *arguments]) == 2
     assert word in capsys.readouterr().err
