@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom import Dataset, config
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from BrainDiffLogic.errors import InputError
@@ -32,6 +33,11 @@ NOT_T1 = re.compile(
 )
 WITH_CONTRAST = re.compile(r"gad|gd\b|_gd|\bgd|\+c\b|post|contrast|ce\b|\bkm\b", re.IGNORECASE)
 HEAD = re.compile(r"head|brain|skull|neuro|kopf|cerebr|^$", re.IGNORECASE)
+UNREADABLE = (
+    InvalidDicomError, BytesLengthException, EOFError, ValueError, KeyError, TypeError, NotImplementedError,
+    AttributeError, struct.error,
+)  # fmt: skip
+"""What pydicom raises of a damaged file, or of one tag of it."""
 SLICE_SUFFIXES = ("", ".dcm", ".ima")
 SHORTEST_SLICE = 512
 """Bytes of a file that can be a slice."""
@@ -108,7 +114,7 @@ def text_of(header: Dataset, keyword: str) -> str:
     with tolerant():
         try:
             value = header.get(keyword, "")
-        except (ValueError, TypeError, NotImplementedError):
+        except UNREADABLE:
             return ""
     parts = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
     return " ".join(" ".join(str(part) for part in parts if part is not None).replace("\0", "").split())
@@ -184,7 +190,7 @@ def read_header(file: Path, tags: tuple[str, ...] | None = None) -> Dataset | No
         try:
             wanted = list(tags) if tags else None
             return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted)
-        except (InvalidDicomError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError):
+        except UNREADABLE:
             return None
 
 

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.dicom_files import read_header, tolerant
+from BrainDiffLogic.images.dicom_files import UNREADABLE, read_header, tolerant
 from BrainDiffLogic.images.meta_nrrd import quiet
 
 PIXELS = (
@@ -59,15 +59,24 @@ def frames_of(file: Path) -> Iterator[Frame]:
     """The frames of a file; InputError, naming the file and the tag, where it shows no grey slices with a place."""
     header = read_header(file)
     if header is None or "Rows" not in header or "Columns" not in header:
-        raise InputError(f"{file}: this file of the DICOM series is damaged; export the series again")
-    if int(header.get("SamplesPerPixel") or 1) > 1 or "PALETTE" in str(header.get("PhotometricInterpretation", "")):
-        raise InputError(f"{file}: a colour image; give the grey-value scan it was made from")
+        raise _damaged(file)
     with tolerant():
-        number = int(header.get("NumberOfFrames") or 1)
-        if number > 1 and len(header.get("PerFrameFunctionalGroupsSequence", ())) != number:
+        try:
+            samples, number = int(header.get("SamplesPerPixel") or 1), int(header.get("NumberOfFrames") or 1)
+            palette = "PALETTE" in str(header.get("PhotometricInterpretation", ""))
+            groups = len(header.get("PerFrameFunctionalGroupsSequence", ()))
+        except UNREADABLE as error:
+            raise _damaged(file) from error
+        if samples > 1 or palette:
+            raise InputError(f"{file}: a colour image; give the grey-value scan it was made from")
+        if number > 1 and groups != number:
             raise InputError(f"{file}: {number} frames that do not say where they lie; export the original scan")
         for index in range(number):
             yield _frame(file, index, spoken_of(header, index))
+
+
+def _damaged(file: Path) -> InputError:
+    return InputError(f"{file}: this file of the DICOM series is damaged; export the series again")
 
 
 def spoken_of(header: Dataset, index: int) -> list[Dataset]:
@@ -86,7 +95,7 @@ def said(places: list[Dataset], keyword: str) -> Any:
         if keyword in place:
             try:
                 value = place[keyword].value
-            except (ValueError, TypeError) as error:
+            except UNREADABLE as error:
                 raise _no_number(keyword, str(place.get_item(keyword).value)) from error
             if value not in (None, "") and not (isinstance(value, bytes) and not value.strip(b"\0 ")):
                 return value
@@ -116,6 +125,13 @@ def _numbers(places: list[Dataset], keyword: str, count: int, default: float | N
     return numbers
 
 
+def _above_0(places: list[Dataset], keyword: str) -> int:
+    numbers = _numbers(places, keyword, 1)
+    if numbers is None or numbers[0] < 1:
+        raise ValueError(f"tag {_named(keyword)} is not above 0")
+    return int(numbers[0])
+
+
 def _frame(file: Path, index: int, places: list[Dataset]) -> Frame:
     try:
         if "MOSAIC" in str(said(places, "ImageType") or "").upper():
@@ -127,7 +143,7 @@ def _frame(file: Path, index: int, places: list[Dataset]) -> Frame:
         position, cosines = _numbers(places, "ImagePositionPatient", 3), _numbers(places, "ImageOrientationPatient", 6)
         if position is None or cosines is None:
             raise InputError(f"{file}: does not say where its slice lies; export the original scan")
-        size = (int(said(places, "Columns")), int(said(places, "Rows")))
+        size = (_above_0(places, "Columns"), _above_0(places, "Rows"))
         return Frame(file, index, position, _direction(cosines), _spacing(file, places), size, _rescale(places))
     except InputError:
         raise
@@ -174,8 +190,8 @@ def stored_pixels(file: Path) -> np.ndarray:
             syntax = data.file_meta.TransferSyntaxUID
             native = not syntax.is_encapsulated or syntax == RLELossless
             pixels = _decoded(data) if native else _decompressed(data)
-        except (ValueError, AttributeError, EOFError, NotImplementedError, RuntimeError, OSError, KeyError) as error:
-            raise InputError(f"{file}: this file of the DICOM series is damaged; export the series again") from error
+        except (*UNREADABLE, RuntimeError, OSError) as error:
+            raise _damaged(file) from error
     return pixels.reshape(-1, *pixels.shape[-2:])
 
 

@@ -21,6 +21,8 @@ from BrainDiffLogic.volume import Storage, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 HEADER_BYTES = 1 << 16
+LONGEST_FIELD = 900
+"""Bytes of a line of a NRRD header; of 1,024 ITK dies where it cannot follow them and says why."""
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
 AXES = ("space", "transformmatrix", "rotation", "orientation")
 """Fields of a NRRD or MetaImage header that tell the voxels' size, and how the axes lie in the patient."""
@@ -43,6 +45,7 @@ def read_meta_nrrd(path: Path) -> Volume:
     """One 3D scalar volume; InputError for anything else."""
     with understood(path, "an image"):
         fields = header_fields(path)
+        _check_lines(path)
         try:
             with quiet():
                 reader = sitk.ImageFileReader()
@@ -75,6 +78,19 @@ def header_fields(path: Path) -> dict[str, str]:
             break
         fields[name.strip().lower()] = value.lstrip("=").strip()
     return fields
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a NRRD with a field that ITK dies of; comments, pairs of key and value, and the title may be long."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return
+    with path.open("rb") as file:
+        for line in iter(file.readline, b""):
+            if not line.strip():
+                return
+            free = line.startswith((b"#", b"content:")) or b":=" in line
+            if len(line) > LONGEST_FIELD and not free:
+                raise InputError(f"{path}: a line of the header has {len(line)} characters (damaged?); copy it again")
 
 
 def _notes(fields: dict[str, str]) -> tuple[str, ...]:

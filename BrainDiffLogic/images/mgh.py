@@ -14,6 +14,7 @@ from BrainDiffLogic.images.streams import check_length, check_voxels, opened, un
 from BrainDiffLogic.volume import Storage, Volume
 
 VERSION = b"\0\0\0\1"
+HEADER_BYTES = 284
 SCAN = ("tr", "flip_angle", "te", "ti", "fov")
 """Header fields that an output repeats."""
 NO_AXES = (
@@ -25,10 +26,12 @@ NO_AXES = (
 def read_mgh(path: Path) -> Volume:
     """One 3D scalar volume; InputError for anything else."""
     with understood(path, "MGH"), opened(path) as stream:
-        start = stream.read(32)
+        start = stream.read(HEADER_BYTES)
         stream.seek(0)
         if start[:4] != VERSION:
             raise InputError(f"{path}: this is no MGH file, or it is damaged; copy it again")
+        if len(start) < HEADER_BYTES:
+            raise InputError(f"{path}: cannot be read as MGH, its header is incomplete; copy it again")
         try:
             header = MGHHeader.from_fileobj(stream)
         except (MGHError, KeyError) as error:
@@ -42,7 +45,9 @@ def read_mgh(path: Path) -> Volume:
     array = raw.reshape(raw.shape[:3], order="F").astype(raw.dtype.newbyteorder("="), copy=False)
     notes = () if int.from_bytes(start[28:30], "big") else (NO_AXES,)
     storage = Storage(array.dtype, format="mgh", header=header)
-    return Volume.read(array, header.get_affine(), notes, storage=storage, source=str(path))
+    with np.errstate(over="ignore", invalid="ignore"):  # Volume says what is wrong with the affine
+        affine = header.get_affine()
+    return Volume.read(array, affine, notes, storage=storage, source=str(path))
 
 
 def write_mgh(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:
