@@ -47,7 +47,8 @@ FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, 1e308, float("nan"), float("inf"), 
 WORDS = (
     "", "0", "1", "-1", "2", "3", "4", "nan", "inf", "1e308", "1e-308", "700", "99999", "4294967296", "none", "gzip",
     "raw", "bzip2", "ascii", "hex", "LOCAL", "LIST", "../other", "/etc/passwd", "%d", "short", "float",
-    "double", "MET_DOUBLE", "block", "big", "True", "False", "(1,0,0)", "left-posterior-superior", "\xff\xfe", "\0", "x" * 5000,
+    "double", "MET_DOUBLE", "block", "big", "True", "False", "(1,0,0)", "left-posterior-superior", "\xff\xfe", "\0",
+    "x" * 5000,
 )  # fmt: skip
 TAGS = (
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
