@@ -21,8 +21,8 @@ LOGS, PAGES, OWN = "logs", "reports", ".braindiff"
 DATASET, README, IGNORED = "dataset_description.json", "README", ".bidsignore"
 TABLE, COHORT_PAGE = "group_T1w.tsv", "group_T1w.html"
 NOT_BIDS = (LOGS, PAGES, OWN, "group_T1w.*", "*_motion.*")
-"""What BIDS has no place for: as other BIDS-Apps do, the validator is told so. A folder that is named with a slash behind
-it the validator still finds wrong."""
+"""What BIDS has no place for: as other BIDS-Apps do, the validator is told so. A folder that is named with a slash
+behind it the validator still finds wrong."""
 BIDS_VERSION = "1.10.0"
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 DESCRIPTIONS = {
