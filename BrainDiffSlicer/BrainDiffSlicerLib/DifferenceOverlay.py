@@ -50,12 +50,12 @@ class DifferenceOverlay(VTKObservationMixin):
         if legend is None:
             return
         legend.SetSaveWithScene(False)
-        legend.SetTitleText(_("% gray"))
+        legend.SetTitleText(_("%"))
         legend.SetLabelFormat("%+.0f")
         legend.SetNumberOfLabels(5)
         legend.SetMaxNumberOfColors(255)
-        legend.SetPosition(1.0, 0.0)
-        legend.SetSize(0.15, 0.3)
+        legend.SetPosition(0.97, 0.02)
+        legend.SetSize(0.24, 0.34)
         for text, size in ((legend.GetLabelTextProperty(), 11), (legend.GetTitleTextProperty(), 12)):
             text.SetFontSize(size)
             text.SetColor(0.0, 0.0, 0.0)
