@@ -103,17 +103,26 @@ def _bids(folder: Path) -> list[Item]:
 
 
 def _dicom_series(root: Path) -> list[Item]:
-    """The series below a folder, named by the folders that they lie in; several of one name get run numbers."""
-    items = []
+    """The series below a folder, named by the folders that they lie in; several of one name get run numbers.
+
+    Two folders that would be one subject are two persons, perhaps: a fault of both.
+    """
+    items: list[Item] = []
+    folders: dict[str, set[str]] = {}
     for place, below, files in os.walk(root):
         below.sort()
         folder = Path(place)
         if not any(is_dicom_file(folder / name) for name in sorted(files)):
             continue
         first, *rest = folder.relative_to(root).parts or (root.resolve().name,)
+        folders.setdefault(bids_label(first).casefold(), set()).add(first)
         entities = {"sub": bids_label(first)} | ({"acq": bids_label("".join(rest))} if rest else {})
         items += [Item(source, source.relative_to(root).as_posix(), entities) for source in _series_in(folder)]
-    return _numbered(items)
+    return [replace(item, fault=_fault_of(folders[item.entities["sub"].casefold()])) for item in _numbered(items)]
+
+
+def _fault_of(folders: set[str]) -> str:
+    return f"the folders {' and '.join(sorted(folders))} would be one subject; rename one" if len(folders) > 1 else ""
 
 
 def _series_in(folder: Path) -> list[Path]:

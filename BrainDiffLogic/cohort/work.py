@@ -35,8 +35,9 @@ from BrainDiffLogic.cohort.derivatives import (
 from BrainDiffLogic.cohort.items import Item
 from BrainDiffLogic.cohort.settings import Settings
 from BrainDiffLogic.data.bids import NO_CONTENT, without_content
-from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.digests import digest, file_digest
 from BrainDiffLogic.errors import InputError, Refused
+from BrainDiffLogic.images import is_dicom_file
 from BrainDiffLogic.images.outputs import staging_in
 from BrainDiffLogic.images.sidecar import read_sidecar
 from BrainDiffLogic.models.checkpoints import find_checkpoint
@@ -134,12 +135,23 @@ def fingerprint(item: Item, settings: Settings) -> dict[str, Any]:
         raise InputError(f"{item.source}: {'; '.join(NO_CONTENT)}")
     try:
         return {
-            "InputSHA256": file_digest(item.source), "ModelSHA256": file_digest(weights),
+            "InputSHA256": _source_digest(item.source), "ModelSHA256": file_digest(weights),
             "CardSHA256": file_digest(weights.with_suffix(".json")), "Version": __version__,
             "Parameters": settings.parameters,
         }  # fmt: skip
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
+
+
+def _source_digest(source: Path) -> str:
+    """Of a file or a folder; of one file of a DICOM series that of all its files, by their names."""
+    if source.is_dir() or not is_dicom_file(source):
+        return file_digest(source)
+    from BrainDiffLogic.images.dicom_files import find_series, tolerant
+
+    with tolerant():
+        files = find_series(source)[0].files
+    return digest([[file.name, file_digest(file)] for file in sorted(files)])
 
 
 def is_finished(places: Places, made_from: Mapping[str, Any]) -> bool:

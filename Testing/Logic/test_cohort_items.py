@@ -66,6 +66,16 @@ def test_dicom_series_are_named_by_their_folders(tmp_path: Path) -> None:
     assert items[0].source.is_dir() and items[2].source.is_file()
 
 
+def test_two_folders_are_never_one_subject(tmp_path: Path) -> None:
+    for name in ("a-b", "AB", "c"):
+        save_series(tmp_path / name, voxels("int16"))
+    items = find_items(tmp_path)
+    assert [item.fault for item in items if item.shown == "c"] == [""]
+    assert {item.fault for item in items if item.shown != "c"} == {
+        "the folders AB and a-b would be one subject; rename one"
+    }
+
+
 def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> None:
     a_file(tmp_path, "scan.nii.gz")
     shutil.copy(tmp_path / "scan.nii.gz", tmp_path / "sub-5_ses-1_T1w.nii.gz")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from image_files import save_series, voxels
 
 from BrainDiffLogic.cohort import work
 from BrainDiffLogic.cohort.derivatives import CORRECTED, DIFFERENCE, Places, motion_texts, prepare
@@ -82,6 +83,20 @@ def test_skipping_a_finished_scan_loads_no_torch(out: Path, an_item: Item) -> No
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert child.stdout.split() == [FOUND, "False"], child.stderr
+
+
+def test_another_slice_of_a_series_among_others_is_another_scan(tmp_path: Path) -> None:
+    for number in (1, 2):
+        files = save_series(tmp_path / str(number), voxels("int16"), uid=f"1.2.3.{number}")
+        for file in files:
+            file.rename(tmp_path / f"{number}{file.name}")
+        (tmp_path / str(number)).rmdir()
+    first, second = find_items(tmp_path)
+    before = [work.fingerprint(item, SETTINGS) for item in (first, second)]
+    assert work.fingerprint(first, SETTINGS) == before[0] != before[1]
+    change_a_byte(sorted(tmp_path.glob("1IM*"))[-1])
+    assert work.fingerprint(first, SETTINGS) != before[0], "also where it is not the file that names the series"
+    assert work.fingerprint(second, SETTINGS) == before[1]
 
 
 @pytest.mark.parametrize(
