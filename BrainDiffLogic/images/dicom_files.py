@@ -167,7 +167,7 @@ def grouped(files: Iterable[Path]) -> Iterator[Series]:
     for file in sorted(file for file in files if file.is_file()):
         header = read_header(file, GROUPING)
         if header is not None and "SOPClassUID" in header:
-            headers.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+            headers.setdefault(text_of(header, "SeriesInstanceUID"), []).append((file, header))
     series = [_series(uid, members) for uid, members in headers.items()]
     yield from sorted((one for one in series if one.slices), key=lambda one: (len(one.number), one.number, one.uid))
 
@@ -175,8 +175,8 @@ def grouped(files: Iterable[Path]) -> Iterator[Series]:
 def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
     """The images among the members; of another member's kind without an image (a damaged one) also the file."""
     images = [header for _, header in members if "Rows" in header]
-    kinds = {header.SOPClassUID for header in images}
-    files = tuple(file for file, header in members if header.SOPClassUID in kinds)
+    kinds = {text_of(header, "SOPClassUID") for header in images}
+    files = tuple(file for file, header in members if text_of(header, "SOPClassUID") in kinds)
     return Series(uid, files, sum(_frames(header) for header in images), images[0] if images else members[0][1])
 
 

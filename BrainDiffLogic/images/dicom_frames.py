@@ -33,6 +33,9 @@ PIXELS = (
 )  # fmt: skip
 """What tells a decoder how to read the pixels."""
 
+SHOWN = 60
+"""Characters of a wrong value that a message shows."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -103,7 +106,7 @@ def said(places: list[Dataset], keyword: str) -> Any:
 
 
 def _no_number(keyword: str, value: str) -> ValueError:
-    return ValueError(f"tag {_named(keyword)} is no number: {value!r}")
+    return ValueError(f"tag {_named(keyword)} is no number: {value[:SHOWN]!r}")
 
 
 def _named(keyword: str) -> str:
@@ -121,7 +124,7 @@ def _numbers(places: list[Dataset], keyword: str, count: int, default: float | N
     except (ValueError, TypeError) as error:
         raise _no_number(keyword, str(value)) from error
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
-        raise ValueError(f"tag {_named(keyword)} does not hold {count} numbers: {value!r}")
+        raise ValueError(f"tag {_named(keyword)} does not hold {count} numbers: {str(value)[:SHOWN]}")
     return numbers
 
 

@@ -182,7 +182,8 @@ def _forms_disagree(header: nib.Nifti1Header) -> bool:
     except (HeaderDataError, ValueError):
         return False
     corners = np.array(np.meshgrid(*((0, size - 1) for size in header.get_data_shape()[:3]), 1)).reshape(4, -1)
-    apart = float(np.linalg.norm(difference[:3] @ corners, axis=0).max())
+    with np.errstate(over="ignore", invalid="ignore"):  # Volume says what is wrong with the affine
+        apart = float(np.linalg.norm(difference[:3] @ corners, axis=0).max())
     return apart > APART_MM
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import OBLIQUE, assert_one_line, voxels
+from image_files import OBLIQUE, assert_one_line, save_nifti, voxels
 from pydicom import dcmread
 
 from BrainDiffLogic import read_volume, write_volume
@@ -23,6 +23,12 @@ NRRD = (
     " (0,1,0) (0,0,1)\nkinds: domain domain domain\nendian: little\nencoding: raw\nspace origin: (0,0,0)\n"
 )
 READ = "import sys; from BrainDiffLogic import read_volume; read_volume(sys.argv[1])"
+
+
+def set_tag(file: Path, keyword: str, value: bytes) -> None:
+    data = dcmread(file)
+    data[keyword] = data.get_item(keyword)._replace(value=value, length=len(value))
+    data.save_as(file)
 
 
 def save_nrrd(path: Path, header: str) -> Path:
@@ -65,18 +71,24 @@ def test_a_file_of_freesurfer_with_overflowing_axes_is_refused_without_a_warning
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
-        ("SamplesPerPixel", b"inf"), ("SamplesPerPixel", b"\3\0\3\0"), ("Rows", b"\0\0"),
+        ("Columns", b"xx" * 5000), ("SliceThickness", b"x" * 5000), ("SamplesPerPixel", b"inf"),
+        ("SamplesPerPixel", b"\3\0\3\0"), ("Rows", b"\0\0"),
         ("Columns", b"\\\\\\"), ("Columns", b"\xff\xff\xff\xff"), ("Columns", b"\0\0"),
     ],
 )  # fmt: skip
-def test_a_slice_whose_count_is_no_number_is_named(tmp_path: Path, keyword: str, value: bytes) -> None:
+def test_a_slice_with_a_wrong_tag_is_named_in_a_short_line(tmp_path: Path, keyword: str, value: bytes) -> None:
     files = save_mr_series(tmp_path / "series", voxels("int16"), OBLIQUE)
-    data = dcmread(files[2])
-    data[keyword] = data.get_item(keyword)._replace(value=value, length=len(value))
-    data.save_as(files[2])
+    set_tag(files[2], keyword, value)
     with pytest.raises(InputError) as caught:
         read_volume(tmp_path / "series")
     assert_one_line(caught, files[2].name)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_slice_of_two_classes_is_a_slice(tmp_path: Path) -> None:
+    files = save_mr_series(tmp_path / "series", voxels("int16"), OBLIQUE)
+    set_tag(files[2], "SOPClassUID", b"1\\2")
+    assert np.array_equal(read_volume(tmp_path / "series").array, voxels("int16"))
 
 
 def test_a_slice_that_ends_within_its_first_tags_is_no_reason_for_a_traceback(tmp_path: Path) -> None:
@@ -85,3 +97,15 @@ def test_a_slice_that_ends_within_its_first_tags_is_no_reason_for_a_traceback(tm
     with pytest.raises(InputError) as caught:
         read_volume(tmp_path / "series")
     assert_one_line(caught, "slices are missing")
+
+
+def test_a_nifti_with_an_endless_sform_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "scan.nii", voxels("int16"))
+    content = bytearray(path.read_bytes())
+    content[252:256] = b"\1\0\1\0"  # qform_code, sform_code
+    content[288:292] = np.array(-np.inf, "<f4").tobytes()  # srow_x[2]
+    path.write_bytes(content)
+    with warnings.catch_warnings(), pytest.raises(InputError) as caught:
+        warnings.simplefilter("error")
+        read_volume(path)
+    assert_one_line(caught, "scan.nii", "affine")
