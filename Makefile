@@ -37,7 +37,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/Benchmarks Testing/View
+	$(BIN)/python Testing/Benchmarks/speed.py
+	$(PYTEST) --timeout=1800 --capture=no --override-ini="python_files=bench_*.py" Testing/View
 
 $(LEGACY): $(READY)
 	@$(PIP) --no-deps --target $@ monai-generative==0.2.3

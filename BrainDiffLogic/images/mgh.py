@@ -10,7 +10,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood
+from BrainDiffLogic.images.streams import check_length, check_voxels, opened, understood, write_image
 from BrainDiffLogic.volume import Storage, Volume
 
 VERSION = b"\0\0\0\1"
@@ -56,4 +56,4 @@ def write_mgh(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) 
     if isinstance(storage.header, MGHHeader):
         for name in SCAN:
             image.header[name] = storage.header[name]
-    image.to_filename(path)
+    write_image(image, path)

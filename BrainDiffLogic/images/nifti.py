@@ -15,7 +15,7 @@ from nibabel.nifti2 import Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.streams import GZIP, check_length, check_voxels, opened, understood
+from BrainDiffLogic.images.streams import GZIP, check_length, check_voxels, opened, understood, write_image
 from BrainDiffLogic.storage import real_values
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -95,7 +95,7 @@ def write_nifti(stored: np.ndarray, volume: Volume, storage: Storage, path: Path
         _set_geometry(header, volume.affine)
     image = image_class(stored, None, header)
     image.header.set_slope_inter(storage.slope, storage.intercept)
-    image.to_filename(path)
+    write_image(image, path)
 
 
 def _set_geometry(header: nib.Nifti1Header, affine: np.ndarray) -> None:

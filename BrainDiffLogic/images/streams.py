@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from isal import igzip
+from nibabel.filebasedimages import SerializableImage
 from nibabel.imageglobals import logger
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -18,6 +20,8 @@ from nibabel.wrapstruct import WrapStructError
 from BrainDiffLogic.errors import InputError
 
 GZIP = b"\x1f\x8b"
+GZIP_LEVEL = 2
+"""Of ISA-L's gzip: as small as zlib's level 1, in a quarter of its time."""
 MOST_VOXELS = 2**29
 """Four times 512 x 512 x 512."""
 MOST_DEFLATED = 1032
@@ -42,6 +46,16 @@ def opened(path: Path, verified: bool = True) -> Iterator[io.BufferedIOBase]:
             behind += len(block)
             if behind > MOST_BEHIND:
                 raise InputError(f"{path}: the file goes on long after its voxels end: no scan, or a damaged header")
+
+
+def write_image(image: SerializableImage, path: Path) -> None:
+    """Write an image, gzipped where ``path`` ends in z; the same image makes the same bytes, whatever name and hour."""
+    with path.open("wb") as file:
+        if path.suffix.lower() not in (".gz", ".mgz"):
+            image.to_stream(file)
+            return
+        with igzip.IGzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
+            image.to_stream(packed)
 
 
 def _next_block(stream: gzip.GzipFile | io.BufferedReader) -> bytes:

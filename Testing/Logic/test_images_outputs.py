@@ -6,7 +6,10 @@ import itertools
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from image_files import (
     OBLIQUE,
     SUFFIXES,
@@ -131,3 +134,16 @@ def test_nothing_appears_under_the_final_name_before_the_file_is_complete(tmp_pa
 def test_files_are_readable_for_others_as_the_umask_allows(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     assert a_file(tmp_path).stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mgz"])
+def test_a_packed_file_is_small_the_same_each_time_and_read_by_others(tmp_path: Path, suffix: str) -> None:
+    volume = Volume(np.arange(24**3, dtype=np.int16).reshape(24, 24, 24) % 100, np.eye(4))
+    first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    for path in (first, second):
+        write_volume(volume, path)
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size < 0.6 * volume.array.nbytes
+    np.testing.assert_array_equal(nib.load(first).dataobj, volume.array)
+    if suffix == ".nii.gz":
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(first))), volume.array.transpose())

@@ -1,0 +1,212 @@
+"""What a correction costs, and beside what: seconds, processor seconds and memory, as JSON and a picture.
+
+    PYTHONPATH=. python Testing/Benchmarks/speed.py --out runs/speed      (make bench)
+
+The whole command runs in a process of its own, which notes when each stage began. What does its work otherwise
+(``speed_rivals``) runs with it in turns, A B A B, on the same slices; medians are compared, so that what else the
+machine does falls on all. On a machine that others use, ratios and processor seconds tell more than seconds. The exit
+status is 1 where a ratio is worse than ``GUARDS`` allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SHAPE = (192, 256, 256)
+PHYSICS_SHAPE = (96, 128, 128)
+CUBES = (64, 96, 128, 192, 256)
+TURNS = 3
+STAGES = {"Reading": "read", "Loading the model": "load and look", "Correcting": "correct", "Done": "end"}
+"""What ``correct_file`` says when a stage begins, and how it is called here; what follows is to measure and write."""
+GUARDS = {
+    ("mc-net", "times less processor than MONAI's"): 1.2,
+    ("attention-unet", "times less processor than MONAI's"): 2.0,
+    ("rmman", "times less processor than MONAI's"): 2.0,
+    ("simulator", "bare finufft's share of the first transform"): 0.5,
+    ("simulator", "times faster than TorchIO"): 20.0,
+}
+"""The least that each ratio may be."""
+
+
+def a_moved_head(shape: tuple[int, int, int], path: Path) -> None:
+    """The demo's head (Colin27) on a grid of this shape, with noise, moved by a tremor of 3 mm; int16."""
+    import numpy as np
+    from scipy import ndimage
+
+    from BrainDiffLogic.commands.demo import find_head, simulated, with_air_above
+    from BrainDiffLogic.images import read_volume, write_volume
+    from BrainDiffLogic.volume import Volume
+
+    head = with_air_above(read_volume(find_head()))
+    zoom = np.divide(shape, head.shape)
+    finer = ndimage.zoom(head.array.astype(np.float32), zoom, order=1, grid_mode=True, mode="nearest")
+    affine = head.affine @ np.diag([*(1 / zoom), 1])
+    moved = simulated(Volume(finer, affine), "tremor", 3.0).moved
+    rng, sigma = np.random.default_rng(0), 0.02 * float(moved.array.max())
+    noisy = np.hypot(moved.array + sigma * rng.normal(size=shape), sigma * rng.normal(size=shape))
+    write_volume(Volume((noisy * 1000 / noisy.max()).astype(np.int16), affine), path)
+
+
+def whole_job(head: Path, model: str, *options: str) -> dict[str, float]:
+    """Seconds, processor seconds and peak GiB of the command ``braindiff correct``, and the seconds of its stages."""
+    out = head.parent / "corrected.nii.gz"
+    command = [sys.executable, __file__, "--child", "correct", str(head), str(out), "--model", model, "--overwrite"]
+    begun = time.time()
+    child = subprocess.run([*command, "--device", "cpu", *options], capture_output=True, text=True)
+    if child.returncode:
+        raise SystemExit(f"{model}: the command failed\n{child.stderr}")
+    ended = time.time()
+    told = json.loads(child.stdout.splitlines()[-1])
+    marks = [("start", begun), *told["marks"], ("end", ended)]
+    stages: dict[str, float] = {}
+    for (name, at), (_, then) in zip(marks[:-1], marks[1:], strict=True):
+        stages[name] = round(stages.get(name, 0.0) + then - at, 2)
+    network = told["network"]
+    if network:
+        stages["correct"] = round(stages["correct"] - network, 2)
+        stages["network"] = round(network, 2)
+    return {"seconds": round(ended - begun, 2), "cpu_seconds": told["cpu"], "peak_gib": told["peak"], "stages": stages}
+
+
+def _child(arguments: list[str]) -> int:
+    """``braindiff`` with these arguments, and a last line of JSON: when its stages began, and what they took."""
+    from BrainDiffLogic.commands import correct
+    from BrainDiffLogic.commands.main import main
+
+    marks: list[tuple[str, float]] = []
+    network = [0.0]
+
+    @contextmanager
+    def recorded() -> Iterator[Callable[[float, str], None]]:
+        def progress(_: float, stage: str) -> None:
+            name = STAGES.get(stage, "measure and write" if "riting" in stage else "correct")
+            if name == "correct" and name not in dict(marks):
+                _timed_network(network)
+            if not marks or marks[-1][0] != name:
+                marks.append((name, time.time()))
+
+        yield progress
+
+    correct.shown_progress = recorded
+    status = main(arguments)
+    memory = Path("/proc/self/status").read_text(encoding="ascii")  # getrusage also counts who started this process
+    peak = round(int(memory.split("VmHWM:")[1].split()[0]) / 2**20, 2)
+    figures = {"marks": marks, "network": network[0], "cpu": round(time.process_time(), 2), "peak": peak}
+    print(json.dumps(figures))
+    return status
+
+
+def _timed_network(total: list[float]) -> None:
+    """From now on the seconds of the network are added up; the libraries that it needs are loaded by now."""
+    from BrainDiffLogic import inference
+
+    ask = inference.predict_residual
+
+    def timed(*args: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return ask(*args, **options)
+        finally:
+            total[0] += time.perf_counter() - begun
+
+    inference.predict_residual = timed
+
+
+def report(models: list[str], turns: int, physics: bool, cubes: tuple[int, ...], show: Callable[..., None]) -> dict:
+    """All figures; the whole jobs first, while this process is small."""
+    found: dict[str, Any] = {"shape": SHAPE, "threads": os.environ.get("OMP_NUM_THREADS", "all"), "whole_job": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        head = Path(folder) / "head.nii.gz"
+        full = ["--difference", str(head.with_name("d.nii.gz")), "--report", str(head.with_name("r.json"))]
+        a_moved_head(SHAPE, head)
+        for model in models:
+            found["whole_job"][model] = whole_job(head, model, *full)
+            show(model, found["whole_job"][model])
+        found["without_report"] = {models[0]: whole_job(head, models[0])}
+        show("without difference and report", found["without_report"])
+        found["scaling"] = []
+        for cube in cubes:
+            a_moved_head((cube,) * 3, head)
+            found["scaling"].append({"voxels": cube**3, **whole_job(head, models[0])})
+            show(f"{cube}^3", found["scaling"][-1])
+        if physics:
+            a_moved_head(PHYSICS_SHAPE, head)
+            found["physics"] = {"shape": PHYSICS_SHAPE, **whole_job(head, "motion", "--force", "--pe-axis", "AP")}
+            show("motion", found["physics"])
+    import speed_rivals
+
+    found["network"] = speed_rivals.networks(models, turns, show)
+    found["simulator"] = speed_rivals.simulator(turns)
+    show("simulator", found["simulator"])
+    return found
+
+
+def worse_than_allowed(found: dict[str, Any]) -> list[str]:
+    """A line for each ratio that is below its guard."""
+    rows = {**found["network"]["ours"], "simulator": found["simulator"]["ratios"]}
+    checked = ((row, name, rows.get(row, {}).get(name), least) for (row, name), least in GUARDS.items())
+    return [f"{row}: {name}: {value}, below {least}" for row, name, value, least in checked if (value or least) < least]
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """The stages of the whole job, the network beside others, and time and memory against voxels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    jobs = found["whole_job"]
+    begun = dict.fromkeys(jobs, 0.0)
+    for stage in ("start", "read", "load and look", "correct", "network", "measure and write", "end"):
+        widths = [job["stages"].get(stage, 0.0) for job in jobs.values()]
+        left.barh(list(jobs), widths, left=list(begun.values()), label=stage)
+        begun = {name: begun[name] + width for name, width in zip(jobs, widths, strict=True)}
+    left.set(title="Whole job of 192 x 256 x 256 voxels", xlabel="seconds")
+    left.legend(fontsize=7)
+    taken = found["network"]["milliseconds_a_slice"]
+    middle.barh(list(taken), [row["cpu"] for row in taken.values()])
+    middle.set(title="Network", xlabel="processor milliseconds a slice of 256 x 256")
+    middle.tick_params(axis="y", labelsize=7)
+    millions = [row["voxels"] / 1e6 for row in found["scaling"]]
+    right.plot(millions, [row["cpu_seconds"] for row in found["scaling"]], "o-", label="processor seconds")
+    right.plot(millions, [10 * row["peak_gib"] for row in found["scaling"]], "s-", label="peak memory in 0.1 GiB")
+    right.set(title="Against size", xlabel="million voxels", ylim=(0, None))
+    right.legend()
+    figure.savefig(path, dpi=80)
+
+
+def main() -> int:
+    """Everything, as the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="folder for speed.json and speed.png")
+    parser.add_argument("--models", nargs="+", default=["mc-net", "attention-unet", "rmman"])
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--cubes", type=int, nargs="*", default=CUBES, help="edges of the volumes of the scaling curve")
+    parser.add_argument("--no-physics", action="store_true", help="leave out the model motion, which takes minutes")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    def show(name: str, figures: object) -> None:
+        print(f"{name}: {json.dumps(figures)}", flush=True)
+
+    found = report(arguments.models, arguments.turns, not arguments.no_physics, tuple(arguments.cubes), show)
+    (arguments.out / "speed.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plot(found, arguments.out / "speed.png")
+    worse = worse_than_allowed(found)
+    print("\n".join(worse) or f"All ratios are as good as they were; written: {arguments.out}")
+    return int(bool(worse))
+
+
+if __name__ == "__main__":
+    sys.exit(_child(sys.argv[2:]) if sys.argv[1:2] == ["--child"] else main())
