@@ -175,7 +175,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         left.barh(list(jobs), widths, left=list(begun.values()), label=stage)
         begun = {name: begun[name] + width for name, width in zip(jobs, widths, strict=True)}
     left.set(title="Whole job of 192 x 256 x 256 voxels", xlabel="processor seconds")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     taken = found["network"]["milliseconds_a_slice"]
     middle.barh(list(taken), [row["cpu"] for row in taken.values()])
     middle.set(title="Network", xlabel="processor milliseconds a slice of 256 x 256")
