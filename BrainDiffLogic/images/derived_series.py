@@ -36,7 +36,7 @@ def derived_number(number: str | int | None, part: Part = "corrected") -> int:
     """
     try:
         source = int(float(number)) if number not in (None, "") else 90
-    except ValueError:
+    except (ValueError, OverflowError):
         source = 90
     derived = 100 * abs(source) + PARTS[part]
     return derived if derived <= LARGEST_NUMBER else 9000 + PARTS[part]
