@@ -20,7 +20,10 @@ def test_a_long_description_is_cut_but_never_that_it_is_for_research() -> None:
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [("4", 401), (12, 1201), ("0", 1), ("", 9001), (None, 9001), ("x", 9001), ("-3", 301), (2**30, 9001), ("inf", 9001)],
+    [
+        ("4", 401), (12, 1201), ("0", 1), ("", 9001), (None, 9001), ("x", 9001), ("-3", 301), (2**30, 9001),
+        ("inf", 9001),
+    ],  # fmt: skip
 )
 def test_a_series_number_stands_beside_its_source(number: str | int | None, expected: int) -> None:
     assert derived_number(number) == expected and derived_number(number, "difference") == expected + 1
