@@ -23,7 +23,8 @@ from BrainDiffLogic.commands.main import main
 
 def write(*arguments, **options):
     written(*arguments, **options)
-    print("written", flush=True)
+    sys.stdout.write("written\\n")  # at once, line end and all: both files are written side by side
+    sys.stdout.flush()
     time.sleep(2)
 
 written, correction_files.write_volume = correction_files.write_volume, write
