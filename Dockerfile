@@ -12,6 +12,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN version="$(sed -n 's/^torch==//p' constraints.txt)" \
  && pip install --no-cache-dir "torch==${version}" --index-url https://download.pytorch.org/whl/cpu
 COPY BrainDiffLogic BrainDiffLogic
+COPY BrainDiffSlicer/BrainDiffViewer BrainDiffSlicer/BrainDiffViewer
 COPY Resources Resources
 RUN pip install --no-cache-dir --constraint constraints.txt ".[cohort]" \
  && rm -rf build ./*.egg-info

@@ -17,7 +17,7 @@ from BrainDiffLogic.commands.progress import say
 from BrainDiffLogic.errors import InputError
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.view.lifetime import Wish
+    from BrainDiffViewer.gate import Wish
 
 LOOPBACK, UPLOAD_GB = "127.0.0.1", 1.0
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def require_viewer() -> None:
     """Raises InputError where the extra ``viewer`` is not installed."""
-    missing = [name for name in ("trame_slicer", "trame_rca", "aiohttp") if find_spec(name) is None]
+    missing = [name for name in ("BrainDiffViewer", "trame_slicer", "trame_rca", "aiohttp") if find_spec(name) is None]
     if missing:
         raise InputError(f"the viewer needs {', '.join(missing)}: pip install 'braindiff[viewer]'")
 
@@ -67,7 +67,7 @@ def serve(
         raise InputError(f"--port {port}: a port is a number from 0 to 65535")
     if not 0 < upload_gb < inf:
         raise InputError(f"--upload-limit {upload_gb:g}: give a finite number above 0")
-    from BrainDiffLogic.view.lifetime import GIGABYTE, Wish
+    from BrainDiffViewer.gate import GIGABYTE, Wish
 
     wish = Wish(source, corrected, int(upload_gb * GIGABYTE))
     with suppress(KeyboardInterrupt):
@@ -75,8 +75,7 @@ def serve(
 
 
 async def _serve(wish: Wish, host: str, port: int, browser: bool) -> None:
-    from BrainDiffLogic.view.gate import Gate, is_loopback
-    from BrainDiffLogic.view.lifetime import start_session
+    from BrainDiffViewer.gate import Gate, is_loopback, start_session
 
     with tempfile.TemporaryDirectory(prefix="braindiff-view-") as home:
         start = partial(start_session, wish, Path(home))

@@ -1,4 +1,4 @@
-// What the page does by itself: sending a file, and keys. Everything else is in page.html and in view/page.py.
+// What the page does by itself: sending a file, and keys. Everything else is in page.html and in BrainDiffViewer/page.py.
 (function () {
   "use strict";
 

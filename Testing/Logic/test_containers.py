@@ -31,7 +31,8 @@ def test_both_recipes_copy_all_that_the_package_is_built_from() -> None:
     copied = copied_by_docker()
     assert copied == copied_by_apptainer() and all((CHECKOUT / name).exists() for name in copied)
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    built = project["tool"]["setuptools"]
+    packages = {built["package-dir"].get(name, name) for name in built["packages"] if "." not in name}
     own = {project["project"]["readme"], *project["project"]["license-files"], *packages, "Resources"}
     assert own | {"pyproject.toml", "constraints.txt"} == copied
     let_through = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

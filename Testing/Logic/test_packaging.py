@@ -14,8 +14,7 @@ LIBRARY = CHECKOUT / "BrainDiffLogic"
 CHECKPOINTS = CHECKOUT / "Resources" / "Checkpoints"
 TRAINING = CHECKOUT / "Resources" / "Training"
 SOURCES = sorted(LIBRARY.rglob("*.py"))
-VIEWER = {LIBRARY / "view" / "scene.py"}
-"""What may reach for Slicer: the one file with its views, of the extra ``viewer``."""
+VIEWER = CHECKOUT / "BrainDiffSlicer" / "BrainDiffViewer"
 SLICER_ONLY = {"slicer", "qt", "vtk", "ctk"}
 
 
@@ -41,14 +40,17 @@ def imported_packages(source: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def a_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the sources, so that nothing is left in the checkout."""
+    """A wheel built from the archive of sources of a copy, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("BrainDiffLogic", "Resources"):
+    for name in ("BrainDiffLogic", "Resources", VIEWER.relative_to(CHECKOUT)):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, folder)
+    packed = run_python("-c", "from setuptools.build_meta import build_sdist; build_sdist('sdist')", cwd=folder)
+    assert packed.returncode == 0, packed.stderr
+    (archive,) = (folder / "sdist").glob("*.tar.gz")
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", "dist"]
-    built = run_python("-m", "pip", "wheel", ".", *options, cwd=folder)
+    built = run_python("-m", "pip", "wheel", str(archive), *options, cwd=folder)
     assert built.returncode == 0, built.stderr
     (wheel,) = (folder / "dist").glob("*.whl")
     return wheel
@@ -68,12 +70,13 @@ def test_the_wheel_holds_every_source_file_checkpoint_and_training_configuration
     expected |= names_in(TRAINING, "*.yaml", "BrainDiffLogic/Resources/Training")
     expected |= names_in(CHECKPOINTS, "[!.]*", "BrainDiffLogic/Resources/Checkpoints")
     expected |= names_in(CHECKOUT / "Resources" / "View", "*", "BrainDiffLogic/Resources/View")
-    assert expected - names_in(an_installed_tree / "BrainDiffLogic", "*", "BrainDiffLogic") == set()
+    expected |= names_in(VIEWER, "*.py", VIEWER.name)
+    assert expected - {path.relative_to(an_installed_tree).as_posix() for path in an_installed_tree.rglob("*")} == set()
 
 
-def test_the_wheel_adds_one_folder_to_site_packages(an_installed_tree: Path) -> None:
+def test_the_wheel_adds_library_and_viewer_to_site_packages(an_installed_tree: Path) -> None:
     folders = {path.name for path in an_installed_tree.iterdir() if path.suffix != ".dist-info"}
-    assert folders == {"BrainDiffLogic"}
+    assert folders == {"BrainDiffLogic", "BrainDiffViewer"}
 
 
 def test_importing_the_installed_library_imports_no_torch(an_installed_tree: Path) -> None:
@@ -86,4 +89,8 @@ def test_importing_the_installed_library_imports_no_torch(an_installed_tree: Pat
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(CHECKOUT).as_posix())
 def test_a_library_file_is_ascii_and_leaves_slicer_alone(source: Path) -> None:
     assert source.read_bytes().isascii()
-    assert source in VIEWER or not imported_packages(source) & SLICER_ONLY
+    assert not imported_packages(source) & SLICER_ONLY
+
+
+def test_the_viewer_is_ascii() -> None:
+    assert all(source.read_bytes().isascii() for source in VIEWER.glob("*.py"))

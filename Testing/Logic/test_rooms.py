@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-LIBRARY = Path(__file__).resolve().parents[2] / "BrainDiffLogic"
+CHECKOUT = Path(__file__).resolve().parents[2]
+LIBRARY, VIEWER = CHECKOUT / "BrainDiffLogic", CHECKOUT / "BrainDiffSlicer" / "BrainDiffViewer"
 FLOORS = (
     "errors", "resources", "digests", "progress", "display", "parallel", "ellipsoids", "fill", "volume", "storage",
     "images", "intensity", "inner_head", "scan", "metrics", "motion", "pictures", "models", "inference", "severity",
     "data", "training", "injection", "disagreement", "blending", "correctors", "correction", "pages",
-    "correction_files", "cohort", "evaluation", "papers", "view", "commands",
+    "correction_files", "cohort", "evaluation", "papers", "BrainDiffViewer", "commands",
 )  # fmt: skip
-"""Folders and modules of the library, the lowest first; what an import names must come earlier."""
+"""Folders and modules of the library, the lowest first; what an import names must come earlier. The viewer lies apart,
+with what touches Slicer, and only the command line may open it."""
 PACKAGE = "BrainDiffLogic"
 ABOVE = ("disagreement", "blending", "correctors", "correction", "pages", "correction_files", "cohort", "evaluation")
 """Rooms above training that are installed without its packages."""
@@ -26,7 +28,7 @@ ABOVE = ("disagreement", "blending", "correctors", "correction", "pages", "corre
 
 def rooms() -> dict[str, list[Path]]:
     """The sources of each room."""
-    found: dict[str, list[Path]] = {}
+    found = {VIEWER.name: sorted(VIEWER.glob("*.py"))}
     for path in sorted(LIBRARY.rglob("*.py")):
         if path != LIBRARY / "__init__.py":  # what `import BrainDiffLogic` offers, from whatever room
             found.setdefault(path.relative_to(LIBRARY).with_suffix("").parts[0], []).append(path)
@@ -44,7 +46,7 @@ def imported_rooms(source: str, names: set[str]) -> Iterator[tuple[int, str]]:
         else:
             continue
         for package, _, rest in (module.partition(".") for module in modules):
-            if package == PACKAGE and (room := rest.partition(".")[0]) in names:
+            if (room := rest.partition(".")[0] if package == PACKAGE else package) in names:
                 yield node.lineno, room
 
 
@@ -58,7 +60,7 @@ def test_every_room_has_its_floor() -> None:
 
 
 def test_every_room_is_described_in_the_order_of_the_floors() -> None:
-    text = (LIBRARY.parent / "Resources" / "Documentation" / "developers.md").read_text("utf-8")
+    text = (CHECKOUT / "Resources" / "Documentation" / "developers.md").read_text("utf-8")
     lines = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     described = [name for line in lines for name in re.findall(r"`(\w+)`", line) if name in FLOORS]
     assert described == list(FLOORS), "developers.md describes other rooms, or in another order"
@@ -66,7 +68,7 @@ def test_every_room_is_described_in_the_order_of_the_floors() -> None:
 
 def test_no_import_runs_upward() -> None:
     found = [
-        f"{path.relative_to(LIBRARY)}:{line} imports {to}"
+        f"{path.relative_to(CHECKOUT)}:{line} imports {to}"
         for room, paths in rooms().items() for path in paths for line, to in upward(path.read_text("utf-8"), room)
     ]  # fmt: skip
     assert not found, "\n".join(found)
@@ -86,6 +88,11 @@ def test_an_import_upward_is_seen_however_it_is_written(source: str) -> None:
     assert not upward(source, "commands")
 
 
+def test_the_library_below_the_commands_does_not_see_the_viewer() -> None:
+    for source in ("from BrainDiffViewer.gate import Gate", "import BrainDiffViewer"):
+        assert upward(source, "papers") and not upward(source, "commands")
+
+
 def test_only_training_and_what_lies_above_it_need_its_packages() -> None:
     """What `pip install braindiff` brings is enough to correct; the rest is in the extra `train`."""
     below = {room: paths for room, paths in rooms().items() if FLOORS.index(room) < FLOORS.index("training")}
@@ -97,5 +104,5 @@ def test_only_training_and_what_lies_above_it_need_its_packages() -> None:
 def test_motion_is_injected_without_the_packages_of_training() -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(('lightning', 'pydantic', 'tensorboard', 'yaml')));"
     code = f"{blocked} import BrainDiffLogic.injection.job, BrainDiffLogic.training.generative_checkpoints"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=LIBRARY.parent)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
     assert child.returncode == 0, child.stderr

@@ -29,9 +29,14 @@ NOT_PACKAGED = {
     "BrainDiffSlicer/CMakeLists.txt",
     "Resources/BrainDiff.json",  # goes to the Extensions Index
 }
-NOT_PACKAGED_FOLDERS = ("Resources/Screenshots/", "Resources/Documentation/")  # read in the repository, with pictures
+NOT_PACKAGED_FOLDERS = (
+    "Resources/Screenshots/", "Resources/Documentation/",  # read in the repository, with pictures
+    "Resources/View/", "BrainDiffSlicer/BrainDiffViewer/",  # for pip: Slicer has views of its own
+)  # fmt: skip
 PART_OF_SLICER = {"vtk", "slicer", "qt", "ctk", "numpy"}
-PANEL_SOURCES = sorted((CHECKOUT / "BrainDiffSlicer").rglob("*.py"))
+PANEL_SOURCES = sorted(
+    path for pattern in ("*.py", "BrainDiffSlicerLib/*.py") for path in (CHECKOUT / "BrainDiffSlicer").glob(pattern)
+)
 
 
 def source_files() -> set[str]:

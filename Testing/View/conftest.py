@@ -45,6 +45,12 @@ class Viewer:
         return self.url.split("/?")[0]
 
 
+@pytest.fixture(autouse=True)
+def _same_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts take the code from where the test does."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+
+
 @pytest.fixture(scope="session")
 def a_small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real head with motion, on voxels of 2 mm."""

@@ -14,8 +14,7 @@ pytest.importorskip("trame_slicer", reason="the extra viewer is not installed")
 
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.view.gate import KEY_HEADER, is_loopback
-from BrainDiffLogic.view.lifetime import Wish, start_session
+from BrainDiffViewer.gate import KEY_HEADER, Wish, is_loopback, start_session
 
 SOCKET = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from BrainDiffLogic.view.moments import MOST, MotionCurve, most_moved, part_of_moment
 from BrainDiffLogic.volume import Volume
+from BrainDiffViewer.moments import MOST, MotionCurve, most_moved, part_of_moment
 
 LINES = 100
 

@@ -16,9 +16,9 @@ from aiohttp import web
 from trame.app import get_server
 
 from BrainDiffLogic import Volume
-from BrainDiffLogic.view import gate as gates
-from BrainDiffLogic.view.gate import Gate
-from BrainDiffLogic.view.page import Page
+from BrainDiffViewer import gate as gates
+from BrainDiffViewer.gate import Gate
+from BrainDiffViewer.page import Page
 
 
 @pytest.fixture

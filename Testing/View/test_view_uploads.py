@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pydicom", reason="the extra viewer is not installed")
+pytest.importorskip("trame_slicer", reason="the extra viewer is not installed")
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.view.uploads import TooLarge, receive, safe_name, unpacked
+from BrainDiffViewer.files import TooLarge, receive, safe_name, unpacked
 
 MEGABYTE = 10**6
 DICOM = b"\0" * 128 + b"DICM" + b"\1" * 100

@@ -18,12 +18,11 @@ from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.resources import resources
-from BrainDiffLogic.view.job import Job, Order, Result
-from BrainDiffLogic.view.moments import MotionCurve, part_of_moment
-from BrainDiffLogic.view.results import write_results
-from BrainDiffLogic.view.scene import VIEWS, Scene
-from BrainDiffLogic.view.uploads import readable
 from BrainDiffLogic.volume import Volume
+from BrainDiffViewer.files import readable, write_results
+from BrainDiffViewer.job import Job, Order, Result
+from BrainDiffViewer.moments import MotionCurve, part_of_moment
+from BrainDiffViewer.scene import VIEWS, Scene
 
 FILES = resources() / "View"
 PLOT = 100.0, 30.0
