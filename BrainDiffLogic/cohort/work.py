@@ -135,9 +135,9 @@ def fingerprint(item: Item, settings: Settings) -> dict[str, Any]:
         raise InputError(f"{item.source}: {'; '.join(NO_CONTENT)}")
     try:
         return {
-            "InputSHA256": _source_digest(item.source), "ModelSHA256": file_digest(weights),
-            "CardSHA256": file_digest(weights.with_suffix(".json")), "Version": __version__,
-            "Parameters": settings.parameters,
+            "InputSHA256": _source_digest(item.source), "InputSidecarSHA256": digest(_sidecar(item)),
+            "ModelSHA256": file_digest(weights), "CardSHA256": file_digest(weights.with_suffix(".json")),
+            "Version": __version__, "Parameters": settings.parameters,
         }  # fmt: skip
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
@@ -202,11 +202,16 @@ def _facts(report: dict[str, Any], item: Item) -> dict[str, Any]:
 
 def _bids_facts(item: Item) -> dict[str, Any]:
     """What the scan's own sidecar says that holds for the corrected one too."""
+    said = _sidecar(item).get("SkullStripped")
+    return {"SkullStripped": said} if isinstance(said, bool) else {}
+
+
+def _sidecar(item: Item) -> dict[str, Any]:
+    """The scan's own sidecar; nothing where there is none that can be read."""
     try:
-        said = read_sidecar(item.source).get("SkullStripped")
+        return read_sidecar(item.source)
     except InputError:
         return {}
-    return {"SkullStripped": said} if isinstance(said, bool) else {}
 
 
 def _make_folders(places: Places) -> None:

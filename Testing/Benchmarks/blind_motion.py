@@ -10,20 +10,25 @@ of 1 % a coil), "grappa" (the same, every second line measured, 24 calibration l
 0.75) and "torchio" (four sudden moves by TorchIO's RandomMotion, which must be installed) are other ways of acquiring;
 "lesions" has lesions implanted before the motion and tells how much of their contrast is left; "still" heads did not
 move. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
-on, ds000011-11 and -12 people of its validation. A line a scan: MRE, SSIM and Tenengrad ratio of doing nothing, of
-mc-net, of "motion", and with ``--exact`` of the true trajectory undone. OUT keeps the scans. Minutes a scan.
+on, ds000011-11 and -12 people of its validation. A line a scan and method: MRE, SSIM,
+Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net, of what "motion" takes off before
+it asks mc-net again, of "motion", and with ``--exact`` of the true trajectory undone. OUT keeps the quiet heads, and
+GROUP.json with every number. Minutes a scan.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from BrainDiffLogic.correction import Correction, correct
+from BrainDiffLogic.evaluation.methods import non_local_means
 from BrainDiffLogic.evaluation.safety.scene import implanted, place_lesions
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.inner_head import inner_head_mask
@@ -88,7 +93,8 @@ GROUPS = {
 }  # fmt: skip
 RECEIVERS, COIL_NOISE = 8, 0.01
 WORSE = 1.01
-"""Times the MRE of the other."""
+"""Times the MRE of the scan."""
+NOTHING = "do nothing"
 
 
 def main() -> None:
@@ -108,53 +114,83 @@ def main() -> None:
         for case in GROUPS[group][: args.cases]:
             row, found, truth = measured(case, group, args)
             rows.append(row)
-            drawn.append((case, found, truth))
+            if truth is not None:
+                drawn.append((case, found, truth))
+            (args.out / f"{group}.json").write_text(json.dumps(rows, indent=1))
         if group != "still":
-            summary(group, np.array(rows))
+            summary(group, rows)
     if args.picture:
         draw(drawn[:6], args.picture)
 
 
 def measured(
     case: tuple, group: str, args: argparse.Namespace
-) -> tuple[list[list[float]], Correction, Trajectory | None]:
-    """MRE, SSIM and Tenengrad ratio of each method; the correction by "motion"; the true trajectory."""
+) -> tuple[dict[str, Any], Correction, Trajectory | None]:
+    """What was measured, the correction by "motion", the true trajectory."""
     name, kind, severity, pe_axis, seed = case
-    begin = time.perf_counter()
     quiet = quiet_head(args.data / "t1_head" / f"{name}_T1w.nii.gz", args.out / f"{name}.npz")
     moved, still, truth = scanned(quiet, case, group, args.data)
+    row: dict[str, Any] = {"head": name, "kind": kind, "severity": severity, "pe_axis": pe_axis, "seed": seed}
     if group == "still":
         found = correct(moved, "motion", pe_axis=pe_axis)
-        same = np.array_equal(found.corrected.array, moved.array)
-        ssim = compare(found.corrected, moved, head_mask(quiet.array)).ssim
-        print(f"{name} still {pe_axis}: unchanged {same}, SSIM with the scan {ssim:.4f}", flush=True)
-        return [], found, truth
-    results, found = corrected(moved, truth if args.exact or group == "lesions" else None, pe_axis)
+        row["unchanged"] = bool(np.array_equal(found.corrected.array, moved.array))
+        row["ssim"] = round(compare(found.corrected, moved, head_mask(quiet.array)).ssim, 4)
+        print(*row.values(), flush=True)
+        return row, found, truth
+    results, seconds, found = corrected(moved, truth if args.exact or group == "lesions" else None, pe_axis)
     inside = head_mask(quiet.array)
-    numbers = [compare(volume, still, inside) for volume in results]
-    row = [[one.mre, one.ssim, one.tenengrad_ratio] for one in numbers]
-    words = " | ".join("MRE {:.4f} SSIM {:.4f} Tenengrad {:.3f}".format(*one) for one in row)
+    print(f"{name} {kind} {severity:g} mm {pe_axis} {seed}", flush=True)
+    row["methods"] = {}
+    for method, volume in results.items():
+        one = compare(volume, still, inside)
+        numbers = [round(value, 4) for value in (one.mre, one.ssim, one.tenengrad_ratio)]
+        row["methods"][method] = [*numbers, round(seconds[method], 1)]
+        print("  {}: MRE {:.4f} SSIM {:.4f} Tenengrad {:.3f}, {:.0f} s".format(method, *row["methods"][method]))
     motion = found.report["motion"] or {}
-    said = {key: motion[key] for key in ("shape", "agreement", "share_taken_off") if key in motion}
+    row["motion"] = {key: motion[key] for key in ("shape", "agreement", "share_taken_off") if key in motion}
     if group == "lesions":
-        said["lesions"] = lesions_left(quiet, case, group, args.data, results)
-    took = f"{time.perf_counter() - begin:.0f} s"
-    print(f"{name} {kind} {severity:g} mm {pe_axis}: {words} | {said} ({took})", flush=True)
+        row["lesions"] = lesions_left(quiet, case, group, args.data, results)
+    print(f"  {row['motion']} {row.get('lesions', '')}", flush=True)
     return row, found, truth
 
 
-def corrected(moved: Volume, truth: Trajectory | None, pe_axis: str) -> tuple[list[Volume], Correction]:
-    """[the moved scan, by mc-net, by "motion", by its trajectory where that is given]; the correction by "motion"."""
-    net = correct(moved, "mc-net", gate=False, force=True).corrected
-    found = correct(moved, "motion", gate=False, force=True, pe_axis=pe_axis)
-    results = [moved, net, found.corrected]
+def corrected(
+    moved: Volume, truth: Trajectory | None, pe_axis: str
+) -> tuple[dict[str, Volume], dict[str, float], Correction]:
+    """The moved scan by each method, processor seconds of each, and the correction by "motion"."""
+    results, seconds = {NOTHING: moved}, {NOTHING: 0.0}
+
+    def add(method: str, make: Callable[[], np.ndarray]) -> None:
+        begin = time.process_time()
+        results[method] = moved.with_array(make())
+        seconds[method] = time.process_time() - begin
+
+    def without(trajectory: Trajectory, share: float) -> np.ndarray:
+        return moved.array - np.float32(share) * artifact(moved, MotionEstimate(trajectory, pe_axis, True, "", {}))
+
+    add("non-local means", lambda: non_local_means(moved.array))
+    add("mc-net", lambda: correct(moved, "mc-net", gate=False, force=True).corrected.array)
+    found: list[Correction] = []
+
+    def by_motion() -> np.ndarray:
+        found.append(correct(moved, "motion", gate=False, force=True, pe_axis=pe_axis))
+        return found[0].corrected.array
+
+    add("motion", by_motion)
+    if motion := found[0].report["motion"]:
+        poses = np.array(motion["trajectory"])
+        here = Trajectory(poses[:, :3], poses[:, 3:])
+        add("its physics alone", lambda: without(here, motion["share_taken_off"]))
+    else:
+        add("its physics alone", lambda: moved.array)
     if truth is not None:
-        made = artifact(moved, MotionEstimate(truth, pe_axis, True, "", {}))
-        results.append(moved.with_array(moved.array - made))
-    return results, found
+        add("known trajectory", lambda: without(truth, 1.0))
+    return results, seconds, found[0]
 
 
-def lesions_left(quiet: Volume, case: tuple, group: str, data: Path, plain: list[Volume]) -> dict[str, list[float]]:
+def lesions_left(
+    quiet: Volume, case: tuple, group: str, data: Path, plain: dict[str, Volume]
+) -> dict[str, list[float]]:
     """Of lesions implanted before the motion, what the moved scan and each correction shows of their contrast.
 
     The mean over the lesions, the least, and how many show less than half of what the moved scan does.
@@ -163,18 +199,14 @@ def lesions_left(quiet: Volume, case: tuple, group: str, data: Path, plain: list
     limits = (float(np.quantile(scaled[inside], 0.3)), float(np.quantile(scaled[inside], 0.65)))
     lesions = place_lesions(quiet, scaled, inside, limits, CONTRAST, np.random.default_rng(case[-1]))
     moved, _, truth = scanned(implanted(quiet, lesions, 1.0), case, group, data)
-    results, _ = corrected(moved, truth, case[3])
-    shares = np.array(
-        [
-            [lesion.share_in(one.array - other.array) for lesion in lesions]
-            for one, other in zip(results, plain, strict=True)
-        ]
-    )
-    gone = (shares < 0.5 * shares[0]).sum(axis=1)
-    methods = ("nothing", "mc-net", "motion", "exact")
+    results, _, _ = corrected(moved, truth, case[3])
+    shares = {
+        method: np.array([lesion.share_in(volume.array - plain[method].array) for lesion in lesions])
+        for method, volume in results.items()
+    }
     return {
-        method: [round(float(row.mean()), 3), round(float(row.min()), 3), int(count)]
-        for method, row, count in zip(methods, shares, gone, strict=True)
+        method: [round(float(row.mean()), 3), round(float(row.min()), 3), int((row < 0.5 * shares[NOTHING]).sum())]
+        for method, row in shares.items()
     }
 
 
@@ -229,13 +261,17 @@ def quiet_head(source: Path, kept: Path) -> Volume:
     return Volume(array / np.float32(robust_scale(array).scale), affine, source=source.name)
 
 
-def summary(title: str, rows: np.ndarray) -> None:
-    """Means of (scans, methods, numbers), and how many scans got worse."""
-    for method, values in zip(("nothing", "mc-net", "motion", "exact"), rows.mean(axis=0), strict=False):
-        print("{} {}: MRE {:.4f} SSIM {:.4f} Tenengrad {:.3f}".format(title, method, *values))
-    mre = rows[:, :, 0]
-    than_input, than_network = ((mre[:, 2] > WORSE * mre[:, other]).sum() for other in (0, 1))
-    print(f"{title}: {len(rows)} scans; motion worse by 1 % than the input: {than_input}, than mc-net: {than_network}")
+def summary(title: str, rows: list[dict[str, Any]]) -> None:
+    """Means over the scans, all of them and by kind, and how many scans got worse."""
+    for kind in (None, *sorted({row["kind"] for row in rows})):
+        some = [row["methods"] for row in rows if kind in (None, row["kind"])]
+        for method in some[0]:
+            mre, ssim, tenengrad, seconds = np.mean([one[method] for one in some], axis=0)
+            worse = sum(one[method][0] > WORSE * one[NOTHING][0] for one in some)
+            print(
+                f"{title}, {kind or 'all'}, {len(some)} scans, {method}: MRE {mre:.4f} SSIM {ssim:.4f}"
+                f" Tenengrad {tenengrad:.3f}, worse by 1 %: {worse}, {seconds:.0f} s"
+            )
 
 
 def draw(found: list[tuple[tuple, Correction, Trajectory]], file: Path) -> None:

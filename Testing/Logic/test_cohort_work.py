@@ -100,7 +100,7 @@ def test_another_slice_of_a_series_among_others_is_another_scan(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "what", ["truncated", "changed", "missing", "sidecar", "input", "strength", "model", "version"]
+    "what", ["truncated", "changed", "missing", "sidecar", "input", "axis", "strength", "model", "version"]
 )
 def test_what_is_stale_or_damaged_is_done_again(
     out: Path, an_item: Item, what: str, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +119,9 @@ def test_what_is_stale_or_damaged_is_done_again(
     elif what == "input":
         scan = read_volume(an_item.source)
         write_volume(scan.with_array(scan.array + np.int16(1)), an_item.source)
+    elif what == "axis":
+        sidecar = an_item.source.with_name(an_item.source.name.replace(".nii.gz", ".json"))
+        sidecar.write_text('{"PhaseEncodingDirection": "k-"}')
     elif what == "strength":
         settings = replace(SETTINGS, strength=0.5)
     elif what == "model":
