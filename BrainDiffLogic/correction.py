@@ -12,10 +12,11 @@ import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.blending import blend, check_strength
-from BrainDiffLogic.correctors import Job, Progress, by_network, by_physics
+from BrainDiffLogic.correctors import Job, by_network, by_physics
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
 from BrainDiffLogic.models.domain import judge
+from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.severity.gate import decide
 from BrainDiffLogic.volume import Volume, to_sagittal
@@ -146,7 +147,7 @@ def correct(
     if judgement.refused and not force:
         raise Refused(f"{scan.volume.name}: {judgement.refused}; correct it all the same with --force")
     motion = decide(scan, gate=gate, force=force)
-    job = Job(scan, motion, gate and not force, device, disagreement, pe_axis, progress, cancelled)
+    job = Job(scan, motion, gate and not force, device, disagreement, pe_axis, progress or silent, cancelled)
     found = by_physics(job, corrector) if card["family"] == PHYSICS else by_network(job, corrector, card)
     facts = {
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
@@ -156,7 +157,7 @@ def correct(
         **found.decision.facts, **found.facts,
         "seconds": round(time.perf_counter() - started, 2),
     }  # fmt: skip
-    job.report_progress(1.0, "Correcting")
+    job.progress(1.0, "Correcting")
     exact = np.result_type(scan.volume.array.dtype, np.float32)  # float64 where float32 would round the input
     change = _possible(found.change.astype(exact, copy=False), scan.volume)
     return Finding(given, change, scan, facts, found.disagreement).blended(strength)

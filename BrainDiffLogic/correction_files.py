@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.blending import check_strength
-from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, Progress, correct
+from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, correct
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_series, read_volume, write_volume
 from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
 from BrainDiffLogic.images.sidecar import phase_encoding_beside
 from BrainDiffLogic.metrics.quality import Assessment, assess
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, find_checkpoint, load_checkpoint
+from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.storage import OutputType
 from BrainDiffLogic.volume import Volume
@@ -57,7 +58,7 @@ def correct_file(
     before any work is done. Raises InputError as ``read_volume``, ``load_checkpoint``, ``correct`` and
     ``check_outputs`` do, and Cancelled; nothing is written then.
     """
-    report_progress = progress or (lambda share, stage: None)
+    report_progress = progress or silent
     check_strength(strength)
     weights = find_checkpoint(model)
     images = (*WRITABLE, SERIES)
@@ -81,7 +82,7 @@ def correct_file(
     correction = correct(
         scan, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
         disagreement=disagreement is not None, pe_axis=axis,
-        progress=lambda share, stage: report_progress(CORRECTING + share * (WRITING - CORRECTING), stage),
+        progress=part_of(report_progress, CORRECTING, WRITING - CORRECTING),
     )  # fmt: skip
     report_progress(WRITING, "Measuring and writing" if report or html else "Writing")
     facts = write_correction(correction, corrected, difference, report, dtype, disagreement, html)

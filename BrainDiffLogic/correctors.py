@@ -16,7 +16,7 @@ from BrainDiffLogic.disagreement import NOT_ASKED, Panel, measure
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import seen_through_mask
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, Card, load_checkpoint
-from BrainDiffLogic.progress import Progress
+from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
 
 if TYPE_CHECKING:
@@ -43,13 +43,8 @@ class Job:
     device: str = "auto"
     disagreement: bool = False
     pe_axis: str | None = None
-    progress: Progress | None = None
+    progress: Progress = silent
     cancelled: Callable[[], bool] | None = None
-
-    def report_progress(self, share: float, stage: str) -> None:
-        """Tell who asked, if they want to know."""
-        if self.progress:
-            self.progress(share, stage)
 
 
 @dataclass(frozen=True)
@@ -84,12 +79,12 @@ def by_physics(job: Job, limits: Limits) -> Change:
     if job.pe_axis is not None:
         phase_encode_axis(volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
     network, card = load_checkpoint(DEFAULT_MODEL)
-    first = by_network(replace(job, progress=_part(job, 0.0, NETWORK_SHARE)), network, card)
+    first = by_network(replace(job, progress=part_of(job.progress, 0.0, NETWORK_SHARE)), network, card)
     facts = {**first.facts, "network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
     first = replace(first, facts=facts)
     if not first.decision.correct or not first.change.any():
         return first
-    search = _part(job, NETWORK_SHARE, 1 - 2 * NETWORK_SHARE)
+    search = part_of(job.progress, NETWORK_SHARE, 1 - 2 * NETWORK_SHARE)
     try:
         estimate = estimate_motion(
             scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
@@ -108,7 +103,7 @@ def by_physics(job: Job, limits: Limits) -> Change:
     made = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
     cleaner = Scan(volume.with_array(volume.array - made))
     rest = by_network(
-        replace(job, scan=cleaner, may_refrain=False, progress=_part(job, 1 - NETWORK_SHARE, NETWORK_SHARE)),
+        replace(job, scan=cleaner, may_refrain=False, progress=part_of(job.progress, 1 - NETWORK_SHARE, NETWORK_SHARE)),
         network, card,
     )  # fmt: skip
     notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
@@ -139,7 +134,7 @@ def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
     if motion.correct:
         share = 1 / len(panel) if panel else 1.0
         ask = partial(predict_residual, device=job.device, cancelled=job.cancelled)
-        run = ask(corrector, scan.slices, progress=_part(job, 0.0, share))
+        run = ask(corrector, scan.slices, progress=part_of(job.progress, 0.0, share))
         residual, device, notes = run.residual, run.device, [*notes, *run.notes]
         if job.may_refrain and (reason := _too_little(residual, scan, card)):
             motion, panel = motion.overruled(reason), None
@@ -149,7 +144,7 @@ def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
         apart, how = measure(
             panel, residual, scan.slices,
             lambda other, shown, n: ask(
-                other, shown, head=scan.head_slices, progress=_part(job, n * share, share)
+                other, shown, head=scan.head_slices, progress=part_of(job.progress, n * share, share)
             ).residual,
         )  # fmt: skip
     disagreement = None
@@ -180,10 +175,3 @@ def _too_little(residual: np.ndarray, scan: Scan, card: Card) -> str | None:
         f"returned unchanged: the model finds too little, {change:.2g} of the scale on average, below {least:g} on its"
         f" card; apply it all the same with --force{hidden}"
     )
-
-
-def _part(job: Job, begin: float, share: float) -> Progress | None:
-    """Progress of one of several runs, which takes ``share`` of the whole and begins at ``begin``."""
-    if job.progress is None:
-        return None
-    return lambda done, stage: job.report_progress(begin + done * share, stage)

@@ -9,11 +9,10 @@ import numpy as np
 
 from BrainDiffLogic.commands.progress import say_notes
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.motion.coils import COMBINATIONS
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
-from BrainDiffLogic.motion.multicoil import COMBINATIONS
-from BrainDiffLogic.motion.orders import ORDERS
 from BrainDiffLogic.motion.presets import PRESETS, preset
-from BrainDiffLogic.motion.sampling import REDUCTIONS, Sampling
+from BrainDiffLogic.motion.sampling import ORDERS, REDUCTIONS, Sampling
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
 from BrainDiffLogic.volume import Volume
 
@@ -83,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
     from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
     from BrainDiffLogic.motion.coils import smooth_coils
-    from BrainDiffLogic.motion.object_phase import smooth_phase
-    from BrainDiffLogic.motion.simulation import simulate_motion
+    from BrainDiffLogic.motion.simulation import simulate_motion, smooth_phase
     from BrainDiffLogic.motion.traces import write_trajectory
 
     _check_numbers(args)
@@ -141,9 +139,9 @@ def _trajectory(args: argparse.Namespace, volume: Volume) -> tuple[Trajectory, s
     if lines < 2:
         raise InputError(f"{volume.name}: one voxel along {args.pe_axis}; choose another --pe-axis")
     if args.trace_set:
-        from BrainDiffLogic.motion.trace_sets import draw_trace
+        from BrainDiffLogic.motion.traces import TraceSet
 
-        trajectory, name = draw_trace(args.trace_set, np.random.default_rng(args.seed), lines)
+        trajectory, name = TraceSet(args.trace_set).draw(np.random.default_rng(args.seed), lines)
         return trajectory, f"recorded run {name}"
     kind = args.preset or DEFAULT_PRESET
     return preset(kind, lines, args.seed), f"preset {kind}"

@@ -19,13 +19,12 @@ from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
-from BrainDiffLogic.motion.levels import draw_trajectory, parse_level
-from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS
+from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS, draw_trajectory, parse_level
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
 from BrainDiffLogic.parallel import run_all
-from BrainDiffLogic.progress import Progress
+from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def simulate_cohort(
-    source: Path, target: Path, settings: Settings, pattern: str = "*", jobs: int = 1, progress: Progress | None = None
+    source: Path, target: Path, settings: Settings, pattern: str = "*", jobs: int = 1, progress: Progress = silent
 ) -> list[str]:
     """Make a BIDS dataset like MR-ART's from still volumes; returns its subjects, sorted.
 
@@ -91,7 +90,7 @@ def simulate_cohort(
     _prepare(target, settings)
     missing = [(subject, path) for subject, path in scans.items() if not _is_finished(target, subject, path)]
     tasks = [partial(simulate_subject, subject, path, target, settings) for subject, path in missing]
-    run_all(tasks, jobs, progress or (lambda share, stage: None), "Simulating")
+    run_all(tasks, jobs, progress, "Simulating")
     _write_tables(target, settings)
     return sorted(scans)
 

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.motion.rigid import EULER_ORDER
+from BrainDiffLogic.motion.trajectory import EULER_ORDER
 from BrainDiffLogic.volume import Volume
 
 HISTOGRAM_BINS = 50

@@ -2,10 +2,9 @@
 
 from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.inversion import Inversion, invert_motion
-from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.presets import PRESETS, preset
-from BrainDiffLogic.motion.simulation import Simulation, simulate_motion
-from BrainDiffLogic.motion.trace_sets import TraceSet, draw_trace
+from BrainDiffLogic.motion.simulation import Simulation, simulate_motion, smooth_phase
+from BrainDiffLogic.motion.traces import TraceSet
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, Trajectory, stratum, with_severity
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "Simulation",
     "TraceSet",
     "Trajectory",
-    "draw_trace",
     "invert_motion",
     "preset",
     "simulate_motion",

@@ -12,10 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import fft, ndimage
 
-from BrainDiffLogic.motion import rigid
 from BrainDiffLogic.motion.kspace import image_of, moved_kspace
 from BrainDiffLogic.motion.sampling import line_weights
-from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.motion.trajectory import Trajectory, inverse_pose
 
 ROUNDS = 2
 COARSE_SPACING = 2.0
@@ -28,7 +27,6 @@ def aligned(
     trajectory: Trajectory,
     axis: int,
     centre: np.ndarray,
-    rounds: int = ROUNDS,
     keeps: np.ndarray | None = None,
 ) -> Trajectory:
     """The trajectory followed by the offset pose that lays the moved image onto the still one.
@@ -38,18 +36,13 @@ def aligned(
     displacement by one Gauss-Newton step, and moves all poses back by it.
     """
     offset_of = _offsets(image, affine, axis, centre, keeps)
-    for _ in range(rounds):
-        trajectory = trajectory.transformed(rigid.inverse(*offset_of(trajectory)))
+    for _ in range(ROUNDS):
+        trajectory = trajectory.transformed(inverse_pose(*offset_of(trajectory)))
     return trajectory
 
 
-def seen_from_scan(
-    image: np.ndarray,
-    affine: np.ndarray,
-    trajectory: Trajectory,
-    axis: int,
-    centre: np.ndarray,
-    rounds: int = ROUNDS,
+def relative_to_scan(
+    image: np.ndarray, affine: np.ndarray, trajectory: Trajectory, axis: int, centre: np.ndarray
 ) -> Trajectory:
     """The same motion seen from the pose in which a scan shows the head, which becomes the identity.
 
@@ -57,8 +50,8 @@ def seen_from_scan(
     it is the still head that is displaced, not the scan.
     """
     offset_of = _offsets(image, affine, axis, centre)
-    for _ in range(rounds):
-        trajectory = trajectory.seen_from(offset_of(trajectory))
+    for _ in range(ROUNDS):
+        trajectory = trajectory.relative_to(offset_of(trajectory))
     return trajectory
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.motion.alignment import seen_from_scan
+from BrainDiffLogic.motion.alignment import relative_to_scan
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, phase_encode_axis, spectrum_of
 from BrainDiffLogic.motion.simulation import head_centre
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled
@@ -83,37 +83,32 @@ def invert_motion(
     centre = head_centre(scan, moved.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
     poses = resampled(trajectory, moved.shape[axis])
     if anchor:
-        poses = seen_from_scan(scan, moved.affine, anchored(poses), axis, centre)
+        poses = relative_to_scan(scan, moved.affine, anchored(poses), axis, centre)
     model = Acquisition(scan.shape, moved.affine, poses, axis, centre, ACCURACY)
     still, residuals, steps = scan, [], rounds * (iterations + 1)
 
-    def tell(start: int, done: int = 0) -> None:
+    def report_progress(start: int, done: int = 0) -> None:
         if cancelled and cancelled():
             raise Cancelled
         if progress:
             progress((start + done) / steps, "Undoing motion")
 
     for start in range(0, steps, iterations + 1):
-        tell(start)
+        report_progress(start)
         signal = image_of(model.kspace(still))
         size = np.abs(signal)
         residuals.append(_share(size - scan, scan))
         phase = signal / np.maximum(size, TINY)
-        still = _solve(model, scan, phase, still, damping, iterations, partial(tell, start))
+        still = _solve(model, scan, phase, still, damping, iterations, partial(report_progress, start))
         still = np.maximum(still, 0)  # the magnitude of a still head
     residuals.append(_share(np.abs(image_of(model.kspace(still))) - scan, scan))
     return Inversion(moved.with_array(still + np.float32(floor)), tuple(residuals))
 
 
 def _solve(
-    model: Acquisition,
-    scan: np.ndarray,
-    phase: np.ndarray,
-    last: np.ndarray,
-    damping: float,
-    iterations: int,
-    tell: Callable[[int], None],
-) -> np.ndarray:
+    model: Acquisition, scan: np.ndarray, phase: np.ndarray, last: np.ndarray, damping: float, iterations: int,
+    report_progress: Callable[[int], None],
+) -> np.ndarray:  # fmt: skip
     """One round: x (I, J, K) float32 from the last estimate."""
     done = 0
 
@@ -125,7 +120,7 @@ def _solve(
     def normal(x: np.ndarray) -> np.ndarray:
         nonlocal done
         done += 1
-        tell(min(done, iterations))
+        report_progress(min(done, iterations))
         image = x.reshape(scan.shape).astype(np.float32)
         projected = (np.conj(phase) * image_of(model.kspace(image))).real
         return (back(projected) + damping * image).ravel()

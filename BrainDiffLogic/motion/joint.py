@@ -5,26 +5,121 @@
 y is the scan, x >= 0 the still head, A the exact model (``kspace``), m 1 where the scan was seen (0 outside of a
 mask that was laid on it after it was scanned). Gradients of heads are heavy-tailed; the logarithm is minimised by
 iteratively reweighted least squares (Green 1984), poses and image by one Gauss-Newton step in both.
+
+How well poses explain the scan, the still head integrated out, says the Laplace approximation of the evidence:
+
+    G(poses) = min_x F(poses, x) + sd^2 log det(B^T B + sd^2 Q),   B = Re(conj(phase) A)
+
+Q is the curvature of the prior at a fixed image. F alone rewards poses under which much of the head is left free; the
+determinant pays for that (MacKay 1992). It is found by Lanczos quadrature (Ubaru, Chen and Saad 2017) with one random
+vector, the same for all poses, so that differences between poses hardly depend on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from scipy import fft
 from scipy.sparse.linalg import LinearOperator, cg
+from scipy.spatial.transform import Rotation
 
-from BrainDiffLogic.motion import rigid
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, spectrum_of
-from BrainDiffLogic.motion.sensitivity import TINY, Sensitivity
-from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.motion.trajectory import EULER_ORDER, Trajectory, rotation_matrices
+
+TINY = 1e-12
+
+
+class Sensitivity:
+    """The linear map from small poses of the lines to the change of the magnitude y = |A(poses) x|, and its adjoint.
+
+    For a small motion (t, w) that follows the pose (R, T) of a line, S(k) changes by -2 pi i k.t S(k) for a translation
+    t in mm, and by -2 pi i w.(M(k) x k) for a rotation vector w in radians, where M = R applied to the k-space of the
+    still image times its position from the rotation centre. So the derivatives of all lines cost three non-uniform FFTs
+    beside S's own.
+
+    model   the acquisition in the poses around which is linearised
+    image   (I, J, K) float32, the still head
+    Poses are (N, 6) in the order of time, N lines: mm along R, A, S, then degrees of a rotation vector about them.
+    """
+
+    def __init__(self, model: Acquisition, image: np.ndarray) -> None:
+        self.model, self.lines = model, model.shape[model.axis]
+        self.signal = model.kspace(image)
+        self.changes = _derivatives(model, image, self.signal)
+        moved = image_of(self.signal)
+        self.magnitude = np.abs(moved)
+        self.phase = moved / np.maximum(self.magnitude, TINY)
+
+    def forward(self, poses: np.ndarray) -> np.ndarray:
+        """(I, J, K) float32: the change of the magnitude when each line's pose (N, 6) is added."""
+        weights = poses[self.model.rows].astype(np.float32)
+        kspace = np.einsum("nd,dnab->nab", weights, self.changes)
+        change: np.ndarray = (np.conj(self.phase) * image_of(np.moveaxis(kspace, 0, self.model.axis))).real
+        return change
+
+    def adjoint(self, image: np.ndarray) -> np.ndarray:
+        """(N, 6) float64: the adjoint of ``forward`` on (I, J, K) real values."""
+        kspace = np.moveaxis(spectrum_of(self.phase * image), self.model.axis, 0)
+        by_line = np.einsum("dnab,nab->nd", np.conj(self.changes), kspace).real
+        poses = np.empty((self.lines, 6))
+        poses[self.model.rows] = by_line
+        return poses
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """(N, 6, 6): each line's own part of the curvature J^T J, half of its energy (the other half is imaginary)."""
+        lines = self.changes.reshape(6, self.lines, -1).transpose(1, 0, 2)
+        energy = 0.5 * np.matmul(np.conj(lines), lines.transpose(0, 2, 1)).real / np.prod(self.model.shape)
+        blocks = np.empty((self.lines, 6, 6))
+        blocks[self.model.rows] = energy
+        return blocks
+
+
+def _derivatives(model: Acquisition, image: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """(6, lines, A, B) complex64: how the k-space changes with the pose of its line, in FFT order."""
+    first = model.axis
+    along = [np.moveaxis(k, first, 0) for k in _patient_frequencies(model)]
+    moments = [np.moveaxis(model.kspace(image * position), first, 0) for position in _positions(model)]
+    turns = rotation_matrices(model.trajectory.rotations)[model.rows].astype(np.float32)[:, :, :, None, None]
+    turned = [sum(turns[:, a, b] * moments[b] for b in range(3)) for a in range(3)]
+    lines = np.moveaxis(signal, first, 0)
+    changes = np.empty((6, *lines.shape), dtype=np.complex64)
+    for d in range(3):
+        a, b = (d + 1) % 3, (d + 2) % 3
+        changes[d] = np.complex64(-2j * np.pi) * along[d] * lines
+        changes[3 + d] = np.complex64(-2j * np.pi * np.deg2rad(1)) * (turned[a] * along[b] - turned[b] * along[a])
+    return changes
+
+
+def _patient_frequencies(model: Acquisition) -> list[np.ndarray]:
+    """Three arrays that broadcast to (I, J, K): frequencies along R, A, S in cycles per mm, in FFT order."""
+    to_mm = np.linalg.inv(model.affine[:3, :3]).astype(np.float32)
+    axes = [_along(fft.fftfreq(size), d) for d, size in enumerate(model.shape)]
+    return [sum(to_mm[d, row] * axes[d] for d in range(3)) for row in range(3)]
+
+
+def _positions(model: Acquisition) -> list[np.ndarray]:
+    """Three arrays (I, J, K): positions along R, A, S in mm from the rotation centre."""
+    grid = [_along(np.arange(size), d) for d, size in enumerate(model.shape)]
+    offset = (model.affine[:3, 3] - model.centre).astype(np.float32)
+    matrix = model.affine[:3, :3].astype(np.float32)
+    return [sum(matrix[row, d] * grid[d] for d in range(3)) + offset[row] for row in range(3)]
+
+
+def _along(values: np.ndarray, axis: int) -> np.ndarray:
+    return values.astype(np.float32).reshape([-1 if d == axis else 1 for d in range(3)])
+
 
 EDGE = 0.02
 """A gradient a voxel below this share of the head's 99th percentile is noise, above it an edge."""
 FLOOR_NOISE = 0.012
 """What the model leaves unexplained at least, as a share of the head's 99th percentile."""
 ACCURACY = 1e-3
+SLOW, JOINT_ITERATIONS = 1e-4, 20
+"""Of ``descend``: share of F that a step takes away at least, and steps of conjugate gradients for each."""
 
 
 def gradients(image: np.ndarray) -> list[np.ndarray]:
@@ -159,31 +254,18 @@ def _conjugate_gradients(normal, wanted, start, scale, iterations) -> np.ndarray
     return solution
 
 
-@dataclass(frozen=True)
-class Smoothness:
-    """The prior of poses over time.
-
-    step   weight of the squared differences between neighbours; size: of the squared poses; both against the median
-           line's curvature. jump: differences far above it (mm, degrees) are taken for sudden steps and count little
-    """
-
-    step: float = 0.01
-    size: float = 2e-4
-    jump: float = 0.0
-
-    def apply(self, poses: np.ndarray, around: np.ndarray) -> np.ndarray:
-        """The gradient's linear part on poses (N, 6), with the jumps of the poses ``around`` which they lie."""
-        difference = np.diff(poses, axis=0)
-        if self.jump:
-            size = np.linalg.norm(np.diff(around, axis=0), axis=1)
-            difference = difference / (1 + (size / self.jump) ** 2)[:, None]
-        total = np.zeros_like(poses)
-        total[:-1] -= difference
-        total[1:] += difference
-        return self.step * total + self.size * poses
+STEP_WEIGHT, SIZE_WEIGHT = 0.01, 2e-4
+"""Of the prior of poses over time: of the squared differences between neighbours and of the squared poses, both against
+the median line's curvature."""
 
 
-SMOOTH = Smoothness()
+def pose_prior(poses: np.ndarray) -> np.ndarray:
+    """The gradient of the prior of poses (N, 6) over time."""
+    difference = np.diff(poses, axis=0)
+    total = np.zeros_like(poses)
+    total[:-1] -= difference
+    total[1:] += difference
+    return STEP_WEIGHT * total + SIZE_WEIGHT * poses
 
 
 def mirror(lines: int) -> np.ndarray:
@@ -198,29 +280,26 @@ def symmetric(poses: np.ndarray) -> np.ndarray:
 
 def moved_by(poses: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Poses (N, 6) followed by small ones (N, 6; rotation vectors in degrees)."""
-    from scipy.spatial.transform import Rotation
-
     turn = Rotation.from_rotvec(change[:, 3:], degrees=True)
-    turned = turn * Rotation.from_euler(rigid.EULER_ORDER, poses[:, 3:], degrees=True)
-    return np.concatenate([poses[:, :3] + change[:, :3], turned.as_euler(rigid.EULER_ORDER, degrees=True)], axis=1)
+    turned = turn * Rotation.from_euler(EULER_ORDER, poses[:, 3:], degrees=True)
+    return np.concatenate([poses[:, :3] + change[:, :3], turned.as_euler(EULER_ORDER, degrees=True)], axis=1)
 
 
 def descend(
     problem: Problem, poses: np.ndarray, image: np.ndarray, steps: int, *, only_symmetric: bool = False,
-    smoothness: Smoothness = SMOOTH, over: float = 2.0, most: float = 6.0, inner: int = 20, tol: float = 1e-4,
+    over: float = 2.0, most: float = 6.0,
 ) -> tuple[np.ndarray, np.ndarray, float]:  # fmt: skip
     """Gauss-Newton steps in poses (N, 6) and image, kept where F falls; (poses, image, F).
 
     over, most  how many times the step is taken, and the most while F falls: even motion bears over-relaxing,
                 odd motion, which curves F beyond Gauss and Newton, wants less than 1
-    inner       steps of conjugate gradients for each; tol: two steps in which F falls by a smaller share end the
-    descent
+    Two steps in which F falls by a share below ``SLOW`` end the descent.
     """
     cost, sensitivity, failures, slow = problem.cost(poses, image), None, 0, 0
     for _ in range(steps):
         if sensitivity is None:
             sensitivity = Sensitivity(problem.model(poses), image)
-            change, delta = _joint_step(problem, sensitivity, poses, image, smoothness, only_symmetric, inner)
+            change, delta = _joint_step(problem, sensitivity, poses, image, only_symmetric)
         trial = moved_by(poses, over * change)
         if only_symmetric:
             trial = symmetric(trial)
@@ -229,7 +308,7 @@ def descend(
         solved = problem.solve(trial, np.maximum(image + delta, 0), 1, 3, model)
         found = problem.cost(trial, solved, model)
         if found < cost:
-            slow = slow + 1 if cost - found < tol * cost else 0
+            slow = slow + 1 if cost - found < SLOW * cost else 0
             poses, image, cost, sensitivity, failures = trial, solved, found, None, 0
             over = min(1.4 * over, most)
             if slow == 2:
@@ -242,16 +321,15 @@ def descend(
 
 
 def _joint_step(
-    problem: Problem, sensitivity: Sensitivity, poses: np.ndarray, image: np.ndarray, smoothness: Smoothness,
-    only_symmetric: bool, iterations: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    problem: Problem, sensitivity: Sensitivity, poses: np.ndarray, image: np.ndarray, only_symmetric: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """(change of the poses, change of the image): the Gauss-Newton step, A taken for 1 on the image's change."""
     misfit = problem.masked(problem.scan - sensitivity.magnitude)
     weights, weight = edge_weights(image), np.float32(problem.noise**2)
     blocks = sensitivity.blocks
     scale = float(np.median(np.einsum("naa->n", blocks))) / 6
     project = symmetric if only_symmetric else (lambda p: p)
-    inverse = np.linalg.inv(0.3 * blocks + scale * (2 * smoothness.step + smoothness.size + 1e-4) * np.eye(6))
+    inverse = np.linalg.inv(0.3 * blocks + scale * (2 * STEP_WEIGHT + SIZE_WEIGHT + 1e-4) * np.eye(6))
     if only_symmetric:
         inverse = 0.5 * (inverse + inverse[mirror(len(poses))])
     size, shape, lines = image.size, image.shape, len(poses)
@@ -266,20 +344,58 @@ def _joint_step(
     def normal(flat: np.ndarray) -> np.ndarray:
         part, change = split(flat)
         error = problem.masked(sensitivity.forward(change) + part)
-        prior = scale * smoothness.apply(change, poses)
+        prior = scale * pose_prior(change)
         return join(error + weight * smoothed(part, weights), sensitivity.adjoint(error) + prior)
 
     def precondition(flat: np.ndarray) -> np.ndarray:
         part, change = split(flat)
         return join(part / diagonal, np.einsum("nab,nb->na", inverse, change))
 
-    prior = scale * smoothness.apply(poses, poses)
+    prior = scale * pose_prior(poses)
     wanted = join(misfit - weight * smoothed(image, weights), sensitivity.adjoint(misfit) - prior)
     total = size + 6 * lines
     found, _ = cg(
-        LinearOperator((total, total), matvec=normal, dtype=np.float64), wanted, maxiter=iterations, rtol=1e-3,
+        LinearOperator((total, total), matvec=normal, dtype=np.float64), wanted, maxiter=JOINT_ITERATIONS, rtol=1e-3,
         M=LinearOperator((total, total), matvec=precondition, dtype=np.float64),
     )  # fmt: skip
     part, change = split(found)
     return change, part
 
+
+EVIDENCE_ROUNDS, EVIDENCE_ITERATIONS = 4, 6
+"""Every image starts cold, from the scan, and is solved as far: warm starts would favour the poses they come from."""
+LANCZOS_STEPS = 12
+
+
+def evidence(problem: Problem, poses: np.ndarray) -> float:
+    """G at poses (N, 6); lower is better. G's zero is arbitrary, one for a problem."""
+    model = problem.model(poses)
+    image = problem.solve(poses, None, EVIDENCE_ROUNDS, EVIDENCE_ITERATIONS, model)
+    cost = problem.cost(poses, image, model)
+    moved = image_of(model.kspace(image))
+    phase = moved / np.maximum(np.abs(moved), TINY)
+    weights, weight = edge_weights(problem.scan), np.float32(problem.noise**2)
+
+    def curvature(x: np.ndarray) -> np.ndarray:
+        seen = problem.masked((np.conj(phase) * image_of(model.kspace(x))).real)
+        back: np.ndarray = model.adjoint(spectrum_of(phase * seen)).real
+        return back + weight * smoothed(x, weights)
+
+    return cost + problem.noise**2 * log_determinant(curvature, problem.scan.shape)
+
+
+def log_determinant(operator: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> float:
+    """log det of a symmetric positive operator on arrays of ``shape``, by Lanczos quadrature with one random vector."""
+    vector = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), size=shape)
+    vector /= np.float32(np.sqrt(vector.size))
+    last, length = np.zeros_like(vector), 0.0
+    diagonal, beside = [], []
+    for _ in range(LANCZOS_STEPS):
+        image = operator(vector) - np.float32(length) * last
+        diagonal.append(float(np.vdot(image, vector)))
+        image -= np.float32(diagonal[-1]) * vector
+        length = float(np.linalg.norm(image))
+        beside.append(length)
+        last, vector = vector, image / np.float32(max(length, TINY))
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
+    return float(last.size * (vectors[0] ** 2 * np.log(np.maximum(values, 1e-8))).sum())

@@ -15,8 +15,7 @@ import numpy as np
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion.rigid import rotation_matrices
-from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.motion.trajectory import Trajectory, rotation_matrices
 from BrainDiffLogic.volume import ras_axes
 
 FINER_GRID, COARSE_ACCURACY = 1.25, 1e-4

@@ -48,33 +48,28 @@ def _positions(lines: int) -> np.ndarray:
 
 
 def propose(
-    image: np.ndarray, affine: np.ndarray, axis: int, centre: np.ndarray, noise: float | None = None,
-    shapes: dict[str, np.ndarray] | None = None, seed: int = 0, cancelled: Callable[[], bool] | None = None,
-) -> list[Proposal]:  # fmt: skip
+    image: np.ndarray, affine: np.ndarray, axis: int, centre: np.ndarray, cancelled: Callable[[], bool] | None = None
+) -> list[Proposal]:
     """Hypotheses of odd motion, the best of each shape, highest score first; arguments as for ``ContrastTransfer``.
 
-    shapes     (N, B) courses over the lines by name; None: ``odd_shapes``
     cancelled  asked now and then; where it answers True, Cancelled is raised
     """
-    model = ContrastTransfer(image, affine, axis, centre, noise)
-    shapes = odd_shapes(model.lines) if shapes is None else shapes
-    found = {name: best_poses(model, basis, seed, cancelled) for name, basis in shapes.items()}
+    model = ContrastTransfer(image, affine, axis, centre)
+    shapes = odd_shapes(model.lines)
+    found = {name: best_poses(model, basis, cancelled) for name, basis in shapes.items()}
     proposals = [model.proposal(shapes[name] @ best[0][0], best[0][1], name) for name, best in found.items()]
-    if "ramp" in found:
-        proposals.append(curve(model, found["ramp"][0][0]))
-    steps = [pose[0] for name, best in found.items() if "step" in name for pose, _ in best]
-    if steps:
-        _check(cancelled)
-        proposals += segments(model, np.array(steps))
+    proposals.append(curve(model, found["ramp"][0][0]))
+    _check(cancelled)
+    proposals += segments(model, np.array([p[0] for name, best in found.items() if "step" in name for p, _ in best]))
     return sorted(proposals, key=lambda proposal: -proposal.score)
 
 
 def best_poses(
-    model: ContrastTransfer, basis: np.ndarray, seed: int, cancelled: Callable[[], bool] | None = None
+    model: ContrastTransfer, basis: np.ndarray, cancelled: Callable[[], bool] | None = None
 ) -> list[tuple[np.ndarray, float]]:
     """The likeliest poses (1, 6) found for a basis (N, 1) and their gains, best first."""
     courses = model.courses(basis)
-    starts = coarse_poses(model, basis[:, 0], seed)
+    starts = coarse_poses(model, basis[:, 0])
     values = []
     for start in starts:
         _check(cancelled)
@@ -176,20 +171,18 @@ def _distinct(poses: np.ndarray, count: int) -> np.ndarray:
     return kept
 
 
-def refined(
-    model: ContrastTransfer, courses: np.ndarray, start: np.ndarray, iterations: int = 40
-) -> tuple[np.ndarray, float]:
+def refined(model: ContrastTransfer, courses: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
     """The local maximum near the coefficients ``start`` (B, 6), and its gain."""
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = model.gain(courses, flat.reshape(start.shape))
         return -value / 100, -gradient.ravel() / 100
 
-    result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "ftol": 1e-5})
+    result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 40, "ftol": 1e-5})
     return result.x.reshape(start.shape), -100 * float(result.fun)
 
 
-def coarse_poses(model: ContrastTransfer, course: np.ndarray, seed: int) -> np.ndarray:
+def coarse_poses(model: ContrastTransfer, course: np.ndarray) -> np.ndarray:
     """(STARTS, 6) promising poses for a course (N,).
 
     For small modulation the gain of a window is a quadratic function of cos(4 pi k.t), and its sums over the spectrum
@@ -207,7 +200,7 @@ def coarse_poses(model: ContrastTransfer, course: np.ndarray, seed: int) -> np.n
             total += ndimage.map_coordinates(values, (shifts @ to_maps + middle).T, order=1, mode="nearest")
         return total
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     poses = rng.normal(size=(SAMPLES, 6))
     poses *= rng.uniform(0.5, 6, (SAMPLES, 1)) / np.linalg.norm(poses, axis=1, keepdims=True)
     poses = poses[np.argsort(gains(poses))[::-1][:CLIMBERS]]

@@ -5,18 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.polynomial.legendre import legvander
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.alignment import aligned
-from BrainDiffLogic.motion.coils import CoilMaps
+from BrainDiffLogic.motion.coils import CoilMaps, Receiver, complex_noise, moved_kspaces
 from BrainDiffLogic.motion.kspace import ACCURACY, _rows, image_of, moved_kspace, phase_encode_axis
-from BrainDiffLogic.motion.multicoil import Receiver, complex_noise, moved_kspaces
-from BrainDiffLogic.motion.orders import in_kspace_order
-from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
+from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling, in_kspace_order
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled, with_severity
 from BrainDiffLogic.volume import Volume
+
+PHASE_DEGREE = 3
+LARGEST_PHASE = 1.5
+"""Radians: as the field leaves at short echo times, without wraps."""
+
+
+def smooth_phase(
+    shape: tuple[int, ...], seed: int | np.random.Generator = 0, largest: float = LARGEST_PHASE
+) -> np.ndarray:
+    """The phase that an object has of its own in a gradient-echo image: (I, J, K) float32 radians up to +-``largest``.
+
+    A random polynomial of degree 3 along each axis.
+    """
+    rng = np.random.default_rng(seed)
+    field = rng.normal(size=(PHASE_DEGREE + 1,) * 3) / (1 + np.indices((PHASE_DEGREE + 1,) * 3).sum(axis=0)) ** 2
+    field[0, 0, 0] = 0  # a constant phase changes no magnitude
+    for size in shape:
+        along = legvander(np.linspace(-1, 1, size) if size > 1 else np.zeros(1), PHASE_DEGREE)
+        field = np.tensordot(field, along, axes=(0, 1))
+    field *= largest / max(float(np.abs(field).max()), 1e-12)
+    return field.astype(np.float32)
+
 
 NO_MOTION = 1e-6
 """Mean displacement in mm below which nothing is aligned: rounding of the poses."""
@@ -73,7 +94,7 @@ def simulate_motion(
     sampling    partial Fourier and parallel imaging along ``pe_axis``, with coils of the reference too; lines that are
                 not acquired count neither for the severity nor for the displacement. What partial Fourier leaves out
                 keeps its time in the trajectory, what parallel imaging leaves out takes none
-    order       in which the lines are acquired: "linear", "interleaved" or "centric" (``motion.orders``)
+    order       in which the lines are acquired: "linear", "interleaved" or "centric" (``sampling.acquisition_order``)
     coils       (C, I, J, K) complex sensitivities on the grid of the volume, fixed while the head moves inside them,
                 such as ``smooth_coils`` makes (default: one coil that receives all alike). Only their smooth part is
                 simulated: polynomials, see ``motion.coils``

@@ -1,4 +1,4 @@
-"""The head's trajectory during a scan: one rigid pose for each phase-encode line, and how severe it is."""
+"""Rigid poses of the head in RAS millimetres and degrees, and its trajectory: a pose for each phase-encode line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,56 @@ from scipy.optimize import brentq
 from scipy.spatial.transform import Rotation, Slerp
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion import rigid
+
+HEAD_RADIUS = 80.0
+"""Radius in mm of the sphere that stands for the head (Jenkinson 1999, FMRIB TR99MJ1)."""
+EULER_ORDER = "xyz"
+"""Extrinsic: first about R (pitch), then A (roll), then S (yaw)."""
+
+
+def rotation_matrices(rotations: np.ndarray) -> np.ndarray:
+    """(N, 3) degrees about R, A, S to (N, 3, 3); right-handed: +pitch lifts the nose (A towards S)."""
+    return Rotation.from_euler(EULER_ORDER, rotations, degrees=True).as_matrix()
+
+
+def rms_displacement(translations: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """(N,) root-mean-square displacement in mm over the head's sphere of each pose from the identity.
+
+    translations (N, 3) mm is the displacement of the rotation centre, rotations (N, 3) degrees.
+    sqrt(r^2 / 5 * trace(M^T M) + t^T t) with M = R - 1 (Jenkinson 1999, eq. for the RMS deviation).
+    """
+    change = rotation_matrices(rotations) - np.eye(3)
+    return np.sqrt(
+        HEAD_RADIUS**2 / 5 * np.einsum("nij,nij->n", change, change) + (translations**2).sum(axis=1)
+    )
+
+
+def composed_poses(
+    second: tuple[np.ndarray, np.ndarray], first: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Poses (translations, rotations) of doing ``first`` and then ``second``, both about the same centre.
+
+    Each is ((N, 3) mm, (N, 3) degrees); one of the two may have a single row. x -> R2 (R1 x + t1) + t2.
+    """
+    turn = Rotation.from_euler(EULER_ORDER, second[1], degrees=True)
+    translations = turn.apply(first[0]) + second[0]
+    rotations = (turn * Rotation.from_euler(EULER_ORDER, first[1], degrees=True)).as_euler(
+        EULER_ORDER, degrees=True
+    )
+    return np.atleast_2d(translations), np.atleast_2d(rotations)
+
+
+def inverse_pose(translations: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse_pose of each pose, (N, 3) mm and (N, 3) degrees about the same centre."""
+    back = Rotation.from_euler(EULER_ORDER, rotations, degrees=True).inv()
+    return -back.apply(translations), back.as_euler(EULER_ORDER, degrees=True)
+
+
+def scaled_rotations(rotations: np.ndarray, factor: float) -> np.ndarray:
+    """(N, 3) degrees, each rotation's angle times ``factor`` about its own axis (matrix logarithm)."""
+    vectors = Rotation.from_euler(EULER_ORDER, rotations, degrees=True).as_rotvec()
+    return Rotation.from_rotvec(factor * vectors).as_euler(EULER_ORDER, degrees=True)
+
 
 STRATA = (0.5, 1.0, 2.0, 4.0)
 """Limits in mm of mean RMS displacement between the severity strata."""
@@ -54,7 +103,7 @@ class Trajectory:
     @property
     def displacement(self) -> np.ndarray:
         """(N,) RMS displacement in mm of each pose from the still head (Jenkinson 1999)."""
-        return rigid.rms_displacement(self.translations, self.rotations)
+        return rms_displacement(self.translations, self.rotations)
 
     @property
     def severity(self) -> float:
@@ -63,12 +112,12 @@ class Trajectory:
 
     def transformed(self, pose: tuple[np.ndarray, np.ndarray]) -> Trajectory:
         """Every pose followed by ``pose`` ((3,) mm, (3,) degrees about the same centre)."""
-        translations, rotations = rigid.compose(pose, (self.translations, self.rotations))
+        translations, rotations = composed_poses(pose, (self.translations, self.rotations))
         return Trajectory(translations, rotations, self.centre)
 
-    def seen_from(self, pose: tuple[np.ndarray, np.ndarray]) -> Trajectory:
+    def relative_to(self, pose: tuple[np.ndarray, np.ndarray]) -> Trajectory:
         """The same motion seen from ``pose`` ((3,) mm, (3,) degrees), which becomes the identity."""
-        translations, rotations = rigid.compose((self.translations, self.rotations), rigid.inverse(*pose))
+        translations, rotations = composed_poses((self.translations, self.rotations), inverse_pose(*pose))
         return Trajectory(translations, rotations, self.centre)
 
 
@@ -80,7 +129,7 @@ def anchored(trajectory: Trajectory) -> Trajectory:
     all of it, see ``BrainDiffLogic.motion.alignment``.
     """
     middle = len(trajectory) // 2
-    return trajectory.seen_from((trajectory.translations[middle], trajectory.rotations[middle]))
+    return trajectory.relative_to((trajectory.translations[middle], trajectory.rotations[middle]))
 
 
 def resampled(trajectory: Trajectory, lines: int) -> Trajectory:
@@ -95,14 +144,14 @@ def sampled(trajectory: Trajectory, times: np.ndarray, new_times: np.ndarray) ->
     translations = np.stack(
         [np.interp(new_times, times, column) for column in trajectory.translations.T], axis=1
     )
-    turns = Rotation.from_euler(rigid.EULER_ORDER, trajectory.rotations, degrees=True)
-    rotations = Slerp(times, turns)(new_times).as_euler(rigid.EULER_ORDER, degrees=True)
+    turns = Rotation.from_euler(EULER_ORDER, trajectory.rotations, degrees=True)
+    rotations = Slerp(times, turns)(new_times).as_euler(EULER_ORDER, degrees=True)
     return Trajectory(translations, rotations, trajectory.centre)
 
 
 def scaled(trajectory: Trajectory, factor: float) -> Trajectory:
     """Translations and rotation angles multiplied by ``factor``."""
-    rotations = rigid.scaled_rotations(trajectory.rotations, factor)
+    rotations = scaled_rotations(trajectory.rotations, factor)
     return Trajectory(factor * trajectory.translations, rotations, trajectory.centre)
 
 

@@ -21,7 +21,7 @@ from BrainDiffLogic.injection.inject import inject, load_prior
 from BrainDiffLogic.injection.job import InjectedPairs, injected_run, item_name, synthesize
 from BrainDiffLogic.injection.picture import injection_picture
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.motion.levels import draw_up_to
+from BrainDiffLogic.motion.presets import draw_up_to
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.papers.braindiff_settings import BrainDiffSettings, without_contrast
 from BrainDiffLogic.papers.cohort import assert_split

@@ -17,7 +17,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
-from BrainDiffLogic.motion.levels import draw_up_to
+from BrainDiffLogic.motion.presets import draw_up_to
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.papers.cohort import describe
 from BrainDiffLogic.papers.comparison import (

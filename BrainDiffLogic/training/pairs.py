@@ -22,9 +22,9 @@ from BrainDiffLogic.images import staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.motion.levels import LARGEST_TURN
-from BrainDiffLogic.motion.object_phase import smooth_phase
+from BrainDiffLogic.motion.presets import LARGEST_TURN
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
+from BrainDiffLogic.motion.simulation import smooth_phase
 from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.training.configuration import RECORDED, CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.heads import smooth_field, still_head, vary

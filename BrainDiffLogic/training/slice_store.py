@@ -17,7 +17,7 @@ from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
-from BrainDiffLogic.progress import Progress
+from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 FORMAT = 1
@@ -96,7 +96,7 @@ def build_store(
     canvas: Sequence[int],
     spacing_mm: float | None,
     step: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> SliceStore:
     """Write every head-occupied sagittal slice of the scans to ``folder``, or open the store that is there.
 
@@ -128,7 +128,7 @@ def build_store(
     facts: dict[str, Any] = {"format": FORMAT, "canvas": list(canvas), "spacing_mm": spacing_mm, "step": step}
     facts |= {"digest": made_from, "scans": [], "items": []}
     with staged_output(folder / DATA) as staged:
-        _write(named, splits, facts, staged, progress or (lambda share, stage: None))
+        _write(named, splits, facts, staged, progress)
     with staged_output(folder / FACTS) as staged:  # last: a store without it is none
         staged.write_text(json.dumps(facts, indent=0, allow_nan=False) + "\n", encoding="utf-8")
     return SliceStore(folder)

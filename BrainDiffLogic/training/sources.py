@@ -14,7 +14,7 @@ from BrainDiffLogic.data.subjects import assert_apart, names_subject, subject_of
 from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.presets import SCAN_SECONDS
-from BrainDiffLogic.motion.trace_sets import TraceSet, people_of
+from BrainDiffLogic.motion.traces import TraceSet
 from BrainDiffLogic.motion.trajectory import Trajectory, resampled, with_severity
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 
@@ -91,13 +91,13 @@ def assert_disjoint(training: list[Source], validation: list[Source]) -> None:
 
 
 class RecordedTraces:
-    """A set of recorded traces (``motion.trace_sets``), of the people to train on or of those ``held_out``.
+    """A set of recorded traces (``motion.traces``), of the people to train on or of those ``held_out``.
 
     RecordedTraces("traces").draw(192, 1.5, np.random.default_rng(1))
     """
 
     def __init__(self, path: str | Path, held_out: bool = False) -> None:
-        people = people_of(path)
+        people = TraceSet(path).people  # these are split, not their runs
         self.traces = TraceSet(path, [name for name in people if _held_out(name) == held_out])
 
     @property

@@ -39,8 +39,8 @@ from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
 from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.motion.object_phase import smooth_phase
 from BrainDiffLogic.motion.sampling import Sampling
+from BrainDiffLogic.motion.simulation import smooth_phase
 from BrainDiffLogic.training.heads import quieted
 from BrainDiffLogic.training.sources import RecordedTraces
 from BrainDiffLogic.volume import Volume

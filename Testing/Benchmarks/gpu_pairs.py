@@ -19,9 +19,13 @@ if importlib.util.find_spec("SimpleITK") is None:  # reads files; a large wheel,
     sys.modules["SimpleITK"] = types.ModuleType("SimpleITK")
 
 from BrainDiffLogic.motion.kspace import PE_AXES  # noqa: E402
-from BrainDiffLogic.motion.rigid import rotation_matrices  # noqa: E402
 from BrainDiffLogic.motion.sampling import Sampling  # noqa: E402
-from BrainDiffLogic.motion.trajectory import Trajectory, resampled, with_severity  # noqa: E402
+from BrainDiffLogic.motion.trajectory import (  # noqa: E402
+    Trajectory,
+    resampled,
+    rotation_matrices,  # noqa: E402
+    with_severity,
+)
 from BrainDiffLogic.training import heads, pairs  # noqa: E402
 from BrainDiffLogic.training.configuration import Recipe  # noqa: E402
 from BrainDiffLogic.training.pairs import FULL_ALIASING_MM, _choose, _severity, _trajectory  # noqa: E402

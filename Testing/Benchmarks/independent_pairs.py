@@ -36,7 +36,7 @@ from torchio.transforms.augmentation.intensity.random_motion import Motion, Rand
 LAST_AXIS = {"AP": "RSP", "SI": "RAS", "LR": "ASR"}
 """Right-handed orders of the array's axes that have the phase-encode axis last."""
 HEAD_RADIUS = 80.0
-"""mm, of the sphere over which a displacement is averaged (Jenkinson 1999), as in BrainDiffLogic.motion.rigid."""
+"""mm, of the sphere over which a displacement is averaged (Jenkinson 1999), as in BrainDiffLogic.motion.trajectory."""
 HEAD_SHARE = 0.15
 """Voxels above this share of the 99th percentile count as head when its middle is looked for."""
 

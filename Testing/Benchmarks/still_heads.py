@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.motion.estimate import SPACING
+from BrainDiffLogic.motion.estimate import SPACING, MagnitudeScan, even_motion
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.odd_motion import propose
-from BrainDiffLogic.motion.search import even_motion
 
 QUANTILES = (0.5, 0.9, 0.95, 1.0)
 

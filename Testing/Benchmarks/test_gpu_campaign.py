@@ -17,7 +17,7 @@ from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import moved_kspace as exact_kspace
-from BrainDiffLogic.motion.rigid import rotation_matrices
+from BrainDiffLogic.motion.trajectory import rotation_matrices
 from BrainDiffLogic.volume import Volume
 
 SHAPE, SPACING = (30, 36, 33), np.array([5.0, 4.5, 5.0])

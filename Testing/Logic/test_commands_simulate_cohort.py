@@ -13,7 +13,7 @@ from BrainDiffLogic.data.bids import find_scans, pairs
 from BrainDiffLogic.data.subjects import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
-from BrainDiffLogic.motion.levels import draw_trajectory, draw_up_to
+from BrainDiffLogic.motion.presets import draw_trajectory, draw_up_to
 from BrainDiffLogic.motion.traces import read_trajectory
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte

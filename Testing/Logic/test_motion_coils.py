@@ -10,11 +10,10 @@ from scipy import fft, ndimage
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, smooth_coils, smooth_phase, with_severity
-from BrainDiffLogic.motion.coils import CoilMaps
+from BrainDiffLogic.motion.coils import CoilMaps, moved_kspaces
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, phase_encode_axis
-from BrainDiffLogic.motion.multicoil import moved_kspaces
-from BrainDiffLogic.motion.rigid import rotation_matrices
 from BrainDiffLogic.motion.sampling import Sampling
+from BrainDiffLogic.motion.trajectory import rotation_matrices
 from BrainDiffLogic.volume import Volume, from_sagittal, to_sagittal
 from Harness.phantom import frequencies
 

@@ -18,24 +18,32 @@ from BrainDiffLogic.correction import Correction
 from BrainDiffLogic.correctors import Change, Job
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
 from BrainDiffLogic.motion.alignment import displacement, rigid_basis
 from BrainDiffLogic.motion.estimate import (
+    Hypothesis,
     Limits,
+    MagnitudeScan,
+    Search,
     _hypotheses,
     _likeliest_axis,
     artifact,
     decision,
     estimate_motion,
-    noise_of,
 )
-from BrainDiffLogic.motion.evidence import log_determinant
-from BrainDiffLogic.motion.joint import Problem, gradients, gradients_adjoint, mirror, moved_by, symmetric
+from BrainDiffLogic.motion.joint import (
+    Problem,
+    Sensitivity,
+    gradients,
+    gradients_adjoint,
+    log_determinant,
+    mirror,
+    moved_by,
+    symmetric,
+)
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
-from BrainDiffLogic.motion.magnitude import MagnitudeScan
-from BrainDiffLogic.motion.search import Hypothesis, Search
-from BrainDiffLogic.motion.sensitivity import Sensitivity
 from BrainDiffLogic.severity.gate import Decision
 from BrainDiffLogic.volume import Volume
 

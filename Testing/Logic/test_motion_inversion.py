@@ -15,7 +15,7 @@ from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion import Trajectory, invert_motion, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, spectrum_of
-from BrainDiffLogic.motion.rigid import compose
+from BrainDiffLogic.motion.trajectory import composed_poses
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff
 
@@ -119,7 +119,7 @@ def test_the_head_is_shown_where_the_scan_shows_it_wherever_the_trace_begins(a_h
     scan = simulate_motion(a_head, with_severity(preset(kind, 150, seed=4), 2.0), "AP")
     away = (np.array([3.0, -5.0, 2.0]), np.array([4.0, 0.0, -3.0]))
     true = scan.trajectory
-    shifted = Trajectory(*compose((true.translations, true.rotations), away), true.centre)
+    shifted = Trajectory(*composed_poses((true.translations, true.rotations), away), true.centre)
     anchored = invert_motion(scan.moved, shifted, "AP").still
     exact = invert_motion(scan.moved, true, "AP", anchor=False).still
     assert compare(anchored, a_head).mre < 1.15 * compare(exact, a_head).mre

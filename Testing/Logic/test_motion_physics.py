@@ -15,9 +15,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.alignment import aligned
 from BrainDiffLogic.motion.kspace import ACCURACY, image_of, moved_kspace, phase_encode_axis, sample_points
 from BrainDiffLogic.motion.presets import preset
-from BrainDiffLogic.motion.rigid import rotation_matrices
 from BrainDiffLogic.motion.simulation import head_centre, simulate_motion
-from BrainDiffLogic.motion.trajectory import Trajectory, anchored, with_severity
+from BrainDiffLogic.motion.trajectory import Trajectory, anchored, rotation_matrices, with_severity
 from BrainDiffLogic.volume import Volume, from_sagittal, to_sagittal
 from Harness.phantom import NOSE, Ellipsoid, Phantom, frequencies
 

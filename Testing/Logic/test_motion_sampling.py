@@ -12,8 +12,7 @@ from skimage.registration import phase_cross_correlation
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, smooth_coils, with_severity
-from BrainDiffLogic.motion.grappa import fill_lines
-from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
+from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling, fill_lines
 from BrainDiffLogic.volume import Volume
 
 SHAPE = (12, 24, 18)

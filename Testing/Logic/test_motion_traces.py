@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion.rigid import rotation_matrices
-from BrainDiffLogic.motion.trace_sets import TraceSet, draw_trace, people_of
-from BrainDiffLogic.motion.traces import read_trajectory, write_trajectory
-from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.motion.traces import TraceSet, read_trajectory, write_trajectory
+from BrainDiffLogic.motion.trajectory import Trajectory, rotation_matrices
 from Harness.trace_sets import save_traces
 
 FINITE = st.floats(-1e3, 1e3, allow_subnormal=False)
@@ -207,7 +205,7 @@ def test_a_drawn_trace_is_what_mcflirt_recorded(tmp_path):
     rows = np.random.default_rng(0).integers(-2000, 2000, (101, 6)).astype(np.int16)
     np.savez(tmp_path / "lab.npz", **{"sub-1_run-1": rows})
     a_file(tmp_path, "lab_index.tsv", "key\tframes\ttr_s\nsub-1_run-1\t101\t2.0\n")
-    trajectory, name = draw_trace(tmp_path, np.random.default_rng(1), 101, seconds=200)
+    trajectory, name = TraceSet(tmp_path).draw(np.random.default_rng(1), 101, seconds=200)
     text = "\n".join(" ".join(f"{value:.9g}" for value in (*row[3:] * 1e-5, *row[:3] * 1e-3)) for row in rows * 1.0)
     expected = read_trajectory(a_file(tmp_path, "same.par", text))
     assert name == "lab/sub-1_run-1"
@@ -229,25 +227,25 @@ def test_a_longer_recording_is_cut_to_the_scan_and_a_shorter_one_stretched(tmp_p
     longer = a_ramp(tmp_path, 601, 1.0)
     starts = set()
     for seed in range(5):
-        slide = draw_trace(longer, np.random.default_rng(seed), 50, seconds=300)[0].translations[:, 0]
+        slide = TraceSet(longer).draw(np.random.default_rng(seed), 50, seconds=300)[0].translations[:, 0]
         assert np.ptp(slide) == pytest.approx(3.0)  # 300 frames of 10 micrometres
         starts.add(round(float(slide[0]), 3))
     assert len(starts) > 1
     shorter = a_ramp(tmp_path, 101, 1.0)
-    slide = draw_trace(shorter, np.random.default_rng(0), 50, seconds=300)[0].translations[:, 0]
+    slide = TraceSet(shorter).draw(np.random.default_rng(0), 50, seconds=300)[0].translations[:, 0]
     assert np.ptp(slide) == pytest.approx(1.0) and len(slide) == 50
 
 
 def test_traces_are_drawn_from_the_people_who_are_asked_for(tmp_path):
     save_traces(tmp_path / "one.npz", runs=6)
     save_traces(tmp_path / "two.npz", runs=4)
-    assert people_of(tmp_path) == ["one/sub-01", "one/sub-02", "one/sub-03", "two/sub-01", "two/sub-02"]
+    assert TraceSet(tmp_path).people == ["one/sub-01", "one/sub-02", "one/sub-03", "two/sub-01", "two/sub-02"]
     rng = np.random.default_rng(0)
-    names = {draw_trace(tmp_path, rng, 20, people=["one/sub-02", "two/sub-02"])[1] for _ in range(40)}
+    names = {TraceSet(tmp_path, ["one/sub-02", "two/sub-02"]).draw(rng, 20)[1] for _ in range(40)}
     assert names == {f"{person}_run-{run}" for person in ("one/sub-02", "two/sub-02") for run in (1, 2)}
     everybody = TraceSet(tmp_path)
     assert {everybody.draw(rng, 20)[1] for _ in range(150)} == set(everybody.runs)
-    same = [draw_trace(tmp_path / "one.npz", np.random.default_rng(3), 20) for _ in range(2)]
+    same = [TraceSet(tmp_path / "one.npz").draw(np.random.default_rng(3), 20) for _ in range(2)]
     assert same[0][1] == same[1][1] and np.array_equal(same[0][0].translations, same[1][0].translations)
 
 
@@ -271,7 +269,7 @@ def test_a_bad_set_of_traces_gets_one_line_that_names_the_file(tmp_path, case):
     for name, text in texts.items():
         a_file(tmp_path, name, text)
     with pytest.raises(InputError, match=message) as error:
-        draw_trace(tmp_path, np.random.default_rng(0), 20)
+        TraceSet(tmp_path).draw(np.random.default_rng(0), 20)
     assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
 
 
@@ -279,14 +277,14 @@ def test_folders_without_sets_rows_that_are_none_and_strangers_are_refused(tmp_p
     rng = np.random.default_rng(0)
     for path in (tmp_path, tmp_path / "none", tmp_path / "none.npz"):
         with pytest.raises(InputError, match="give a .npz, or a folder that holds some"):
-            draw_trace(path, rng, 20)
+            TraceSet(path).draw(rng, 20)
     save_traces(tmp_path / "lab.npz")
     for people, words in ((["lab/sub-77"], "no traces of lab/sub-77"), ([], "no traces of nobody")):
         with pytest.raises(InputError, match=words):
-            draw_trace(tmp_path, rng, 20, people=people)
+            TraceSet(tmp_path, people).draw(rng, 20)
     np.savez(tmp_path / "lab.npz", **{f"sub-0{n}_run-{m}": np.zeros((9, 5), np.int16) for n in (1, 2) for m in (1, 2)})
     with pytest.raises(InputError, match="expected integers \\(frames >= 2, 6\\)"):
-        draw_trace(tmp_path, rng, 20)
+        TraceSet(tmp_path).draw(rng, 20)
 
 
 @pytest.mark.shared

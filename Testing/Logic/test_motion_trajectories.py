@@ -9,9 +9,20 @@ from hypothesis import strategies as st
 from scipy.signal import find_peaks
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion import rigid
 from BrainDiffLogic.motion.presets import NECK, PRESETS, nod, preset, steps, swallow
-from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled, scaled, stratum, with_severity
+from BrainDiffLogic.motion.trajectory import (
+    HEAD_RADIUS,
+    Trajectory,
+    anchored,
+    composed_poses,
+    inverse_pose,
+    resampled,
+    rms_displacement,
+    rotation_matrices,
+    scaled,
+    stratum,
+    with_severity,
+)
 
 DEGREES, MM = st.floats(-170, 170), st.floats(-30, 30)
 POSES = st.tuples(st.tuples(MM, MM, MM), st.tuples(DEGREES, st.floats(-85, 85), DEGREES))
@@ -26,7 +37,7 @@ def matrices(pose: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """(4, 4) of the first row of (translations, rotations)."""
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = (
-        rigid.rotation_matrices(np.atleast_2d(pose[1]))[0],
+        rotation_matrices(np.atleast_2d(pose[1]))[0],
         np.atleast_2d(pose[0])[0],
     )
     return matrix
@@ -34,28 +45,28 @@ def matrices(pose: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 @given(POSES, POSES)
 def test_composing_poses_multiplies_their_matrices(first, second):
-    both = matrices(rigid.compose(arrays(second), arrays(first)))
+    both = matrices(composed_poses(arrays(second), arrays(first)))
     np.testing.assert_allclose(both, matrices(arrays(second)) @ matrices(arrays(first)), atol=1e-9)
 
 
 @given(POSES)
 def test_a_pose_and_its_inverse_cancel_on_both_sides(pose):
-    back = rigid.inverse(*arrays(pose))
-    for product in (rigid.compose(back, arrays(pose)), rigid.compose(arrays(pose), back)):
+    back = inverse_pose(*arrays(pose))
+    for product in (composed_poses(back, arrays(pose)), composed_poses(arrays(pose), back)):
         np.testing.assert_allclose(matrices(product), np.eye(4), atol=1e-9)
-    np.testing.assert_allclose(matrices(rigid.inverse(*back)), matrices(arrays(pose)), atol=1e-9)
+    np.testing.assert_allclose(matrices(inverse_pose(*back)), matrices(arrays(pose)), atol=1e-9)
 
 
 @given(POSES, POSES, POSES)
 def test_composition_is_associative(a, b, c):
     a, b, c = arrays(a), arrays(b), arrays(c)
-    left = rigid.compose(rigid.compose(a, b), c)
-    np.testing.assert_allclose(matrices(left), matrices(rigid.compose(a, rigid.compose(b, c))), atol=1e-9)
+    left = composed_poses(composed_poses(a, b), c)
+    np.testing.assert_allclose(matrices(left), matrices(composed_poses(a, composed_poses(b, c))), atol=1e-9)
 
 
 @given(st.tuples(MM, MM, MM))
 def test_a_pure_translation_displaces_the_whole_head_by_its_length(translation):
-    rms = rigid.rms_displacement(np.array([translation]), np.zeros((1, 3)))
+    rms = rms_displacement(np.array([translation]), np.zeros((1, 3)))
     assert rms[0] == pytest.approx(np.linalg.norm(translation), abs=1e-9)
 
 
@@ -64,18 +75,18 @@ def test_a_pure_rotation_displaces_the_head_as_jenkinson_says(degrees, axis):
     """trace(M^T M) = 8 sin^2(angle / 2): RMS = 2 r sin(angle / 2) sqrt(2 / 5)."""
     rotation = np.zeros((1, 3))
     rotation[0, axis] = degrees
-    expected = 2 * rigid.HEAD_RADIUS * abs(np.sin(np.deg2rad(degrees) / 2)) * np.sqrt(2 / 5)
-    assert rigid.rms_displacement(np.zeros((1, 3)), rotation)[0] == pytest.approx(expected, abs=1e-9)
+    expected = 2 * HEAD_RADIUS * abs(np.sin(np.deg2rad(degrees) / 2)) * np.sqrt(2 / 5)
+    assert rms_displacement(np.zeros((1, 3)), rotation)[0] == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_displacement_is_the_mean_over_points_of_the_sphere():
     rng = np.random.default_rng(0)
     points = rng.uniform(-1, 1, (200_000, 3))
-    points = rigid.HEAD_RADIUS * points[np.linalg.norm(points, axis=1) < 1]
+    points = HEAD_RADIUS * points[np.linalg.norm(points, axis=1) < 1]
     translation, rotation = np.array([[1.0, -2.0, 0.5]]), np.array([[3.0, -1.0, 2.0]])
-    moved = points @ rigid.rotation_matrices(rotation)[0].T + translation
+    moved = points @ rotation_matrices(rotation)[0].T + translation
     rms = np.sqrt(((moved - points) ** 2).sum(axis=1).mean())
-    assert rigid.rms_displacement(translation, rotation)[0] == pytest.approx(rms, rel=0.01)
+    assert rms_displacement(translation, rotation)[0] == pytest.approx(rms, rel=0.01)
 
 
 @given(NAMES, SEEDS, st.integers(2, 300))
@@ -92,7 +103,7 @@ def test_anchoring_makes_the_central_pose_the_identity_and_is_idempotent(name, s
 def test_severity_does_not_depend_on_where_the_head_started(name, seed, pose):
     trajectory = preset(name, 60, seed)
     start = arrays(pose)
-    elsewhere = Trajectory(*rigid.compose((trajectory.translations, trajectory.rotations), start))
+    elsewhere = Trajectory(*composed_poses((trajectory.translations, trajectory.rotations), start))
     assert elsewhere.severity == pytest.approx(trajectory.severity, abs=1e-6)
 
 
@@ -129,8 +140,8 @@ def test_scaling_multiplies_the_angle_of_each_turn_about_its_own_axis(seed, fact
     rng = np.random.default_rng(seed)
     trajectory = Trajectory(rng.normal(size=(9, 3)), 15 * rng.normal(size=(9, 3)))
     np.testing.assert_allclose(scaled(trajectory, factor).translations, factor * trajectory.translations)
-    angles = [np.arccos((np.trace(m) - 1) / 2) for m in rigid.rotation_matrices(trajectory.rotations)]
-    larger = [np.arccos((np.trace(m) - 1) / 2) for m in rigid.rotation_matrices(scaled(trajectory, factor).rotations)]
+    angles = [np.arccos((np.trace(m) - 1) / 2) for m in rotation_matrices(trajectory.rotations)]
+    larger = [np.arccos((np.trace(m) - 1) / 2) for m in rotation_matrices(scaled(trajectory, factor).rotations)]
     expected = np.abs((factor * np.array(angles) + np.pi) % (2 * np.pi) - np.pi)
     np.testing.assert_allclose(larger, expected, atol=1e-6)
 
@@ -195,7 +206,7 @@ def test_a_nod_is_a_pitch_about_the_neck(seed):
     trajectory = nod(1000, np.random.default_rng(seed), nods=5)
     swing = np.ptp(trajectory.rotations, axis=0)
     assert swing[0] > 3 * swing[1:].max()
-    turns = rigid.rotation_matrices(trajectory.rotations)
+    turns = rotation_matrices(trajectory.rotations)
     neck = turns @ NECK + trajectory.translations - NECK  # where the joint goes
     centre = np.linalg.norm(trajectory.translations, axis=1)
     top = int(np.argmax(trajectory.rotations[:, 0]))
@@ -210,7 +221,7 @@ def test_steps_are_constant_between_their_changes():
 
 
 def test_a_swallow_dies_away_within_seconds():
-    rows = swallow(3160, np.random.default_rng(2), seconds=316, count=1).translations[:, 2]
+    rows = swallow(3160, np.random.default_rng(2), count=1).translations[:, 2]
     peak = int(np.argmax(rows))
     assert rows[:peak].max(initial=0) == 0
     assert rows[peak] > 1.4
