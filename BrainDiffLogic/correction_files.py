@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.blending import check_strength
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, correct
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_series, read_volume, write_volume
@@ -20,7 +19,7 @@ from BrainDiffLogic.metrics.quality import Assessment, assess
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, find_checkpoint, load_checkpoint
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.storage import OutputType
+from BrainDiffLogic.storage import OutputType, check_strength
 from BrainDiffLogic.volume import Volume
 
 READING, LOADING, CORRECTING, WRITING = 0.0, 0.03, 0.08, 0.6
@@ -120,7 +119,7 @@ def write_correction(
     corrected, difference  a file, or a folder for a DICOM series, derived from the one that the input was read from
     dtype  "input": the input's type where the values fit (``images.write_volume``); "float32"
     disagreement  where to write the disagreement map, always float32; the correction was made with one
-    html   where to write a page that shows it (``pages.scan``)
+    html   where to write a page that shows it (``pages.scan_page``)
 
     The difference is that of the stored values: file ``corrected`` minus the input, voxel for voxel, also
     where rounding to integers moved them. The report file adds to ``Correction.report`` the no-reference
@@ -156,7 +155,7 @@ def write_correction(
         if measuring:
             facts["quality"] = {name: job.result().as_dict() for name, job in measuring.items()}
         if html:
-            from BrainDiffLogic.pages.scan import scan_page  # loads pictures and templates, which no file needs
+            from BrainDiffLogic.pages import scan_page  # loads pictures and templates, which no file needs
 
             page = scan_page(correction, stored, facts, Path(facts["input"]).name or html.stem)
             staged["html"].write_text(page, encoding="utf-8")

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.models.checkpoints import PHYSICS, SUFFIX, Card, load_checkpoint, read_card, shipped_folder
-from BrainDiffLogic.models.views import View
+from BrainDiffLogic.models.checkpoints import PHYSICS, SUFFIX, Card, View, load_checkpoint, read_card, shipped_folder
 
 if TYPE_CHECKING:
     from BrainDiffLogic.models.corrector import Corrector

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.inner_head import mask_box
+from BrainDiffLogic.intensity import mask_box
 from BrainDiffLogic.models.corrector import Corrector
-from BrainDiffLogic.models.windows import Window, moved
+from BrainDiffLogic.models.layers import Window, moved
 from BrainDiffLogic.volume import pad_to_multiple
 
 BATCHES = {"cpu": 4, "mps": 16, "cuda": 64}

@@ -7,8 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from BrainDiffLogic.inner_head import inner_head_mask
-from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale, without_spikes
+from BrainDiffLogic.intensity import RobustScale, head_mask, inner_head_mask, robust_scale, without_spikes
 from BrainDiffLogic.volume import Volume, from_sagittal, ras_axes, to_sagittal
 
 PLANES = {"sagittal": (0, 1, 2), "axial": (2, 1, 0), "coronal": (1, 0, 2)}
@@ -50,7 +49,7 @@ class Scan:
 
     @cached_property
     def inner(self) -> np.ndarray:
-        """(I, J, K) bool: ``inner_head.inner_head_mask``. Raises InputError where nothing lies so deep."""
+        """(I, J, K) bool: ``intensity.inner_head_mask``. Raises InputError where nothing lies so deep."""
         return inner_head_mask(self.volume, self.head)
 
     @cached_property

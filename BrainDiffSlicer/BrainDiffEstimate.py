@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
     from BrainDiffLogic.images import read_volume
     from BrainDiffLogic.scan import Scan
-    from BrainDiffLogic.severity.gate import decide
+    from BrainDiffLogic.severity import decide
 
     scan = Scan.of(read_volume(args.input))
     remark("Estimating motion")

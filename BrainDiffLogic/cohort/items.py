@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from BrainDiffLogic.data.bids import doubled, misplaced, named_files, parse_name
-from BrainDiffLogic.data.subjects import bids_label
+from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import is_dicom_file
 

@@ -1,18 +1,105 @@
-"""All scans of a batch through a crew of workers: done, or accounted for."""
+"""The workers of a batch, here or on a Dask cluster, and all its scans through them: done, or accounted for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import psutil
 
 from BrainDiffLogic.cohort.items import Item
-from BrainDiffLogic.cohort.settings import Settings
-from BrainDiffLogic.cohort.work import BUSY, Outcome, give_up, sweep, work_on
+from BrainDiffLogic.cohort.work import BUSY, Outcome, Settings, give_up, sweep, work_on
+from BrainDiffLogic.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+
+BASE_MIB, BYTES_A_VOXEL = 600, 80
+"""Peak memory of a worker: without a scan, and for each voxel of the largest (Testing/Benchmarks/batch.py)."""
+FREE_SHARE = 0.9
+"""Of the memory that is free, what workers may take."""
+PACKED = 2.5
+"""Voxels for each byte on disk, at most, of what is not asked for its shape (DICOM)."""
+SILENT = logging.CRITICAL + 1
+ANY_PORT = "127.0.0.1:0"
+"""Dask opens a web server on 8787 also without a dashboard: here it has no page, and takes nobody's port."""
+
+
+def memory_mib(sources: Iterable[Path]) -> int:
+    """What a worker needs that corrects the largest of these scans."""
+    voxels = max((_voxels(source) for source in sources), default=0.0)
+    return round(BASE_MIB + voxels * BYTES_A_VOXEL / (1 << 20))
+
+
+def _voxels(source: Path) -> float:
+    import nibabel as nib
+    import numpy as np
+    from nibabel.spatialimages import SpatialImage
+
+    try:
+        if source.is_dir():
+            return PACKED * sum(file.stat().st_size for file in source.rglob("*"))
+        if source.name.endswith((".nii", ".nii.gz", ".mgh", ".mgz")):
+            return float(np.prod(cast(SpatialImage, nib.load(source)).shape[:3]))
+        return PACKED * source.stat().st_size
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, reading it says so
+        return 0.0
+
+
+def crew_size(wanted: int | None, scans: int, need_mib: int) -> int:
+    """How many workers: as many as are wanted, else as there are cores, but no more than scans or than memory holds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    hold = int(FREE_SHARE * psutil.virtual_memory().available / (1 << 20) / need_mib)
+    return max(1, min(wanted or cores, scans, hold))
+
+
+@contextmanager
+def local_crew(workers: int, tries: int) -> Iterator[Client]:
+    """Worker processes on this computer, one scan each at a time; they encrypt what they say to each other.
+
+    tries  how often a scan may be worked on when workers die; a worker that dies is replaced
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    cores = os.cpu_count() or 1
+    threads = str(max(1, cores // workers))
+    settings: dict[str, object] = {
+        "distributed.scheduler.allowed-failures": tries - 1,
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.http.routes": [], "distributed.worker.http.routes": [],
+        "distributed.worker.memory.target": False, "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": 0.98,
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+        "distributed.logging": {"distributed": "critical"},
+    }  # fmt: skip
+    share = FREE_SHARE * psutil.virtual_memory().available / workers
+    with tempfile.TemporaryDirectory(prefix="braindiff-") as folder, dask.config.set(settings), LocalCluster(
+        n_workers=workers, threads_per_worker=1, memory_limit=int(share), dashboard_address=None,
+        local_directory=folder, silence_logs=SILENT, security=True, scheduler_kwargs={"dashboard_address": ANY_PORT},
+    ) as cluster, Client(cluster) as client:  # fmt: skip
+        yield client
+
+
+@contextmanager
+def crew_at(address: str) -> Iterator[Client]:
+    """The cluster of a Dask scheduler, which goes on when the batch is over. Raises InputError where there is none."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dask {address}: no scheduler answers there ({type(error).__name__}); check it") from error
+    with client:
+        yield client
+
 
 Report = Callable[[Outcome], None]
 KILLED = "given up: the worker was killed each of {} times (out of memory?); try it alone with braindiff correct"

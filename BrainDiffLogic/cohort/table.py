@@ -1,16 +1,19 @@
-"""One table over all scans of a folder of derivatives, made from their sidecars and from what failed."""
+"""One table and one page over all scans of a folder of derivatives, made from their sidecars and from what failed."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.cohort.derivatives import CORRECTED, LOGS, PAGES, TABLE, as_json, write_texts
+import numpy as np
+
+from BrainDiffLogic.cohort.derivatives import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE, as_json, write_texts
 from BrainDiffLogic.cohort.work import DONE
+from BrainDiffLogic.pages import render
 
 QUALITY = (
     "cjv", "efc", "snr_csf", "snr_gm", "snr_wm", "snr_total", "cnr", "fber", "tenengrad", "aes", "gradient_entropy",
@@ -111,3 +114,117 @@ def _not_done(said: Mapping[str, Any]) -> Row:
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = content.get(key)
     return found if isinstance(found, dict) else {}
+
+
+OUTLYING = 3.5
+"""Distance from the median in robust standard deviations from which a scan is an outlier (Iglewicz and Hoaglin)."""
+NEEDED = 8
+"""Scans from which there is something to lie outside of."""
+BINS = 20
+MISSING = ("", "n/a", "na", "nan")
+"""How a table says that a value is missing: BIDS, and what programs write."""
+TESTED = ("severity_mm", "changed_share", *(metric + AFTER for metric in QUALITY))
+SHOWN = ("cjv", "efc", "snr_total", "cnr", "tenengrad", "gradient_entropy")
+
+
+def write_page(out: Path, rows: Sequence[Row], source: Path) -> Path:
+    """Write the page: a sortable table, outliers, quality before and after, motion against age and group.
+
+    source  the dataset; what its participants.tsv says of age and groups is shown
+    """
+    odd = outliers(rows)
+    lines = [{**row, "page": page_of(row), "odd": odd.get(row["scan"], [])} for row in rows]
+    text = render(
+        "cohort", title="Motion correction of a cohort", rows=lines, histograms=list(_histograms(rows)),
+        plots=_plots(rows, read_participants(source)), outlying=OUTLYING,
+    )  # fmt: skip
+    write_texts({out / COHORT_PAGE: text})
+    return out / COHORT_PAGE
+
+
+def outliers(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """The measures by which a scan lies outside, by its name: modified z-scores of the scans that were done."""
+    done = [row for row in rows if row["status"] == DONE]
+    found: dict[str, list[str]] = {}
+    for measure in TESTED:
+        values = {row["scan"]: float(row[measure]) for row in done if row.get(measure) is not None}
+        numbers = np.array(list(values.values()))
+        if len(numbers) < NEEDED:
+            continue
+        middle = np.median(numbers)
+        spread = 1.4826 * float(np.median(np.abs(numbers - middle)))
+        for scan, value in values.items():
+            if spread > 0 and abs(value - middle) > OUTLYING * spread:
+                found.setdefault(scan, []).append(measure)
+    return found
+
+
+def read_participants(source: Path) -> dict[str, dict[str, str]]:
+    """The lines of participants.tsv by participant_id; none where there is no readable table."""
+    try:
+        with (source / "participants.tsv").open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    return {str(row["participant_id"]): row for row in rows if row.get("participant_id")}
+
+
+def _histograms(rows: Iterable[Row]) -> Iterable[dict[str, Any]]:
+    """Bars of each quality metric before and after, in shares of the highest; only scans that have both."""
+    rows = list(rows)
+    for metric in SHOWN:
+        both = [(row[metric + BEFORE], row[metric + AFTER]) for row in rows]
+        numbers = np.array([pair for pair in both if None not in pair], dtype=float).reshape(-1, 2)
+        if not len(numbers):
+            continue
+        low, high = float(numbers.min()), float(numbers.max())
+        counts = [np.histogram(column, BINS, (low, high if high > low else low + 1))[0] for column in numbers.T]
+        most = max(int(count.max()) for count in counts)
+        bars = {when: (count / most).tolist() for when, count in zip(("before", "after"), counts, strict=True)}
+        yield {"metric": metric, "low": low, "high": high, "most": most, "scans": len(numbers), **bars}
+
+
+def _plots(rows: Iterable[Row], people: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Motion against each column of participants.tsv that is an age or a group."""
+    plots = []
+    for column in ("age", "group", "sex", "diagnosis"):
+        points = [
+            (value, float(row["severity_mm"]), row["scan"]) for row in rows
+            if row.get("severity_mm") is not None
+            and (value := (people.get(row["participant_id"], {}).get(column) or "").strip()).lower() not in MISSING
+        ]  # fmt: skip
+        if points:
+            plots.append({"column": column, **(_by_number(points) or _by_name(points))})
+    return plots
+
+
+def _by_number(points: Sequence[tuple[str, float, str]]) -> dict[str, Any] | None:
+    """Points on a canvas of 100 x 40 where all values are numbers, else None."""
+    try:
+        across = np.array([float(value) for value, _, _ in points])
+    except ValueError:
+        return None
+    if not np.isfinite(across).all():
+        return None
+    low, high = float(across.min()), float(across.max())
+    return _placed(points, (across - low) / ((high - low) or 1), [(0, f"{low:g}"), (100, f"{high:g}")])
+
+
+def _by_name(points: Sequence[tuple[str, float, str]]) -> dict[str, Any]:
+    """Points in a column a name; scans of one value a little apart."""
+    names = sorted({value for value, _, _ in points})
+    place = {name: (number + 0.5) / len(names) for number, name in enumerate(names)}
+    apart = np.linspace(-0.2, 0.2, len(points)) / len(names)
+    across = np.array([place[value] for value, _, _ in points]) + apart
+    return _placed(points, across, [(100 * place[name], name) for name in names])
+
+
+def _placed(
+    points: Sequence[tuple[str, float, str]], across: np.ndarray, ticks: Sequence[tuple[float, str]]
+) -> dict[str, Any]:
+    most = max([motion for _, motion, _ in points] + [0.1])
+    dots = [
+        {"x": 100 * float(x), "y": 40 - 38 * motion / most, "said": f"{scan}: {value}, {motion:.2f} mm"}
+        for x, (value, motion, scan) in zip(across, points, strict=True)
+    ]  # fmt: skip
+    return {"dots": dots, "ticks": list(ticks), "most": most}

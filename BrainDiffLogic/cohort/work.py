@@ -33,14 +33,37 @@ from BrainDiffLogic.cohort.derivatives import (
     write_texts,
 )  # fmt: skip
 from BrainDiffLogic.cohort.items import Item
-from BrainDiffLogic.cohort.settings import Settings
 from BrainDiffLogic.data.bids import NO_CONTENT, without_content
-from BrainDiffLogic.digests import digest, file_digest
 from BrainDiffLogic.errors import InputError, Refused
+from BrainDiffLogic.files import digest, file_digest
 from BrainDiffLogic.images import is_dicom_file
 from BrainDiffLogic.images.outputs import staging_in
 from BrainDiffLogic.images.sidecar import read_sidecar
-from BrainDiffLogic.models.checkpoints import find_checkpoint
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every scan of a batch is corrected; the fields are arguments of ``correction_files.correct_file``.
+
+    device  where the network runs, which is no matter of what comes out
+    """
+
+    model: str = DEFAULT_MODEL
+    strength: float = 1.0
+    force: bool = False
+    pe_axis: str = "auto"
+    disagreement: bool = False
+    device: str = "auto"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those that the outputs depend on, as sidecars have them."""
+        return {
+            "Model": Path(self.model).stem, "Strength": self.strength, "Force": self.force,
+            "PhaseEncodingAxis": self.pe_axis, "Disagreement": self.disagreement,
+        }  # fmt: skip
+
 
 DONE, FOUND, REFUSED, FAILED, BUSY = "done", "found", "refused", "failed", "busy"
 """found: finished by an earlier batch; refused: no head of the model's domain; busy: another batch works on it."""

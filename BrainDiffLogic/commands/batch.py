@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from BrainDiffLogic.cohort.items import Item
-    from BrainDiffLogic.cohort.settings import Settings
-    from BrainDiffLogic.cohort.work import Outcome
+    from BrainDiffLogic.cohort.work import Outcome, Settings
 
 LINE_EVERY = 30.0
 """Seconds between two lines of progress where nobody watches a bar."""
@@ -70,15 +69,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.output}: no scan was corrected there; correct the scans first (participant)")
     print(f"{len(rows)} scans: {write_table(args.output, rows)}")
     if args.level != "participant":
-        from BrainDiffLogic.cohort.page import write_page
+        from BrainDiffLogic.cohort.table import write_page
 
         print(f"page: {write_page(args.output, rows, args.input)}")
     return status
 
 
 def _check(args: argparse.Namespace) -> None:
-    from BrainDiffLogic.blending import check_strength
     from BrainDiffLogic.models.checkpoints import find_checkpoint, verify
+    from BrainDiffLogic.storage import check_strength
 
     try:
         import distributed  # noqa: F401
@@ -96,7 +95,7 @@ def _correct_all(args: argparse.Namespace) -> int:
     from BrainDiffLogic.cohort.derivatives import prepare
     from BrainDiffLogic.cohort.items import find_items, selected
     from BrainDiffLogic.cohort.run import run_batch
-    from BrainDiffLogic.cohort.settings import Settings
+    from BrainDiffLogic.cohort.work import Settings
 
     items = selected(find_items(args.input), args.participant_label, args.session_label)
     settings = Settings(args.model, args.strength, args.force, args.pe_axis, args.disagreement, args.device)
@@ -119,7 +118,7 @@ def _absolute(settings: Settings) -> Settings:
 
 
 def _crew(args: argparse.Namespace, items: Sequence[Item]) -> AbstractContextManager[Client]:
-    from BrainDiffLogic.cohort.crew import crew_at, crew_size, local_crew, memory_mib
+    from BrainDiffLogic.cohort.run import crew_at, crew_size, local_crew, memory_mib
 
     if args.dask:
         return crew_at(args.dask)

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average(models: list[str], output: Path, overwrite: bool) -> None:
-    from BrainDiffLogic.models.averaging import average
+    from BrainDiffLogic.models.checkpoints import average
 
     files = [checkpoints.find_checkpoint(model) for model in models]
     check_output(output, files, overwrite, (checkpoints.SUFFIX,))

@@ -76,13 +76,13 @@ def _stages(paper: str) -> tuple[RecipeStage[Any], ...]:
 
 
 def _settings(args: argparse.Namespace) -> RecipeSettings:
-    from BrainDiffLogic.papers import braindiff_settings, mcnet, rmman
+    from BrainDiffLogic.papers import braindiff, mcnet, rmman
 
     if args.paper == "mcnet":
         return mcnet.mcnet_settings(args.size, args.seed)
     if args.paper == "rmman":
         return rmman.rmman_settings(args.size, args.seed, args.inception)
-    return braindiff_settings.braindiff_settings(
+    return braindiff.braindiff_settings(
         args.size, perceptual=args.perceptual, vgg=args.vgg, paper_injection=bool(args.paper_injection), seed=args.seed
     )
 

@@ -14,17 +14,16 @@ from typing import Any
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.commands.progress import shown_progress
-from BrainDiffLogic.data.subjects import bids_label, names_subject, one_person, subject_of
-from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.data.split import bids_label, names_subject, one_person, subject_of
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS, draw_trajectory, parse_level
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
-from BrainDiffLogic.parallel import run_all
-from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.progress import Progress, run_all, silent
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")

@@ -97,7 +97,7 @@ def _steps(text: str) -> int:
 def draw(pairs: InjectedPairs, path: Path) -> None:
     """A picture of the slice with most accepted versions, of those the fullest."""
     from BrainDiffLogic.images.outputs import staged_output
-    from BrainDiffLogic.injection.picture import injection_picture
+    from BrainDiffLogic.pictures import injection_picture
 
     versions: dict[int, list[int]] = {}
     for number, facts in enumerate(pairs.facts):

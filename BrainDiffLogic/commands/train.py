@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import check_output
 from BrainDiffLogic.models.checkpoints import SUFFIX
-from BrainDiffLogic.training.corrector_cards import export_corrector
+from BrainDiffLogic.training.corrector import export_corrector
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import CorrectorConfiguration
@@ -119,8 +119,7 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfiguration) -> dict[str, Any] | None:
     from BrainDiffLogic.injection.job import injected_run
-    from BrainDiffLogic.training.corrector import train_on_pairs
-    from BrainDiffLogic.training.corrector_cards import export_pair_corrector
+    from BrainDiffLogic.training.corrector import export_pair_corrector, train_on_pairs
 
     for name in ("cache", "pairs"):
         if getattr(args, name) is not None:

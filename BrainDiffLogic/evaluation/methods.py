@@ -11,12 +11,12 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import denoise_nl_means
 
-from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.models.checkpoints import Card
-from BrainDiffLogic.severity.network import shipped_weights
+from BrainDiffLogic.models.severity import shipped_weights
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class ModelMethod:
         if not self.views:
             return corrector, card
         from BrainDiffLogic.disagreement import VIEWS
+        from BrainDiffLogic.models.checkpoints import AS_IT_IS
         from BrainDiffLogic.models.corrector import AugmentedCorrector
-        from BrainDiffLogic.models.views import AS_IT_IS
 
         return AugmentedCorrector(corrector, [AS_IT_IS, *VIEWS]), card
 

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, made_by
 from BrainDiffLogic.evaluation.pairs import Pair
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.images.outputs import write_json
 from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION, StillReference
 from BrainDiffLogic.metrics.quality import finite_or_none
-from BrainDiffLogic.parallel import run_all
 from BrainDiffLogic.pictures import write_strip
-from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.progress import Progress, run_all, silent
 from BrainDiffLogic.volume import Volume
 
 MARKER, CASES, PICTURES = "evaluation.json", "cases", "pictures"

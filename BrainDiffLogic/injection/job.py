@@ -31,8 +31,7 @@ from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
 from BrainDiffLogic.metrics.quality import SSIM_K1, SSIM_K2
 from BrainDiffLogic.progress import Progress
 from BrainDiffLogic.training.generative_checkpoints import check_slices
-from BrainDiffLogic.training.slice_pairs import PairRun, SlicePairs
-from BrainDiffLogic.training.slice_store import LARGEST, SliceStore
+from BrainDiffLogic.training.slice_store import LARGEST, PairRun, SlicePairs, SliceStore
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.fit import Hardware

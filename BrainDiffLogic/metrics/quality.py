@@ -14,8 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.inner_head import mask_box
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.metrics.sharpness import (
     CANNY_REACH,
     average_edge_strength,

@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.inner_head import mask_box
+from BrainDiffLogic.intensity import mask_box
 
 PURE = 0.85
 """Posterior above which a voxel belongs to a tissue (MRIQC's summary_stats, same number on FAST's partial volumes)."""

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
-from BrainDiffLogic.models.layers import activation_layer, init_he_normal, norm_layer, u_shape
-from BrainDiffLogic.models.windows import Window, cut
+from BrainDiffLogic.models.layers import Window, activation_layer, cut, init_he_normal, norm_layer, u_shape
 
 CHANNELS = (32, 64, 128, 256, 512)
 """Not given in the paper; chosen so that the three published families cost about the same."""

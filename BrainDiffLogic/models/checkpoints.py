@@ -9,20 +9,57 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.resources import resources
+from BrainDiffLogic.files import file_digest, resources
 
 if TYPE_CHECKING:
     import torch
 
     from BrainDiffLogic.models.corrector import Corrector
     from BrainDiffLogic.motion.estimate import Limits
+
+
+@dataclass(frozen=True)
+class View:
+    """How sagittal slices are shown to a network.
+
+    mirrored  left and right exchanged: the neighbours of a slice in reverse order
+    shift     rows and columns by which the slices lie further in; the edge is repeated, at the far ends too
+    """
+
+    mirrored: bool = False
+    shift: tuple[int, int] = (0, 0)
+
+
+AS_IT_IS = View()
+
+
+def read_views(entries: Any) -> tuple[View, ...]:
+    """Views as a card or a configuration lists them: {"mirrored": bool, "shift": [rows, columns]}, both optional.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(entries, list):
+        raise ValueError(f"{entries!r} is no list of views")
+    return tuple(_read_view(entry) for entry in entries)
+
+
+def _read_view(entry: Any) -> View:
+    known = {"mirrored": False, "shift": [0, 0]}
+    if not isinstance(entry, dict) or not set(entry) <= set(known):
+        raise ValueError(f"{entry!r} is no view")
+    mirrored, shift = ({**known, **entry}[name] for name in known)
+    whole = isinstance(shift, list | tuple) and len(shift) == 2 and all(type(size) is int for size in shift)
+    if not isinstance(mirrored, bool) or not whole or min(shift) < 0:
+        raise ValueError(f"{entry!r} is no view")
+    return View(mirrored, (shift[0], shift[1]))
+
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -158,7 +195,7 @@ def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Any, Card]:
     card = verify(path)
     if card["family"] == PHYSICS:
         return _limits(path), card
-    from BrainDiffLogic.models.families import build
+    from BrainDiffLogic.models.corrector import build
 
     try:
         corrector = build(card["family"], card["arguments"])
@@ -187,7 +224,6 @@ def _limits(path: Path) -> Limits:
 
 def _with_views(corrector: Corrector, card: Card, path: Path) -> Corrector:
     from BrainDiffLogic.models.corrector import AugmentedCorrector
-    from BrainDiffLogic.models.views import AS_IT_IS, read_views
 
     try:
         views = read_views(card.get("views", []))
@@ -272,3 +308,52 @@ def headline(card: Card) -> str:
         return "not measured"
     numbers = (f"{name.upper()} {own[name]:.3f} (do nothing {nothing[name]:.3f})" for name in ("mre", "ssim"))
     return f"{HEADLINE}: {', '.join(numbers)}"
+
+
+MEASURED = ("metrics_convention", "independent_metrics", "safety")
+"""What an evaluation wrote onto a card, beside its metrics; the mean has to be evaluated itself."""
+
+
+def average(models: Sequence[str | Path], path: str | Path) -> Card:
+    """Write the mean of the weights of models (names or .safetensors files) to ``path``, and its card; returns it.
+
+    The card is that of the first model without what was measured of it; its "averaged" names all models, with their
+    training where the first's does not tell of it. Statistics of batch normalisation are averaged as weights are.
+    Raises InputError for fewer than two models, the same weights twice, and other networks; nothing is written then.
+    """
+    import torch
+
+    files = [find_checkpoint(model) for model in models]
+    loaded = [load_checkpoint(file) for file in files]
+    (_, first), cards = loaded[0], [card for _, card in loaded]
+    if len(files) < 2:
+        raise InputError(f"{files[0]}: alone it has no mean; name two or more models")
+    seen: dict[str, Path] = {}
+    for file, card in zip(files, cards, strict=True):
+        if card["sha256"] in seen:
+            raise InputError(f"{file}: has the weights of {seen[card['sha256']]}; name each once")
+        seen[card["sha256"]] = file
+        if (card["family"], card["arguments"]) != (first["family"], first["arguments"]):
+            raise InputError(f"{file}: another network than that of {files[0]}; average models of one network")
+    states = [network.state_dict() for network, _ in loaded]
+    state = {
+        name: torch.stack([other[name].double() for other in states]).mean(dim=0).to(tensor.dtype)
+        for name, tensor in states[0].items()
+    }
+    kept = {name: value for name, value in first.items() if name not in MEASURED}
+    told = {first["sha256"], *_ancestors(first["training"])}
+    changes = {"version": __version__, "metrics": [], "averaged": [_entry(card, told) for card in cards]}
+    return save_checkpoint(state, {**kept, **changes}, path)
+
+
+def _ancestors(training: Any) -> set[str]:
+    """The checksums of the weights that a run went on from, and that those went on from, as far as a card tells."""
+    initial = training.get("initial") if isinstance(training, dict) else None
+    if not isinstance(initial, dict):
+        return set()
+    return {initial.get("sha256", ""), *_ancestors(initial.get("training"))}
+
+
+def _entry(card: Card, told: set[str]) -> dict[str, Any]:
+    names = ["name", "sha256", "averaged", *([] if card["sha256"] in told else ["training"])]
+    return {name: card[name] for name in names if name in card}

@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.inner_head import BRAIN_VOLUME_ML, mask_box
+from BrainDiffLogic.intensity import BRAIN_VOLUME_ML, mask_box
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.scan import PLANES, Scan
 from BrainDiffLogic.volume import Volume

@@ -1,4 +1,4 @@
-"""Building blocks that networks share, and building a network from the plain values of its card."""
+"""Building blocks that networks share, windows of slices, and building a network from the plain values of its card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,48 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.windows import Window, cut, in_cells, in_pixels, whole, within
+
+Window = tuple[slice, slice]
+"""Rows and columns, with a start and a stop."""
+
+
+def whole(x: Tensor) -> Window:
+    """All of (N, C, H, W)."""
+    return slice(0, x.shape[-2]), slice(0, x.shape[-1])
+
+
+def cut(x: Tensor, window: Window, origin: Window | None = None) -> Tensor:
+    """A window of (N, C, H, W), which is itself the window ``origin`` of what the first counts in (default: all)."""
+    rows, columns = window
+    if origin is not None:
+        rows, columns = (slice(w.start - o.start, w.stop - o.start) for w, o in zip(window, origin, strict=True))
+    return x[..., rows, columns]
+
+
+def in_cells(window: Window, cell: int, margin: int = 0) -> Window:
+    """The cells of ``cell`` pixels a side that a window, ``margin`` pixels wider, touches."""
+    rows, columns = (slice((side.start - margin) // cell, -(-(side.stop + margin) // cell)) for side in window)
+    return rows, columns
+
+
+def in_pixels(window: Window, cell: int) -> Window:
+    """The pixels of a window of cells."""
+    rows, columns = (slice(side.start * cell, side.stop * cell) for side in window)
+    return rows, columns
+
+
+def moved(window: Window, rows: int, columns: int) -> Window:
+    """A window further down and to the right."""
+    down, right = (slice(side.start + by, side.stop + by) for side, by in zip(window, (rows, columns), strict=True))
+    return down, right
+
+
+def within(window: Window, x: Tensor) -> Window:
+    """What of a window lies in (N, C, H, W)."""
+    rows, columns = (
+        slice(max(0, side.start), min(size, side.stop)) for side, size in zip(window, x.shape[-2:], strict=True)
+    )
+    return rows, columns
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:

@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
-from BrainDiffLogic.models.layers import u_shape
-from BrainDiffLogic.models.windows import Window
+from BrainDiffLogic.models.layers import Window, u_shape
 
 
 class PixelNorm(nn.Module):

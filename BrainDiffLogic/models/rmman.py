@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import MultiScaleBody
-from BrainDiffLogic.models.layers import shuffled, u_shape
-from BrainDiffLogic.models.windows import Window, cut, whole
+from BrainDiffLogic.models.layers import Window, cut, shuffled, u_shape, whole
 
 CHANNELS = (32, 64, 128)
 """Channels at strides 1, 2, 4 of the encoder (SRN)."""

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from BrainDiffLogic.data.bids import Scan
-from BrainDiffLogic.digests import digest
 from BrainDiffLogic.evaluation.methods import DENOISERS
+from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.intensity import head_mask
@@ -20,22 +20,22 @@ from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.trajectory import Trajectory
-from BrainDiffLogic.papers.cohort import Uses, assert_split
 from BrainDiffLogic.papers.run import (
     MANIFEST,
     TABLE,
     TABLES,
     RecipeSettings,
     RecipeStage,
+    Uses,
     Work,
+    assert_split,
     split_stage,
     train_corrector,
 )
-from BrainDiffLogic.papers.slices import Measured, SliceMethod, correction, measure, nothing, one_by_one
-from BrainDiffLogic.parallel import run_all
+from BrainDiffLogic.papers.table import Measured, SliceMethod, correction, measure, nothing, one_by_one
+from BrainDiffLogic.progress import run_all
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
-from BrainDiffLogic.training.slice_pairs import StackPairs, has_stack, pair_slices, stack_run, write_stack
-from BrainDiffLogic.training.slice_store import on_canvas
+from BrainDiffLogic.training.slice_store import StackPairs, has_stack, on_canvas, pair_slices, stack_run, write_stack
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 TRACE_POINTS = 128

@@ -13,7 +13,6 @@ import numpy as np
 from BrainDiffLogic.images.outputs import as_csv, staged_output
 from BrainDiffLogic.motion.presets import preset
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored
-from BrainDiffLogic.papers.cohort import describe
 from BrainDiffLogic.papers.comparison import (
     TRACE_POINTS,
     ComparisonSettings,
@@ -23,13 +22,12 @@ from BrainDiffLogic.papers.comparison import (
     comparison_stages,
     measure_variants,
 )
-from BrainDiffLogic.papers.report import PSNR, REST, SSIM, Cell, Layout, PaperTable, write_report
-from BrainDiffLogic.papers.run import check_size
-from BrainDiffLogic.papers.slices import Measured, TableRow
+from BrainDiffLogic.papers.run import check_size, describe
+from BrainDiffLogic.papers.table import PSNR, REST, SSIM, Cell, Layout, Measured, PaperTable, TableRow, write_report
 from BrainDiffLogic.pictures import GREY, dark_figure, darken
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.losses import total_variation
-from BrainDiffLogic.training.slice_pairs import StackPairs
+from BrainDiffLogic.training.slice_store import StackPairs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

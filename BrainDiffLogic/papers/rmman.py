@@ -19,7 +19,6 @@ from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.motion.presets import draw_up_to
 from BrainDiffLogic.motion.trajectory import Trajectory
-from BrainDiffLogic.papers.cohort import describe
 from BrainDiffLogic.papers.comparison import (
     TRACE_POINTS,
     ComparisonSettings,
@@ -30,11 +29,10 @@ from BrainDiffLogic.papers.comparison import (
     measure_variants,
     stage_name,
 )
-from BrainDiffLogic.papers.report import PSNR, REST, Cell, Layout, PaperTable, write_report
-from BrainDiffLogic.papers.run import check_size
-from BrainDiffLogic.papers.slices import BATCH, SliceMethod, TableRow
+from BrainDiffLogic.papers.run import check_size, describe
+from BrainDiffLogic.papers.table import BATCH, PSNR, REST, Cell, Layout, PaperTable, SliceMethod, TableRow, write_report
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
-from BrainDiffLogic.training.slice_pairs import SlicePairs
+from BrainDiffLogic.training.slice_store import SlicePairs
 
 SIZE = 299
 """Rows and columns of what Inception v3 looks at."""

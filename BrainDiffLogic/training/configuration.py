@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.views import read_views
+from BrainDiffLogic.models.checkpoints import read_views
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.training.fields import (
     Amount,

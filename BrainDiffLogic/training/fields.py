@@ -20,7 +20,7 @@ import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.resources import resources
+from BrainDiffLogic.files import resources
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=1, strict=True)]

@@ -8,27 +8,277 @@ own.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.training.batches import EpochBatches
-from BrainDiffLogic.training.run_folder import LAST
+from BrainDiffLogic.images import staged_output
+from BrainDiffLogic.models.generative import SCHEDULE
+from BrainDiffLogic.training.configuration import CorrectorConfiguration, EpochFitting, Fitting, GenerativeConfiguration
+
+LAST = "last.ckpt"
+CONFIGURATION = "configuration.json"
+REPORTING_FIELDS = ("validate_every", "images_every", "perceptual_options")
+"""Fields that may change when a run goes on: what is looked at, and where a file lies that the identity knows."""
+MOST_NAMED = 4
+"""Changes that a message names."""
+
+
+def open_run(run: Path, network: nn.Module, content: Mapping[str, Any], free: Collection[str] = ()) -> Path | None:
+    """Make the folder of a run, or check that the run in it is this one; returns the checkpoint that it goes on from.
+
+    content  all that the run, and so its card, depends on; written into the folder, once for all processes
+    free     fields that may change when a run goes on, as nothing is learned from them
+    Raises InputError when the folder cannot be written, its checkpoint cannot be read or is of another network, or it
+    holds a run with another field, which it names.
+    """
+    last = last_checkpoint(run, network)
+    if rank_zero_only.rank == 0:
+        _prepare(run, content, free)
+    return last
+
+
+def open_epochs(run: Path, network: nn.Module, plan: EpochFitting, /, **more: Any) -> Path | None:
+    """``open_run`` of a training that is told in epochs.
+
+    more  what else the run depends on
+    Without a decay of the rate, which is a share of all epochs, a run may be given more of them.
+    """
+    free = REPORTING_FIELDS if plan.decay else (*REPORTING_FIELDS, "epochs")
+    return open_run(run, network, {**asdict(plan), **more}, free)
+
+
+def _prepare(run: Path, content: Mapping[str, Any], free: Collection[str]) -> None:
+    file, now = run / CONFIGURATION, json.loads(json.dumps(content))
+    if (run / LAST).exists():
+        before = {"optimiser": "adamw", **_read_configuration(file)}  # what runs had before there was a choice
+        told = (now.keys() & before.keys()) - set(free)  # an older run may not tell some fields
+        changed = [change for name in sorted(told) for change in _changes(before[name], now[name], name)]
+        if changed:
+            more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+            what = ", another ".join(changed[:MOST_NAMED]) + more
+            raise InputError(f"{run}: holds a run of another {what}; keep to its {CONFIGURATION} or give another --run")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with staged_output(file) as staged:
+            staged.write_text(json.dumps(now, indent=1) + "\n")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{run}: the run's folder cannot be written ({reason}); give another --run") from None
+
+
+def _changes(before: Any, now: Any, name: str) -> Iterator[str]:
+    """Where two pieces of JSON differ, with both values where they are short."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _changes(before.get(key), now.get(key), f"{name}.{key}")
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, pair in enumerate(zip(before, now, strict=True)):
+            yield from _changes(*pair, f"{name}[{place}]")
+    elif before != now:
+        short = not any(isinstance(value, dict | list) for value in (before, now))
+        yield f"{name} ({before}, now {now})" if short else name
+
+
+def _read_configuration(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        raise InputError(f"{file}: not the configuration of a run; restore it, or give another --run") from None
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of a run holds: tensors and plain values; anything else in it is refused, never executed."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
+
+
+def last_checkpoint(run: Path, network: nn.Module) -> Path | None:
+    """The checkpoint that a run goes on from; None for a new run.
+
+    Raises InputError when it cannot be read, or its weights are not of ``network``.
+    """
+    path = run / LAST
+    if not path.exists():
+        return None
+    try:
+        state, _ = trained_state(path), steps_done(path)
+    except Exception:  # whatever unpickling a foreign or damaged file raises
+        raise InputError(f"{path}: not a checkpoint of a run; delete it to start the run again") from None
+    expected = network.state_dict()
+    if {name: value.shape for name, value in state.items()} != {name: v.shape for name, v in expected.items()}:
+        raise InputError(f"{path}: the run is of another network than the configuration's; give another --run")
+    return path
+
+
+def trained_state(checkpoint: str | Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of the network in a checkpoint of ``train``, by the network's own names."""
+    state = read_checkpoint(checkpoint)["state_dict"]
+    return {
+        name.removeprefix("network."): value.float().contiguous()
+        for name, value in state.items()
+        if name.startswith("network.")
+    }
+
+
+def steps_done(checkpoint: str | Path) -> int:
+    """The optimiser steps behind a checkpoint of ``train``."""
+    return int(read_checkpoint(checkpoint)["global_step"])
+
+
+def epochs_done(checkpoint: str | Path) -> int:
+    """The whole epochs behind a checkpoint."""
+    return int(read_checkpoint(checkpoint)["epoch"]) + 1
+
+
+Sample = dict[str, Tensor]
+VALIDATION_EPOCH = 2**31 - 1
+"""Seeds the noise of validation, which is always the same."""
+VALIDATION_SLICES = 256
+"""At most so many slices, evenly spread, are validated on."""
+GPU_WORKERS = 4
+"""Processes that load: a GPU would wait for its data; on a CPU the cores have better to do."""
+Epoch = Callable[[int, int], "Dataset[Sample]"]
+"""(epoch, samples) to the dataset of an epoch."""
+
+
+def evenly(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the indices, evenly spread."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
+
+
+def steps_per_epoch(plan: GenerativeConfiguration | CorrectorConfiguration, slices: int) -> int:
+    """Optimiser steps of an epoch: once through the slices, without an incomplete batch, unless the plan says."""
+    return plan.epoch_steps or max(1, slices // plan.batch)
+
+
+def in_rounds(indices: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
+    """``count`` of the indices, one random order of all after the other."""
+    rng = np.random.default_rng([seed, epoch])
+    return np.concatenate([rng.permutation(indices) for _ in range(-(-count // len(indices)))])[:count]
+
+
+class NoisySamples(Dataset[Sample]):
+    """Sample p of an epoch: {"x" (C, h, w), "noise", "timestep"}; all three depend on (seed, epoch, p) alone.
+
+    array, indices  (N, h, w) or (N, C, h, w) and those to take, in this order where ``count`` is None; else ``count``
+                    of them in one random order after the other
+    scale           factor on x
+    noise_shape     of the standard normal noise: that of a latent
+    """
+
+    def __init__(
+        self, array: np.ndarray, indices: np.ndarray, noise_shape: Sequence[int], seed: int, epoch: int,
+        count: int | None = None, scale: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.array, self.noise_shape, self.scale = array, tuple(noise_shape), np.float32(scale)
+        self.seed, self.epoch = seed, epoch
+        self.order = indices if count is None else in_rounds(indices, count, seed, epoch)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Sample:
+        rng = np.random.default_rng([self.seed, self.epoch, position])
+        x = self.array[self.order[position]].astype(np.float32) * self.scale
+        return {
+            "x": torch.from_numpy(x if x.ndim == 3 else x[None]),
+            "noise": torch.from_numpy(rng.standard_normal(self.noise_shape, dtype=np.float32)),
+            "timestep": torch.tensor(int(rng.integers(SCHEDULE["num_train_timesteps"]))),
+        }
+
+
+class ProcessBatches(Sampler[list[int]]):
+    """What one process computes, part by part: together the processes' shares are the batches of one process."""
+
+    def __init__(self, samples: int, batch: int, accumulate: int, rank: int, processes: int) -> None:
+        self.samples, self.rank = samples, rank
+        # every process takes a slice of every part: so parts, and the gradients summed over them, are the same batch
+        self.part = batch // accumulate
+        self.share = self.part // processes
+
+    @classmethod
+    def of(cls, trainer: L.Trainer | None, samples: int, batch: int, accumulate: int = 1) -> ProcessBatches:
+        """The share of this process of the trainer's; without a trainer, all."""
+        rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return cls(samples, batch, accumulate, rank, processes)
+
+    def __len__(self) -> int:
+        return self.samples // self.part
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(self.rank * self.share, len(self) * self.part, self.part):
+            yield list(range(start, start + self.share))
+
+
+class EpochBatches(L.LightningDataModule):
+    """Loaders rebuilt at each epoch.
+
+    training    the dataset of an epoch, a new one for each
+    validation  always the same; every process measures all of it
+    steps       optimiser steps of an epoch
+    total       of the whole run, where its last epoch may be shorter
+    workers     processes that load; None: as ``GPU_WORKERS`` says
+    """
+
+    def __init__(
+        self, plan: Fitting, training: Epoch, validation: Dataset[Sample], steps: int, total: int | None = None,
+        workers: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.plan, self.training, self.validation = plan, training, validation
+        self.steps, self.total, self.workers = steps, total, workers
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """This process's share of the epoch's batches."""
+        plan, trainer = self.plan, self.trainer
+        epoch = trainer.current_epoch if trainer else 0
+        steps = self.steps if self.total is None else min(self.steps, self.total - epoch * self.steps)
+        samples, workers = self.training(epoch, steps * plan.batch), self.workers
+        if workers is None:
+            workers = 0 if trainer is None or isinstance(trainer.accelerator, CPUAccelerator) else GPU_WORKERS
+        if isinstance(samples, IterableDataset):
+            return DataLoader(samples, plan.batch // plan.accumulate, num_workers=workers)
+        shares = ProcessBatches.of(trainer, steps * plan.batch, plan.batch, plan.accumulate)
+        return DataLoader(samples, batch_sampler=shares, num_workers=workers)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The held-out samples."""
+        return DataLoader(self.validation, self.plan.batch // self.plan.accumulate)
+
+
+def noisy_samples(
+    plan: Fitting, array: np.ndarray, training: np.ndarray, validation: np.ndarray,
+    noise_shape: Sequence[int], scale: float = 1.0,
+) -> tuple[Epoch, NoisySamples]:  # fmt: skip
+    """What phases 1 and 2 train and validate on; array to noise_shape as ``NoisySamples`` takes them."""
+
+    def epoch(number: int, count: int) -> NoisySamples:
+        return NoisySamples(array, training, noise_shape, plan.seed, number, count, scale)
+
+    held_out = evenly(validation, VALIDATION_SLICES)
+    return epoch, NoisySamples(array, held_out, noise_shape, plan.seed, VALIDATION_EPOCH, scale=scale)
+
 
 HARMLESS = (
     r".*does not have many workers",

@@ -15,8 +15,8 @@ from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor
 from torch.nn import functional
 
-from BrainDiffLogic.digests import digest
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import staged_output
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.models.generative import (
@@ -28,12 +28,24 @@ from BrainDiffLogic.models.generative import (
     read_old_state,
     translate_arguments,
 )
-from BrainDiffLogic.training.batches import Epoch, EpochBatches, NoisySamples, Sample, noisy_samples, steps_per_epoch
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
-from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit, log_grid
+from BrainDiffLogic.training.fit import (
+    ONE_DEVICE,
+    Epoch,
+    EpochBatches,
+    Hardware,
+    NoisySamples,
+    Sample,
+    epochs_done,
+    fit,
+    log_grid,
+    noisy_samples,
+    open_epochs,
+    steps_per_epoch,
+    trained_state,
+)
 from BrainDiffLogic.training.generative_checkpoints import check_slices, generative_card, load_vae, save_generative
 from BrainDiffLogic.training.optimisers import rate_share, scheduled
-from BrainDiffLogic.training.run_folder import epochs_done, open_epochs, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.vae import ORIGIN, describe, encode_into, latent_shape
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from BrainDiffLogic.digests import SHORT, digest, file_digest
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
@@ -25,16 +25,18 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import LARGEST_TURN
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.motion.simulation import smooth_phase
-from BrainDiffLogic.parallel import run_all
+from BrainDiffLogic.progress import run_all
 from BrainDiffLogic.training.configuration import RECORDED, CorrectorConfiguration, Recipe
-from BrainDiffLogic.training.heads import smooth_field, still_head, vary
-from BrainDiffLogic.training.sources import (
+from BrainDiffLogic.training.heads import (
     RecordedTraces,
     Source,
     assert_other_runs,
     find_sources,
     find_traces,
     motion_shape,
+    smooth_field,
+    still_head,
+    vary,
 )
 from BrainDiffLogic.volume import Volume
 

@@ -14,23 +14,30 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.nn import functional
 
-from BrainDiffLogic.data.subjects import assert_apart, names_subject
+from BrainDiffLogic.data.split import assert_apart, names_subject
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
+from BrainDiffLogic.models.severity import FAMILY, SeverityNetwork, build_severity
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
-from BrainDiffLogic.severity.estimate import aggregate, look
-from BrainDiffLogic.severity.network import FAMILY, SeverityNetwork, build_severity
-from BrainDiffLogic.training.batches import EpochBatches, Sample
+from BrainDiffLogic.severity import aggregate, look
 from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration
-from BrainDiffLogic.training.corrector_cards import EXTENT_MM, SPACING_MM
+from BrainDiffLogic.training.corrector import EXTENT_MM, SPACING_MM
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit
+from BrainDiffLogic.training.fit import (
+    ONE_DEVICE,
+    EpochBatches,
+    Hardware,
+    Sample,
+    epochs_done,
+    fit,
+    open_epochs,
+    trained_state,
+)
+from BrainDiffLogic.training.heads import find_sources
 from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, scheduled
 from BrainDiffLogic.training.pairs import PairCache, make_pairs
-from BrainDiffLogic.training.run_folder import epochs_done, open_epochs, trained_state
 from BrainDiffLogic.training.slices import PairSlices, SeverityPairs
-from BrainDiffLogic.training.sources import find_sources
 
 HUBER = 0.3
 """Error of log(1 + mm) from which on the loss is linear."""

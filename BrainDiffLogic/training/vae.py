@@ -30,20 +30,25 @@ from BrainDiffLogic.models.generative import (
     start_narrow,
     translate_arguments,
 )
-from BrainDiffLogic.training.batches import (
+from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
+from BrainDiffLogic.training.fit import (
+    ONE_DEVICE,
     VALIDATION_SLICES,
     EpochBatches,
+    Hardware,
     Sample,
+    epochs_done,
     evenly,
+    fit,
+    log_grid,
     noisy_samples,
+    open_epochs,
     steps_per_epoch,
+    trained_state,
 )
-from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
-from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, fit, log_grid
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
+from BrainDiffLogic.training.losses import PerceptualTerm, build_perceptual
 from BrainDiffLogic.training.optimisers import rate_share
-from BrainDiffLogic.training.perceptual import PerceptualTerm, build_perceptual
-from BrainDiffLogic.training.run_folder import epochs_done, open_epochs, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
 
 SCALE_SLICES = 512

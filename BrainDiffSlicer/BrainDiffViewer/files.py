@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from BrainDiffLogic.correction import Correction
 from BrainDiffLogic.correction_files import write_correction
-from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images.outputs import WRITABLE, file_suffix
 
 MOST_FILES = 20_000

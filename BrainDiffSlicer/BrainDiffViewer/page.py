@@ -15,9 +15,9 @@ from trame_server.utils.asynchronous import create_task
 from BrainDiffLogic import display
 from BrainDiffLogic.correction import Finding
 from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.files import resources
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.models import checkpoints
-from BrainDiffLogic.resources import resources
 from BrainDiffLogic.volume import Volume
 from BrainDiffViewer.files import readable, write_results
 from BrainDiffViewer.job import Job, Order, Result

@@ -15,7 +15,7 @@ from trame_slicer.views import SliceView, ViewLayoutDefinition, ViewProps, ViewT
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from BrainDiffLogic import display
-from BrainDiffLogic.blending import blend
+from BrainDiffLogic.storage import blend
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:

@@ -21,14 +21,13 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.models.families import CONFIGURATIONS, build
+from BrainDiffLogic.models.corrector import CONFIGURATIONS, build
 from BrainDiffLogic.motion import STRATUM_NAMES
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.corrector import CorrectorTraining, network_arguments, train
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.fit import LAST, Hardware, trained_state
 from BrainDiffLogic.training.pairs import caches, make_pairs
-from BrainDiffLogic.training.run_folder import LAST, trained_state
 from BrainDiffLogic.training.slices import ValidationSlices
 
 BANDS = ("still_error_1e-3", *STRATUM_NAMES, "all")

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from BrainDiffLogic.cohort.crew import local_crew
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import find_items
-from BrainDiffLogic.cohort.run import run_batch
-from BrainDiffLogic.cohort.settings import Settings
-from BrainDiffLogic.cohort.work import DONE, FAILED, Outcome, work_on
+from BrainDiffLogic.cohort.run import local_crew, run_batch
+from BrainDiffLogic.cohort.work import DONE, FAILED, Outcome, Settings, work_on
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.volume import Volume
 

@@ -31,8 +31,7 @@ from BrainDiffLogic.correction import Correction, correct
 from BrainDiffLogic.evaluation.methods import non_local_means
 from BrainDiffLogic.evaluation.safety.scene import implanted, place_lesions
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.inner_head import inner_head_mask
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.intensity import head_mask, inner_head_mask, robust_scale
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.coils import smooth_coils
@@ -41,8 +40,7 @@ from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.sampling import Sampling
 from BrainDiffLogic.motion.simulation import smooth_phase
-from BrainDiffLogic.training.heads import quieted
-from BrainDiffLogic.training.sources import RecordedTraces
+from BrainDiffLogic.training.heads import RecordedTraces, quieted
 from BrainDiffLogic.volume import Volume
 
 NOISE = 0.02

@@ -53,7 +53,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from BrainDiffLogic.models.families import CONFIGURATIONS, build
+from BrainDiffLogic.models.corrector import CONFIGURATIONS, build
 from BrainDiffLogic.training import losses
 
 PAPER = {**CONFIGURATIONS["mc-net"]["paper"], "context": 3, "residual": True, "zero_init": True, "gain": 0.05}
@@ -323,7 +323,7 @@ def export(run: Path, pack: Path, out: Path) -> dict[str, Any]:
     """Write the averaged weights of a run as a project checkpoint and its card; returns the card."""
     from BrainDiffLogic import __version__
     from BrainDiffLogic.models.checkpoints import save_checkpoint
-    from BrainDiffLogic.training.corrector_cards import EVIDENCE, EXTENT_MM, SPACING_MM
+    from BrainDiffLogic.training.corrector import EVIDENCE, EXTENT_MM, SPACING_MM
 
     found = load_run(run)
     if found is None:

@@ -55,7 +55,7 @@ def pack_heads(config: str | Path, data: Path, cache: Path, out: Path, megabytes
     """Pack quiet bases of a configuration's people to train on, round-robin over scanners, and recorded motion."""
     from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
     from BrainDiffLogic.training.fields import read_section
-    from BrainDiffLogic.training.sources import find_sources, find_traces
+    from BrainDiffLogic.training.heads import find_sources, find_traces
 
     configuration = read_section(CorrectorConfiguration, config)
     people, _ = find_sources(configuration, data)

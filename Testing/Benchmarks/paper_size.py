@@ -34,7 +34,7 @@ def run_stage(stage: str, data: Path, out: Path, steps: int, device: str) -> dic
     from BrainDiffLogic.errors import InputError
     from BrainDiffLogic.injection.inject import Plan
     from BrainDiffLogic.papers.braindiff import STAGES as ALL
-    from BrainDiffLogic.papers.braindiff_settings import braindiff_settings
+    from BrainDiffLogic.papers.braindiff import braindiff_settings
     from BrainDiffLogic.papers.run import Work, reproduce
 
     paper = braindiff_settings("paper", perceptual="gradient")

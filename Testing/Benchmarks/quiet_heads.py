@@ -26,9 +26,8 @@ from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.training.heads import load, quiet_head
+from BrainDiffLogic.training.heads import Source, load, quiet_head
 from BrainDiffLogic.training.pairs import FFT_ACCURACY, drawn_mask
-from BrainDiffLogic.training.sources import Source
 from BrainDiffLogic.volume import Volume
 
 HEADS = {"ds000011-11": "head", "pycortex-S1": "head", "fnndsc-adi": "head", "ds002748-21": "brain"}

@@ -24,8 +24,8 @@ from BrainDiffLogic.commands.demo import find_head
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import robust_scale
+from BrainDiffLogic.models.severity import SeverityModel, load_severity, shipped_weights
 from BrainDiffLogic.severity import estimate_severity
-from BrainDiffLogic.severity.network import SeverityModel, load_severity, shipped_weights
 from BrainDiffLogic.training import severity
 from BrainDiffLogic.training.configuration import SeverityConfiguration
 from BrainDiffLogic.training.fields import read_section

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
-from BrainDiffLogic.models.corrector import Corrector
-from BrainDiffLogic.models.families import build
+from BrainDiffLogic.models.corrector import Corrector, build
 
 FAMILY = "attention-unet"
 ARGUMENTS: dict[str, Any] = {"design": "residual", "channels": [4, 8], "context": 3, "shuffle": 2, "gain": 0.02}

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from BrainDiffLogic.commands.demo import SOURCE, find_head, simulated, with_air_above
-from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.volume import Volume, to_sagittal
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from BrainDiffLogic.models.checkpoints import Card, save_checkpoint
-from BrainDiffLogic.severity.network import SeverityNetwork, build_severity
+from BrainDiffLogic.models.severity import SeverityNetwork, build_severity
 
 ARGUMENTS: dict[str, Any] = {"channels": [4, 8], "heads": 2}
 CARD: Card = {

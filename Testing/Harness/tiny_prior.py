@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from BrainDiffLogic.injection.inject import MotionPrior
-from BrainDiffLogic.injection.sampling import NoiseSchedule
+from BrainDiffLogic.injection.inject import MotionPrior, NoiseSchedule
 from BrainDiffLogic.models.generative import SCHEDULE, build_autoencoder, build_diffusion
 from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.slice_store import SliceStore

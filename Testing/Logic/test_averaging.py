@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.averaging import average
-from BrainDiffLogic.models.checkpoints import load_checkpoint, read_card, save_checkpoint
-from BrainDiffLogic.training.corrector_cards import started_from
+from BrainDiffLogic.models.checkpoints import average, load_checkpoint, read_card, save_checkpoint
+from BrainDiffLogic.training.corrector import started_from
 from Harness.command_line import braindiff
 from Harness.correctors import ARGUMENTS, CARD, save_tiny, tiny_corrector
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from BrainDiffLogic.digests import file_digest
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.models.checkpoints import (
     available,

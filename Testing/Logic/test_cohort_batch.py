@@ -18,12 +18,10 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from BrainDiffLogic.cohort.crew import crew_size, local_crew, memory_mib
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import Item, find_items
-from BrainDiffLogic.cohort.run import run_batch
-from BrainDiffLogic.cohort.settings import Settings
-from BrainDiffLogic.cohort.work import FAILED, Outcome
+from BrainDiffLogic.cohort.run import crew_size, local_crew, memory_mib, run_batch
+from BrainDiffLogic.cohort.work import FAILED, Outcome, Settings
 from BrainDiffLogic.volume import Volume
 from Harness.batches import DeadlyItem, outputs, save_scans
 from Harness.command_line import assert_refused, braindiff, child, start

@@ -14,8 +14,7 @@ from pydicom import Dataset
 
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import find_items
-from BrainDiffLogic.cohort.settings import Settings
-from BrainDiffLogic.cohort.work import DONE, FAILED, work_on
+from BrainDiffLogic.cohort.work import DONE, FAILED, Settings, work_on
 from BrainDiffLogic.volume import Volume
 from Harness.batches import save_scans
 from Harness.command_line import braindiff

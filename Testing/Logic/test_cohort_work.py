@@ -17,10 +17,9 @@ from image_files import save_series, voxels
 from BrainDiffLogic.cohort import work
 from BrainDiffLogic.cohort.derivatives import CORRECTED, DIFFERENCE, Places, motion_texts, prepare
 from BrainDiffLogic.cohort.items import Item, find_items
-from BrainDiffLogic.cohort.settings import Settings
 from BrainDiffLogic.cohort.table import read_rows, write_table
-from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, sweep, work_on
-from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, Settings, sweep, work_on
+from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.models.checkpoints import available
 from BrainDiffLogic.volume import Volume
@@ -75,7 +74,7 @@ def test_skipping_a_finished_scan_loads_no_torch(out: Path, an_item: Item) -> No
     work_on(an_item, out, SETTINGS)
     code = (
         "import sys; from pathlib import Path; from BrainDiffLogic.cohort import work, items;"
-        "from BrainDiffLogic.cohort.settings import Settings; from BrainDiffLogic.models import checkpoints;"
+        "from BrainDiffLogic.cohort.work import Settings; from BrainDiffLogic.models import checkpoints;"
         f"checkpoints.shipped_folder = lambda: Path({str(out / 'none')!r});"
         f"item = items.find_items(Path({str(out.parent / 'bids')!r}))[0];"
         f"print(work.work_on(item, Path({str(out)!r}), Settings()).status, 'torch' in sys.modules)"

@@ -319,7 +319,7 @@ def test_the_ensemble_adds_the_mean_of_the_changes(tmp_path: Path, a_head: Volum
 
 
 def test_the_gated_row_is_the_model_as_a_user_gets_it(a_head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("BrainDiffLogic.severity.network.shipped_weights", lambda: None)
+    monkeypatch.setattr("BrainDiffLogic.models.severity.shipped_weights", lambda: None)
     rows = build_methods([MODEL], "cpu", gated=True)
     assert list(rows)[3:] == [MODEL, f"{MODEL}, gated"]
     gated = rows[f"{MODEL}, gated"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiny_reproduction import tiny_comparison, tiny_settings, write_cohort
 
-from BrainDiffLogic.papers import braindiff_settings, mcnet, rmman
+from BrainDiffLogic import papers
+from BrainDiffLogic.papers import mcnet, rmman
 from Harness.command_line import assert_refused, braindiff
 
 
@@ -19,7 +20,7 @@ def a_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size is the tiny one."""
-    monkeypatch.setattr(braindiff_settings, "braindiff_settings", lambda size, **options: tiny_settings())
+    monkeypatch.setattr(papers.braindiff, "braindiff_settings", lambda size, **options: tiny_settings())
 
 
 def test_stages_run_one_by_one_and_say_what_they_do(

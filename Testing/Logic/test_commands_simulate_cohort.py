@@ -10,7 +10,7 @@ import pytest
 
 from BrainDiffLogic.commands import simulate_cohort as command
 from BrainDiffLogic.data.bids import find_scans, pairs
-from BrainDiffLogic.data.subjects import bids_label
+from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.motion.presets import draw_trajectory, draw_up_to

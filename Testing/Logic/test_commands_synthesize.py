@@ -9,7 +9,7 @@ import pytest
 
 from BrainDiffLogic.commands import synthesize
 from BrainDiffLogic.injection.job import InjectedPairs
-from BrainDiffLogic.injection.picture import injection_picture
+from BrainDiffLogic.pictures import injection_picture
 from Harness.command_line import assert_refused, braindiff
 from Harness.tiny_prior import save_prior, write_store
 

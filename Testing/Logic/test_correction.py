@@ -167,7 +167,7 @@ def test_values_that_float32_cannot_hold_are_kept(dtype: str) -> None:
 def test_a_model_that_finds_less_than_its_card_asks_for_returns_the_input_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("BrainDiffLogic.severity.network.shipped_weights", lambda: None)  # no gate before it
+    monkeypatch.setattr("BrainDiffLogic.models.severity.shipped_weights", lambda: None)  # no gate before it
     volume = small_head()
     plain = correct(volume, MODEL, device="cpu", gate=False)
     change = np.abs(plain.difference.array[plain.finding.head]).mean() / plain.report["intensity_scale"]

@@ -140,9 +140,9 @@ def test_networks_that_agree_have_an_empty_map(the_others: None) -> None:
 
 
 def test_a_scan_that_comes_back_unchanged_has_an_empty_map_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from BrainDiffLogic.severity import gate
+    from BrainDiffLogic import severity
 
-    unchanged = gate.Decision(gate.UNCHANGED, {"gate": gate.UNCHANGED}, [])
+    unchanged = severity.Decision(severity.UNCHANGED, {"gate": severity.UNCHANGED}, [])
     monkeypatch.setattr("BrainDiffLogic.correction.decide", lambda *_, **__: unchanged)
     found = correct(small_head(), MODEL, force=True, device="cpu", disagreement=True)
     assert found.disagreement is not None and not found.disagreement.array.any()

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from BrainDiffLogic import correct, read_volume
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
+from BrainDiffLogic.evaluation.safety.scene import other_inputs
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.domain import Look, doubts, far_outside_domain, judge, look_at, no_head, outside_domain
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity

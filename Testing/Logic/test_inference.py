@@ -14,9 +14,8 @@ from BrainDiffLogic import inference
 from BrainDiffLogic.disagreement import VIEWS
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
-from BrainDiffLogic.models.corrector import AugmentedCorrector, Corrector
-from BrainDiffLogic.models.families import build
-from BrainDiffLogic.models.views import AS_IT_IS, View
+from BrainDiffLogic.models.checkpoints import AS_IT_IS, View
+from BrainDiffLogic.models.corrector import AugmentedCorrector, Corrector, build
 from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)

@@ -9,7 +9,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.sampling import CLEAN, NoiseSchedule, add_noise, ddim_update, denoise, sampling_steps
+from BrainDiffLogic.injection.inject import CLEAN, NoiseSchedule, add_noise, ddim_update, denoise, sampling_steps
 from BrainDiffLogic.models.generative import SCHEDULE
 
 PAPER = NoiseSchedule()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from monai.networks.schedulers import DDPMScheduler
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.sampling import CLEAN, NoiseSchedule, draw_level
+from BrainDiffLogic.injection.inject import CLEAN, NoiseSchedule, draw_level
 from BrainDiffLogic.models.generative import SCHEDULE
 
 PAPER = NoiseSchedule()

@@ -14,8 +14,7 @@ from scipy import ndimage
 
 from BrainDiffLogic import correct, write_volume
 from BrainDiffLogic.commands.main import main
-from BrainDiffLogic.correction import Correction
-from BrainDiffLogic.correctors import Change, Job
+from BrainDiffLogic.correction import Change, Correction, Job
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.sharpness import noise_of
@@ -44,7 +43,7 @@ from BrainDiffLogic.motion.joint import (
     symmetric,
 )
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
-from BrainDiffLogic.severity.gate import Decision
+from BrainDiffLogic.severity import Decision
 from BrainDiffLogic.volume import Volume
 
 OBLIQUE = np.array([[-2.9, 0.2, 0.1, 60.0], [0.1, 3.1, -0.3, -70.0], [0.2, 0.3, 2.4, -50.0], [0, 0, 0, 1]])
@@ -192,7 +191,7 @@ def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | Non
         shown.append(job.scan.volume.array)
         return Change(next(answers), decision, "cpu", {})
 
-    monkeypatch.setattr("BrainDiffLogic.correctors.by_network", network)
+    monkeypatch.setattr("BrainDiffLogic.correction.by_network", network)
     scan = scan or a_moved_scan().moved
     found = correct(scan, "motion", pe_axis="AP", **{"force": True, **options})
     assert np.array_equal(shown[0], scan.array)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.corrector import Corrector
-from BrainDiffLogic.models.families import CONFIGURATIONS, FAMILIES, build
+from BrainDiffLogic.models.corrector import CONFIGURATIONS, FAMILIES, Corrector, build
 from BrainDiffLogic.models.rmman import ResidualBlock, image_pyramid
 
 TINY: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.families import CONFIGURATIONS, build
+from BrainDiffLogic.models.corrector import CONFIGURATIONS, build
 from BrainDiffLogic.training.fit import Hardware
 from BrainDiffLogic.training.optimisers import FASTER, KernelMuon, build_optimiser, check_optimiser
 from Harness.correctors import tiny_corrector

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from BrainDiffLogic import correct
-from BrainDiffLogic.cohort.page import outliers, write_page
-from BrainDiffLogic.cohort.table import PER_SCAN, QUALITY
+from BrainDiffLogic.cohort.table import PER_SCAN, QUALITY, outliers, write_page
 from BrainDiffLogic.correction_files import write_correction
 from Harness.command_line import braindiff
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import save_checkpoint
-from BrainDiffLogic.models.families import build
-from BrainDiffLogic.training.perceptual import BLOCKS, FrozenFeatures, PerceptualTerm, build_perceptual, vgg16_layers
+from BrainDiffLogic.models.corrector import build
+from BrainDiffLogic.training.losses import BLOCKS, FrozenFeatures, PerceptualTerm, build_perceptual, vgg16_layers
 from Harness.correctors import save_tiny
 
 MC_NET = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True, "filters": [4, 8]}

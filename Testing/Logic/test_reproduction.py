@@ -17,15 +17,13 @@ from tiny_reproduction import tiny_corrector, tiny_settings, write_cohort
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.papers import braindiff, braindiff_stages, run
-from BrainDiffLogic.papers.braindiff import STAGES
-from BrainDiffLogic.papers.braindiff_settings import BrainDiffSettings
-from BrainDiffLogic.papers.cohort import find_cohort
-from BrainDiffLogic.papers.run import Work
+from BrainDiffLogic.papers import braindiff, run
+from BrainDiffLogic.papers.braindiff import STAGES, BrainDiffSettings
+from BrainDiffLogic.papers.run import Work, find_cohort
 from BrainDiffLogic.papers.run import reproduce as reproduce_stages
-from BrainDiffLogic.papers.slices import Measured, TableRow
-from BrainDiffLogic.training.run_folder import steps_done
-from BrainDiffLogic.training.slice_pairs import StackPairs, stack_run
+from BrainDiffLogic.papers.table import Measured, TableRow
+from BrainDiffLogic.training.fit import steps_done
+from BrainDiffLogic.training.slice_store import StackPairs, stack_run
 
 Rows = dict[tuple[str, str], dict]
 NAMES = tuple(stage.name for stage in STAGES)
@@ -46,7 +44,7 @@ def told() -> list[str]:
 def a_run(a_cohort: Path, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All stages, stopped once after the motion prior and once while the corrector trains."""
     out = tmp_path_factory.mktemp("reproduction") / "run"
-    for module, name in ((braindiff_stages, "train_ldm"), (run, "export_pair_corrector")):
+    for module, name in ((braindiff, "train_ldm"), (run, "export_pair_corrector")):
         original = getattr(module, name)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(module, name, stop_after(original, group="clean"))
@@ -224,7 +222,7 @@ def test_slices_or_pairs_of_a_test_subject_stop_the_stage_that_would_train_on_th
             stage.work(work(a_cohort, out))
     shutil.copytree(out / "motion-test", out / "physics", dirs_exist_ok=True)
     with pytest.raises(AssertionError, match="corrector-physics: subject .* is not in correction"):
-        braindiff_stages.physics_corrector(work(a_cohort, out))
+        braindiff.physics_corrector(work(a_cohort, out))
     for file in (out / "physics").iterdir():
         shutil.copy(file, out / "motion-test")
     with pytest.raises(AssertionError, match="table: subject .* is not in test"):

@@ -18,10 +18,9 @@ from tiny_reproduction import tiny_comparison, write_cohort
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.models.families import build
+from BrainDiffLogic.models.corrector import build
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.papers import run
-from BrainDiffLogic.papers.cohort import find_cohort
 from BrainDiffLogic.papers.comparison import (
     ComparisonSettings,
     PairPlan,
@@ -33,9 +32,9 @@ from BrainDiffLogic.papers.comparison import (
 )
 from BrainDiffLogic.papers.mcnet import FACTOR, SETS, STAGES, TITLES, in_plane, magnitude, mcnet_settings, rotation
 from BrainDiffLogic.papers.rmman import rmman_settings
-from BrainDiffLogic.papers.run import Work, reproduce
+from BrainDiffLogic.papers.run import Work, find_cohort, reproduce
 from BrainDiffLogic.training.corrector import network_arguments
-from BrainDiffLogic.training.slice_pairs import StackPairs
+from BrainDiffLogic.training.slice_store import StackPairs
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
 

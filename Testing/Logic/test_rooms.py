@@ -14,15 +14,14 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBRARY, VIEWER = CHECKOUT / "BrainDiffLogic", CHECKOUT / "BrainDiffSlicer" / "BrainDiffViewer"
 FLOORS = (
-    "errors", "resources", "digests", "progress", "display", "parallel", "ellipsoids", "fill", "volume", "storage",
-    "images", "intensity", "inner_head", "scan", "metrics", "motion", "pictures", "models", "inference", "severity",
-    "data", "training", "injection", "disagreement", "blending", "correctors", "correction", "pages",
-    "correction_files", "cohort", "evaluation", "papers", "BrainDiffViewer", "commands",
+    "errors", "files", "progress", "display", "ellipsoids", "fill", "volume", "storage", "images", "intensity", "scan",
+    "metrics", "motion", "pictures", "models", "inference", "severity", "data", "training", "injection", "disagreement",
+    "correction", "pages", "correction_files", "cohort", "evaluation", "papers", "BrainDiffViewer", "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier. The viewer lies apart,
 with what touches Slicer, and only the command line may open it."""
 PACKAGE = "BrainDiffLogic"
-ABOVE = ("disagreement", "blending", "correctors", "correction", "pages", "correction_files", "cohort", "evaluation")
+ABOVE = ("disagreement", "correction", "pages", "correction_files", "cohort", "evaluation")
 """Rooms above training that are installed without its packages."""
 
 

@@ -17,21 +17,18 @@ from BrainDiffLogic.evaluation.safety.checks import (
     ITSELF,
     CachedMethod,
     Outcome,
+    check_absent_lesions,
     check_clean_scan,
     check_equivariance,
     check_idempotence,
+    check_implanted_lesions,
     check_out_of_domain,
     check_tissue_volumes,
-    notes_of,
-)
-from BrainDiffLogic.evaluation.safety.lesion_checks import (
-    check_absent_lesions,
-    check_implanted_lesions,
     find_lesions,
     new_blobs,
+    notes_of,
 )
-from BrainDiffLogic.evaluation.safety.other_inputs import other_inputs
-from BrainDiffLogic.evaluation.safety.scene import DIAMETERS_MM
+from BrainDiffLogic.evaluation.safety.scene import DIAMETERS_MM, other_inputs
 from BrainDiffLogic.evaluation.safety.suite import CHECKS, Check
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, save_tiny

@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.safety.checks import CachedMethod
-from BrainDiffLogic.evaluation.safety.lesion_checks import BALL_RESPONSE, DIAMETERS_MM, new_blobs
-from BrainDiffLogic.evaluation.safety.other_inputs import thick_slices
-from BrainDiffLogic.evaluation.safety.scene import APART_MM, build_scene, implanted, two_balls
+from BrainDiffLogic.evaluation.safety.checks import BALL_RESPONSE, DIAMETERS_MM, CachedMethod, new_blobs
+from BrainDiffLogic.evaluation.safety.scene import APART_MM, build_scene, implanted, thick_slices, two_balls
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.volume import Volume
 

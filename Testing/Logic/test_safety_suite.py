@@ -16,9 +16,8 @@ from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import denoised, nothing
 from BrainDiffLogic.evaluation.safety import suite
 from BrainDiffLogic.evaluation.safety.checks import Outcome, at_least, at_most, ratio
-from BrainDiffLogic.evaluation.safety.report import HeadOutcome, as_markdown, worst
 from BrainDiffLogic.evaluation.safety.scene import Scene
-from BrainDiffLogic.evaluation.safety.suite import run_safety
+from BrainDiffLogic.evaluation.safety.suite import HeadOutcome, as_markdown, run_safety, worst
 from BrainDiffLogic.volume import Volume
 
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from BrainDiffLogic import correct, read_volume
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models import checkpoints
-from BrainDiffLogic.severity import estimate_severity
-from BrainDiffLogic.severity.estimate import aggregate
-from BrainDiffLogic.severity.network import load_severity, shipped_weights
+from BrainDiffLogic.models.severity import load_severity, shipped_weights
+from BrainDiffLogic.severity import aggregate, estimate_severity
 from BrainDiffLogic.training import severity
 from BrainDiffLogic.training.severity import Judged
 from BrainDiffLogic.volume import Volume, to_sagittal

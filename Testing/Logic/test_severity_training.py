@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
+from BrainDiffLogic.models.severity import build_severity, load_severity
 from BrainDiffLogic.severity import estimate_severity
-from BrainDiffLogic.severity.network import build_severity, load_severity
 from BrainDiffLogic.training.configuration import SeverityConfiguration, Variation
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.fit import Hardware, trained_state
 from BrainDiffLogic.training.pairs import PairCache
-from BrainDiffLogic.training.run_folder import trained_state
 from BrainDiffLogic.training.severity import (
     export_severity,
     pair_cache,

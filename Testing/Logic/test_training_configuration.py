@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.families import build
+from BrainDiffLogic.models.corrector import build
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.corrector import network_arguments
 from BrainDiffLogic.training.fields import find_configuration, read_section, shipped_folder

@@ -19,24 +19,22 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.injection.inject import Plan, load_prior
 from BrainDiffLogic.injection.job import injected_run, synthesize
 from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.models.families import build
+from BrainDiffLogic.models.corrector import build
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.corrector import (
     BestCheckpoint,
     CorrectorTraining,
+    export_pair_corrector,
     network_arguments,
     stopped_early,
     train_on_pairs,
 )
-from BrainDiffLogic.training.corrector_cards import export_pair_corrector
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.fit import Hardware, steps_done, trained_state
 from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.losses import ContrastiveLoss
-from BrainDiffLogic.training.run_folder import steps_done, trained_state
-from BrainDiffLogic.training.slice_pairs import StackPairs, pair_slices, write_stack
-from BrainDiffLogic.training.slice_store import SliceStore, sagittal_slices
+from BrainDiffLogic.training.slice_store import SliceStore, StackPairs, pair_slices, sagittal_slices, write_stack
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.tiny_prior import save_prior, write_store

@@ -22,7 +22,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import DIFFUSION_MODELS, build_autoencoder, build_diffusion
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import Hardware
+from BrainDiffLogic.training.fit import Hardware, epochs_done, trained_state
 from BrainDiffLogic.training.generative_checkpoints import (
     check_partners,
     generative_card,
@@ -31,7 +31,6 @@ from BrainDiffLogic.training.generative_checkpoints import (
     save_generative,
 )
 from BrainDiffLogic.training.ldm import DiffusionTraining, assert_prior, export_ldm, prior_slices, train_ldm
-from BrainDiffLogic.training.run_folder import epochs_done, trained_state
 from BrainDiffLogic.training.slice_store import SliceStore
 
 CPU = Hardware("cpu")

@@ -14,9 +14,8 @@ from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.training import heads
 from BrainDiffLogic.training import pairs as pairs_module
 from BrainDiffLogic.training.configuration import Recipe
-from BrainDiffLogic.training.heads import fourier_resampled, quiet_name
+from BrainDiffLogic.training.heads import Source, fourier_resampled, quiet_name
 from BrainDiffLogic.training.pairs import PairCache, simulate_pair
-from BrainDiffLogic.training.sources import Source
 from BrainDiffLogic.volume import Volume
 from Harness.changed_files import change_a_byte
 

@@ -13,10 +13,9 @@ from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.training import heads
 from BrainDiffLogic.training import pairs as pairs_module
 from BrainDiffLogic.training.configuration import Recipe
-from BrainDiffLogic.training.heads import noise_deviation, paint, quiet_head, quieted
+from BrainDiffLogic.training.heads import MOST_GAIN, RecordedTraces, Source, noise_deviation, paint, quiet_head, quieted
 from BrainDiffLogic.training.pairs import PairCache, drawn_mask, simulate_pair
 from BrainDiffLogic.training.slices import mask_slice
-from BrainDiffLogic.training.sources import MOST_GAIN, RecordedTraces, Source
 from BrainDiffLogic.volume import Volume
 
 QUIET = Recipe(quiet=True, max_voxels=4e5, still_share=0.0, phase_share=0.0, blur_share=0.0, noise=(0.0, 0.0))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from BrainDiffLogic.models.families import CONFIGURATIONS, build
+from BrainDiffLogic.models.corrector import CONFIGURATIONS, build
 from BrainDiffLogic.training.optimisers import RevivingReLU, revive
 
 

@@ -23,14 +23,12 @@ from BrainDiffLogic import correct
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.models.families import build
-from BrainDiffLogic.training import corrector, run_folder
+from BrainDiffLogic.models.corrector import build
+from BrainDiffLogic.training import corrector, fit
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, Stage
-from BrainDiffLogic.training.corrector import stopped_early, train
-from BrainDiffLogic.training.corrector_cards import export_corrector, learning_curve
+from BrainDiffLogic.training.corrector import export_corrector, learning_curve, stopped_early, train
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import AtomicCheckpoints, Hardware
-from BrainDiffLogic.training.run_folder import epochs_done, steps_done, trained_state
+from BrainDiffLogic.training.fit import AtomicCheckpoints, Hardware, epochs_done, steps_done, trained_state
 from Harness.changed_files import change_a_byte
 from Harness.tiny_training import COMPACT, CONTENT, TINY, make_data_folder, tiny
 
@@ -285,7 +283,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("read", [run_folder.read_checkpoint, steps_done, epochs_done, trained_state, stopped_early])
+@pytest.mark.parametrize("read", [fit.read_checkpoint, steps_done, epochs_done, trained_state, stopped_early])
 def test_a_crafted_checkpoint_runs_no_code(read: Any, tmp_path: Path) -> None:
     content = {"state_dict": {}, "global_step": 1, "epoch": 0, "callbacks": {}, "trap": Trap(tmp_path / "sprung")}
     torch.save(content, tmp_path / "last.ckpt")
@@ -303,7 +301,7 @@ def test_a_crafted_run_folder_is_refused_and_no_trainer_runs_its_code(
     torch.save({**whole, "trap": Trap(tmp_path / "sprung")}, last)
     with pytest.raises(InputError, match="not a checkpoint of a run"):
         trained(one_step(), a_data_folder, tmp_path / "run")
-    monkeypatch.setattr("BrainDiffLogic.training.run_folder.last_checkpoint", lambda run, network: last)
+    monkeypatch.setattr("BrainDiffLogic.training.fit.last_checkpoint", lambda run, network: last)
     with pytest.raises(pickle.UnpicklingError):
         trained(one_step(), a_data_folder, tmp_path / "run")
     assert not (tmp_path / "sprung").exists()
@@ -343,7 +341,7 @@ def test_an_interrupted_checkpoint_leaves_the_one_before(tmp_path: Path, monkeyp
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.torch, "save", interrupted)
+    monkeypatch.setattr(fit.torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpoints().save_checkpoint({"global_step": 2}, path)
     assert steps_done(path) == 1

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from BrainDiffLogic.training.configuration import Recipe
+from BrainDiffLogic.training.heads import Source
 from BrainDiffLogic.training.pairs import PairCache
 from BrainDiffLogic.training.slices import GAIN, CachedSlices, SimulatedSlices, ValidationSlices, take_slice
-from BrainDiffLogic.training.sources import Source
 
 
 def numbered(slices: int = 6, rows: int = 20, columns: int = 24) -> np.ndarray:

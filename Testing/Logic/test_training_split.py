@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from BrainDiffLogic.data.subjects import subject_of
+from BrainDiffLogic.data.split import subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion import preset, with_severity
 from BrainDiffLogic.training import severity
@@ -15,8 +15,7 @@ from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.corrector import train
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware
-from BrainDiffLogic.training.pairs import caches
-from BrainDiffLogic.training.sources import (
+from BrainDiffLogic.training.heads import (
     Source,
     assert_disjoint,
     assert_other_motion,
@@ -24,6 +23,7 @@ from BrainDiffLogic.training.sources import (
     find_traces,
     motion_shape,
 )
+from BrainDiffLogic.training.pairs import caches
 from Harness.tiny_training import SHIPPED, make_data_folder, tiny
 from Harness.trace_sets import save_traces
 

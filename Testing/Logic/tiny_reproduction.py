@@ -13,7 +13,7 @@ from BrainDiffLogic.commands.simulate_cohort import Settings as CohortSettings
 from BrainDiffLogic.commands.simulate_cohort import simulate_cohort
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.injection.inject import Plan
-from BrainDiffLogic.papers.braindiff_settings import BrainDiffSettings
+from BrainDiffLogic.papers.braindiff import BrainDiffSettings
 from BrainDiffLogic.papers.comparison import ComparisonSettings
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.volume import Volume

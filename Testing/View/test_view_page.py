@@ -20,7 +20,7 @@ from PIL import Image
 from BrainDiffLogic import read_volume, write_volume
 from BrainDiffLogic.commands.demo import find_head, simulated, with_air_above
 from BrainDiffLogic.correction_files import correct_file
-from BrainDiffLogic.digests import file_digest
+from BrainDiffLogic.files import file_digest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

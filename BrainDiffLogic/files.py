@@ -1,4 +1,4 @@
-"""Digests (sha256) of files and of values: what caches, splits and cards know their content by."""
+"""Files: where those lie that come with the library, and the digests (sha256) that content is known by."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+
+def resources() -> Path:
+    """Their folder: beside the library in a checkout and in Slicer, inside it in a wheel."""
+    library = Path(__file__).resolve().parent
+    inside = library / "Resources"
+    return inside if inside.is_dir() else library.parent / "Resources"
+
 
 SHORT = 16
 """Characters of a digest that names a folder or a set of files: 64 bits."""
