@@ -11,9 +11,9 @@ of 1 % a coil), "grappa" (the same, every second line measured, 24 calibration l
 "lesions" has lesions implanted before the motion and tells how much of their contrast is left; "still" heads did not
 move. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
 on, ds000011-11 and -12 people of its validation. A line a scan and method: MRE, SSIM,
-Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net, of what "motion" takes off before
-it asks mc-net again, of "motion", and with ``--exact`` of the true trajectory undone. OUT keeps the quiet heads, and
-GROUP.json with every number. Minutes a scan.
+Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and of "motion"; with ``--exact``
+also of what "motion" takes off before it asks mc-net again, and of the true trajectory undone. OUT keeps the quiet
+heads, and GROUP.json with every number. Minutes a scan.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="default: all of them")
     parser.add_argument("--cases", type=int, metavar="N", help="the first N of each group")
-    parser.add_argument("--exact", action="store_true", help="the true trajectory undone, too")
+    parser.add_argument("--exact", action="store_true", help="physics alone, too: what was found, and the true trajectory")
     parser.add_argument("--picture", type=Path, metavar="F.png", help="also draw what was found in the first six")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -175,13 +175,13 @@ def corrected(
         return found[0].corrected.array
 
     add("motion", by_motion)
-    if motion := found[0].report["motion"]:
-        poses = np.array(motion["trajectory"])
-        here = Trajectory(poses[:, :3], poses[:, 3:])
-        add("its physics alone", lambda: without(here, motion["share_taken_off"]))
-    else:
-        add("its physics alone", lambda: moved.array)
     if truth is not None:
+        if motion := found[0].report["motion"]:
+            poses = np.array(motion["trajectory"])
+            here = Trajectory(poses[:, :3], poses[:, 3:])
+            add("its physics alone", lambda: without(here, motion["share_taken_off"]))
+        else:
+            add("its physics alone", lambda: moved.array)
         add("known trajectory", lambda: without(truth, 1.0))
     return results, seconds, found[0]
 
