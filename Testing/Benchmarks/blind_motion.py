@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="default: all of them")
     parser.add_argument("--cases", type=int, metavar="N", help="the first N of each group")
-    parser.add_argument("--exact", action="store_true", help="physics alone, too: what was found, and the true trajectory")
+    parser.add_argument("--exact", action="store_true", help="physics alone, too: as found, and as it was")
     parser.add_argument("--picture", type=Path, metavar="F.png", help="also draw what was found in the first six")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
