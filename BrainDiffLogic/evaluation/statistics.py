@@ -13,7 +13,7 @@ from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.pairs import FACTS
 from BrainDiffLogic.evaluation.run import MEASURED, REFERENCE, REFUSED
 from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, WITHOUT_REFERENCE
-from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
+from BrainDiffLogic.motion.trajectory import SEVERITY_DIGITS, STRATUM_NAMES, stratum
 
 SEVERITY = "severity_mm"
 STILL = "still"
@@ -75,6 +75,7 @@ def in_severity_group(severity: float, group: str) -> bool:
     """Whether a mean displacement in mm lies in one of ``SEVERITY_GROUPS``; 0 lies in "still" alone."""
     if severity == 0 or group == STILL:
         return severity == 0 and group == STILL
+    severity = round(severity, SEVERITY_DIGITS)
     if group == "1-4":
         return AIM_MM[0] <= severity < AIM_MM[1]
     if group in ("below 1", "above 1"):

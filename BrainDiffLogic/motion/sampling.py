@@ -8,7 +8,7 @@ calibration do not fit together, and the image shows what a scanner would show.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft
@@ -16,6 +16,7 @@ from scipy import fft
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.kspace import image_of
 from BrainDiffLogic.motion.trajectory import Trajectory, resampled, sampled
+from BrainDiffLogic.volume import ras_axes
 
 ORDERS = ("linear", "interleaved", "centric")
 
@@ -69,7 +70,8 @@ class Sampling:
     """How the phase-encode lines of a scan are sampled, beside that the head moves.
 
     partial_fourier    share of the lines that is acquired, above 0.5 to 1; the rest, all on one side, stays zero
-    late               the lines that stay zero are the last ones along the array axis, not the first ones
+    late               the lines that stay zero are the last ones, not the first ones: along the patient's axis for who
+                       simulates, of the array's (``along``) for the methods below
     reduction          of parallel imaging: outside the calibration lines every ``reduction``-th line is acquired. With
                        several coils the others are filled in from these (``fill_lines``)
     calibration_lines  central lines that are all acquired; of an even number the odd one lies before the middle
@@ -95,6 +97,11 @@ class Sampling:
             raise InputError(f"{self.calibration_lines} calibration lines cannot be; give 0 or more")
         if self.fill_error is not None and self.reduction == 1:
             raise InputError("fill_error: without a reduction no line is filled in; give one of 2 to 4, or no error")
+
+    def along(self, affine: np.ndarray, axis: int) -> Sampling:
+        """The same for an array whose ``axis`` may run against the patient's."""
+        axes, signs = ras_axes(affine)
+        return self if signs[list(axes).index(axis)] > 0 else replace(self, late=not self.late)
 
     @property
     def full_fourier(self) -> bool:

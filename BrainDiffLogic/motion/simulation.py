@@ -104,6 +104,7 @@ def simulate_motion(
     voxels is shifted up before and down after.
     """
     axis = phase_encode_axis(volume.affine, pe_axis)
+    sampling = sampling.along(volume.affine, axis)
     if volume.shape[axis] < 2:
         raise InputError(f"{volume.name} has one voxel along {pe_axis}: phase encoding needs at least 2")
     if receive is not None and (coils is not None or receive.shape != volume.shape):
@@ -116,9 +117,10 @@ def simulate_motion(
     centre = head_centre(still, volume.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
     lines, skipped = volume.shape[axis], None if receiver is None else sampling.skipped(volume.shape[axis])
     poses = resampled(in_kspace_order(trajectory, lines, order, skipped), lines)
-    poses = anchored(poses if severity is None else with_severity(poses, severity))
     keeps = sampling.keeps(lines)
-    severity = _severity(poses, keeps if skipped is None else keeps & ~skipped, volume, axis)
+    measured = _in_patient_order(keeps if skipped is None else keeps & ~skipped, volume, axis)
+    poses = anchored(poses if severity is None else with_severity(poses, severity, measured))
+    severity = float(poses.displacement[measured].mean())
     if align and severity > NO_MOTION:
         poses = aligned(still, volume.affine, poses, axis, centre, keeps=keeps)
     poses = Trajectory(poses.translations, poses.rotations, centre)
@@ -163,10 +165,11 @@ def _one_coil(
     return np.abs(moved), np.abs(still).astype(np.float32)
 
 
-def _severity(poses: Trajectory, measured: np.ndarray, volume: Volume, axis: int) -> float:
-    """Mean displacement in mm over the lines that are ``measured``, (lines,) in the order of the array axis."""
-    rows = _rows(volume.shape, volume.affine, axis)  # in FFT order, along the patient's axis
-    return float(poses.displacement[np.sort(rows[fft.ifftshift(measured)])].mean())
+def _in_patient_order(lines: np.ndarray, volume: Volume, axis: int) -> np.ndarray:
+    """(N,) bool in the order of the trajectory, along the patient's axis, of lines in the order of the array axis."""
+    found = np.zeros_like(lines)
+    found[_rows(volume.shape, volume.affine, axis)] = fft.ifftshift(lines)
+    return found
 
 
 def head_centre(array: np.ndarray, affine: np.ndarray) -> np.ndarray:

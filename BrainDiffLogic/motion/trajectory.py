@@ -62,6 +62,8 @@ def scaled_rotations(rotations: np.ndarray, factor: float) -> np.ndarray:
 
 STRATA = (0.5, 1.0, 2.0, 4.0)
 """Limits in mm of mean RMS displacement between the severity strata."""
+SEVERITY_DIGITS = 4
+"""Of a severity in mm that is compared with a limit: motion scaled to 1 mm comes out as 0.9999999996."""
 STRATUM_NAMES = ("<0.5", "0.5-1", "1-2", "2-4", ">4")
 
 
@@ -155,26 +157,27 @@ def scaled(trajectory: Trajectory, factor: float) -> Trajectory:
     return Trajectory(factor * trajectory.translations, rotations, trajectory.centre)
 
 
-def with_severity(trajectory: Trajectory, severity: float) -> Trajectory:
-    """The trajectory, anchored at the centre of k-space and scaled to a mean RMS displacement of ``severity``
-    mm.
+def with_severity(trajectory: Trajectory, severity: float, measured: np.ndarray | None = None) -> Trajectory:
+    """The trajectory, anchored at the centre of k-space and scaled to a mean RMS displacement of ``severity`` mm.
 
+    measured  (N,) bool: the rows that count for the mean (default: all)
     Raises InputError when it holds no motion, or when no scaling reaches the severity.
     """
     if severity < 0:
         raise InputError(f"severity {severity} mm is negative; give the mean displacement in mm, 0 or more")
-    still = anchored(trajectory)
+    still, counted = anchored(trajectory), slice(None) if measured is None else measured
     if severity == 0:
         return scaled(still, 0.0)
-    if still.severity < 1e-6:
+    found = float(still.displacement[counted].mean())
+    if found < 1e-6:
         raise InputError(
             "the trajectory holds no motion, so it cannot be scaled to a severity; choose another trace"
         )
 
     def excess(factor: float) -> float:
-        return scaled(still, factor).severity - severity
+        return float(scaled(still, factor).displacement[counted].mean()) - severity
 
-    upper = severity / still.severity
+    upper = severity / found
     while excess(upper) < 0:
         upper *= 1.5
         if np.abs(still.rotations).max() * upper > 180:
@@ -185,5 +188,5 @@ def with_severity(trajectory: Trajectory, severity: float) -> Trajectory:
 
 
 def stratum(severity: float) -> str:
-    """The name of the severity stratum of a mean RMS displacement in mm."""
-    return STRATUM_NAMES[int(np.searchsorted(STRATA, severity, side="right"))]
+    """The name of the severity stratum of a mean RMS displacement in mm, which scaling reaches but for rounding."""
+    return STRATUM_NAMES[int(np.searchsorted(STRATA, round(severity, SEVERITY_DIGITS), side="right"))]

@@ -22,6 +22,7 @@ from BrainDiffLogic.evaluation.statistics import (
     wilcoxon,
 )
 from BrainDiffLogic.metrics.measures import METRICS
+from BrainDiffLogic.motion import PRESETS, preset, stratum, with_severity
 
 NUMBERS = st.lists(st.floats(-10, 10).filter(lambda value: abs(value) > 1e-3), min_size=6, max_size=12, unique=True)
 
@@ -149,6 +150,14 @@ def test_a_severity_lies_in_one_stratum(severity: float) -> None:
     assert ("1-4" in groups) == (1 <= severity < 4)
     assert ("above 1" in groups) == (severity >= 1)
     assert severity == 0 or ("below 1" in groups) != ("above 1" in groups)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 2.0, 4.0])
+def test_motion_scaled_to_a_limit_lies_above_it(limit: float) -> None:
+    for kind in PRESETS:
+        severity = with_severity(preset(kind, 64, 3), limit).severity
+        assert stratum(severity) == stratum(limit), f"{kind}: {severity!r}"
+        assert in_severity_group(severity, "above 1") == (limit >= 1)
 
 
 def test_pairs_are_grouped_by_the_facts_in_which_they_differ() -> None:

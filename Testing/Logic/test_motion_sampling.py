@@ -130,15 +130,25 @@ def test_each_line_is_acquired_skipped_or_left_out(lines: int, reduction: int, c
     assert reduction > 1 or not skipped.any()
 
 
-def test_motion_while_nothing_is_acquired_counts_for_nothing_however_the_array_runs() -> None:
+@pytest.mark.parametrize("kind", ["nod", "steps"])
+def test_what_partial_fourier_leaves_out_does_not_depend_on_how_the_array_runs(kind: str) -> None:
     head = folded_head(whole=True)
     flipped = Volume(np.ascontiguousarray(head.array[:, ::-1]), head.affine @ np.diag([1.0, -1, 1, 1]))
-    lines = head.shape[1]
-    translations = np.zeros((lines, 3))
-    translations[: round(0.35 * lines)] = [3.0, 5.0, 1.0]  # of the lines that lie last along the flipped array
-    poses = Trajectory(translations, np.zeros((lines, 3)))
-    assert simulate_motion(flipped, poses, "AP", sampling=Sampling(0.6, late=True)).severity == 0
-    assert simulate_motion(flipped, poses, "AP", sampling=Sampling(0.6, late=False)).severity > 1
+    poses = preset(kind, head.shape[1], 1)
+    one, other = (
+        simulate_motion(volume, poses, "AP", severity=1.5, sampling=Sampling(0.7)) for volume in (head, flipped)
+    )
+    assert one.severity == pytest.approx(1.5, abs=1e-4) and other.severity == pytest.approx(1.5, abs=1e-4)
+    apart = np.abs(one.moved.array - other.moved.array[:, ::-1]).mean()
+    assert apart < 0.1 * np.abs(one.moved.array - one.reference.array).mean()
+
+
+@pytest.mark.parametrize(("share", "reduction"), [(0.6, 1), (0.8, 1), (1.0, 2), (0.7, 2)])
+def test_the_severity_asked_for_is_that_of_the_lines_that_are_acquired(share: float, reduction: int) -> None:
+    head, sampling = folded_head(whole=True), Sampling(share, reduction=reduction)
+    coils = smooth_coils(head.shape, head.affine, 4, 1) if reduction > 1 else None
+    got = simulate_motion(head, preset("steps", 40, 0), "AP", severity=2.0, sampling=sampling, coils=coils)
+    assert got.severity == pytest.approx(2.0, abs=1e-4)
 
 
 # Parallel imaging with several coils
