@@ -65,8 +65,11 @@ class Volume:
     def read(cls, array: np.ndarray, affine: np.ndarray, notes: tuple[str, ...] = (), **fields: Any) -> Volume:
         """A scan from a file, ready to compute with: air where it has no measurement.
 
-        Raises InputError also for values whose squares float32 cannot hold.
+        Of another kind than "magnitude" the values stay as they are, but for NaN, which becomes 0. Raises InputError
+        also for values of a scan whose squares float32 cannot hold.
         """
+        if fields.get("kind", "magnitude") != "magnitude":
+            return cls(np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf), affine, notes=notes, **fields)
         fill = find_fill(array)
         if fill is not None:
             array, notes = fill.taken_out_of(array), (*notes, fill.note)

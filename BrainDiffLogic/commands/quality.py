@@ -36,20 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, measure, print."""
     from BrainDiffLogic.images import read_volume
-    from BrainDiffLogic.metrics.quality import CONVENTION, assess, compare
+    from BrainDiffLogic.metrics.quality import CONVENTION, HEAD, assess, compare
 
     image = read_volume(args.image)
     say_notes("quality", args.image, image.notes)
     reference = read_volume(args.reference) if args.reference else None
-    mask = read_volume(args.mask) if args.mask else None
+    mask = read_volume(args.mask, kind="mask") if args.mask else None
+    convention = CONVENTION.replace(HEAD, args.mask) if args.mask else CONVENTION
     comparison = compare(image, reference, mask).as_dict() if reference is not None else None
     metrics = assess(image, mask).as_dict()
     if args.json:
         paths = {"image": args.image, "reference": args.reference, "mask": args.mask}
-        facts = {**paths, "convention": CONVENTION, "metrics": metrics, "comparison": comparison}
+        facts = {**paths, "convention": convention, "metrics": metrics, "comparison": comparison}
         print(json.dumps(facts, indent=1, allow_nan=False))
         return 0
-    print(f"convention: {CONVENTION}")
+    print(f"convention: {convention}")
     reasons = metrics.pop("reasons")
     for name, value in {**(comparison or {}), **metrics}.items():
         print(_row(name, value, reasons.get(name)))

@@ -45,12 +45,13 @@ SHEARED = 1e-4
 READABLE = NIFTI + META_NRRD + MGH + MINC + DICOM
 
 
-def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
+def read_volume(path: str | PathLike[str], series: str | None = None, kind: str = "magnitude") -> Volume:
     """Read one 3D scalar image.
 
     path    a NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, .hdr/.img), .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, MINC (.mnc),
             Analyze (.hdr/.img), a folder of DICOM files, or one file of a DICOM series (which is read from its folder)
     series  number or UID of the DICOM series in a folder with several; None: the only T1-weighted head
+    kind    that of the volume; anything else than "magnitude" keeps its values, whatever they are, but for NaN, now 0
 
     The array is (I, J, K) with real values: unscaled integers keep their integer type, scaled integers become
     float32 where that tells all stored integers apart, else float64. ``storage`` remembers type, slope and
@@ -63,7 +64,7 @@ def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder; check the path")
     if path.is_dir():
-        return _read_series(path, series)
+        return _read_series(path, series, kind)
     if not path.is_file():
         raise InputError(f"{path}: this is no file that can be read twice (a pipe?); save the scan in one first")
     suffix = file_suffix(path)
@@ -71,21 +72,21 @@ def read_volume(path: str | PathLike[str], series: str | None = None) -> Volume:
         from BrainDiffLogic.images.nifti import is_analyze, read_nifti
         from BrainDiffLogic.images.old_formats import read_analyze
 
-        return read_analyze(path) if suffix in PAIR and is_analyze(path) else read_nifti(path)
+        return read_analyze(path, kind) if suffix in PAIR and is_analyze(path) else read_nifti(path, kind)
     if suffix in MINC:
         from BrainDiffLogic.images.old_formats import read_minc
 
-        return read_minc(path)
+        return read_minc(path, kind)
     if suffix in META_NRRD:
         from BrainDiffLogic.images.meta_nrrd import read_meta_nrrd
 
-        return read_meta_nrrd(path)
+        return read_meta_nrrd(path, kind)
     if suffix in MGH:
         from BrainDiffLogic.images.mgh import read_mgh
 
-        return read_mgh(path)
+        return read_mgh(path, kind)
     if suffix in DICOM or is_dicom_file(path):
-        return _read_series(path, series)
+        return _read_series(path, series, kind)
     raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
 
 
@@ -95,10 +96,10 @@ def is_dicom_file(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _read_series(path: Path, series: str | None) -> Volume:
+def _read_series(path: Path, series: str | None, kind: str) -> Volume:
     from BrainDiffLogic.images.dicom_series import read_dicom_series
 
-    return read_dicom_series(path, series)
+    return read_dicom_series(path, series, kind)
 
 
 def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:

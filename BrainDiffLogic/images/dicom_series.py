@@ -111,7 +111,7 @@ class SeriesSource:
         return array.astype(np.float32) if exact else array
 
 
-def read_dicom_series(path: Path, wanted: str | None = None) -> Volume:
+def read_dicom_series(path: Path, wanted: str | None = None, kind: str = "magnitude") -> Volume:
     """One series as a volume: of a folder, or that of a given file (``dicom_files.find_series``).
 
     Frames are ordered by position, whatever the files are called; a second copy of one is passed over. Refused with
@@ -132,7 +132,7 @@ def read_dicom_series(path: Path, wanted: str | None = None) -> Volume:
     affine = np.eye(4)
     affine[:3, :2] = LPS_TO_RAS @ (first.direction[:, :2] * first.spacing[:2])
     affine[:3, 2], affine[:3, 3] = LPS_TO_RAS @ step, LPS_TO_RAS @ first.position
-    return Volume.read(array, affine + 0.0, (*notes, *copies), storage=storage, source=str(path))
+    return Volume.read(array, affine + 0.0, (*notes, *copies), kind=kind, storage=storage, source=str(path))
 
 
 class _Pixels:

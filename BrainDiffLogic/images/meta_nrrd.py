@@ -41,7 +41,7 @@ LEFT_ANTERIOR_SUPERIOR = ("left-anterior-superior", "left-anterior-superior-time
 _redirection = threading.Lock()
 
 
-def read_meta_nrrd(path: Path) -> Volume:
+def read_meta_nrrd(path: Path, kind: str) -> Volume:
     """One 3D scalar volume; InputError for anything else."""
     with understood(path, "an image"):
         fields = header_fields(path)
@@ -64,7 +64,7 @@ def read_meta_nrrd(path: Path) -> Volume:
         affine = _affine_from_las(fields)
     array = sitk.GetArrayFromImage(image).transpose()
     storage = Storage(array.dtype, format="nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "meta")
-    return Volume.read(array, affine, storage=storage, source=str(path), notes=_notes(fields))
+    return Volume.read(array, affine, kind=kind, storage=storage, source=str(path), notes=_notes(fields))
 
 
 def header_fields(path: Path) -> dict[str, str]:

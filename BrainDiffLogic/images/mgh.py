@@ -23,7 +23,7 @@ NO_AXES = (
 )
 
 
-def read_mgh(path: Path) -> Volume:
+def read_mgh(path: Path, kind: str) -> Volume:
     """One 3D scalar volume; InputError for anything else."""
     with understood(path, "MGH"), opened(path) as stream:
         start = stream.read(HEADER_BYTES)
@@ -47,7 +47,7 @@ def read_mgh(path: Path) -> Volume:
     storage = Storage(array.dtype, format="mgh", header=header)
     with np.errstate(over="ignore", invalid="ignore"):  # Volume says what is wrong with the affine
         affine = header.get_affine()
-    return Volume.read(array, affine, notes, storage=storage, source=str(path))
+    return Volume.read(array, affine, notes, kind=kind, storage=storage, source=str(path))
 
 
 def write_mgh(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:

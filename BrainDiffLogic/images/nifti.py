@@ -44,7 +44,7 @@ FORMS_DISAGREE = (
 NO_SIZE = "the header gives no voxel size (pixdim is 0): 1 mm is taken"
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, kind: str) -> Volume:
     """One 3D scalar volume from a NIfTI file of either byte order; InputError for anything else."""
     with understood(path, "NIfTI"), _opened(path) as (header, notes, stream):
         _check_header(header, path)
@@ -60,7 +60,7 @@ def read_nifti(path: Path) -> Volume:
         slope, intercept = 1.0, 0.0
     version = "nifti2" if isinstance(header, nib.Nifti2Header) else "nifti1"
     storage = Storage(raw.dtype if raw.dtype.kind in "iu" else array.dtype, slope, intercept, version, header)
-    return Volume.read(array, header.get_best_affine(), storage=storage, source=str(path), notes=notes)
+    return Volume.read(array, header.get_best_affine(), notes, kind=kind, storage=storage, source=str(path))
 
 
 def is_analyze(path: Path) -> bool:

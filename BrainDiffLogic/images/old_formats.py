@@ -23,7 +23,7 @@ SIDE = (
 )
 
 
-def read_minc(path: Path) -> Volume:
+def read_minc(path: Path, kind: str) -> Volume:
     """One 3D volume of a MINC 1 file, or of a MINC 2 file where h5py is installed; InputError for anything else."""
     with path.open("rb") as file:
         newer = file.read(4) == HDF5
@@ -43,7 +43,7 @@ def read_minc(path: Path) -> Volume:
     whole = own.kind in "iu" and own.itemsize <= 4 and bool(np.all(array == np.rint(array)))
     array = array.astype(own if whole and _within(array, own) else np.float32)
     storage = Storage(array.dtype, format="minc")
-    return Volume.read(array, image.affine, storage=storage, source=str(path))
+    return Volume.read(array, image.affine, kind=kind, storage=storage, source=str(path))
 
 
 def _within(array: np.ndarray, dtype: np.dtype) -> bool:
@@ -51,7 +51,7 @@ def _within(array: np.ndarray, dtype: np.dtype) -> bool:
     return bool(limits.min <= array.min() and array.max() <= limits.max)
 
 
-def read_analyze(path: Path) -> Volume:
+def read_analyze(path: Path, kind: str) -> Volume:
     """One 3D volume of a pair .hdr and .img, and SPM's .mat with its affine where there is one."""
     with understood(path, "Analyze"):
         image = nib.Spm2AnalyzeImage.from_filename(path)
@@ -64,7 +64,7 @@ def read_analyze(path: Path) -> Volume:
     if raw.dtype.kind == "f":
         slope, intercept = 1.0, 0.0
     storage = Storage(raw.dtype if raw.dtype.kind in "iu" else array.dtype, slope, intercept, "analyze")
-    return Volume.read(array, image.affine, (SIDE,), storage=storage, source=str(path))
+    return Volume.read(array, image.affine, (SIDE,), kind=kind, storage=storage, source=str(path))
 
 
 def _check_shape(path: Path, image: SpatialImage) -> None:

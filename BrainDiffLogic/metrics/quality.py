@@ -26,9 +26,11 @@ from BrainDiffLogic.metrics.tissues import TOO_FEW, Tissues, tissue_masks
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, to_sagittal
 
+HEAD = "the reference's head"
+"""The mask where none is given."""
 CONVENTION = (
     "both images on the reference's scale (percentiles 1 and 99.9 of its volume to 0 and 1, not clipped), "
-    "mask: the reference's head; PSNR in the mask, data range 1; SSIM: 3D Gaussian window, sigma 1.5, "
+    f"mask: {HEAD}; PSNR in the mask, data range 1; SSIM: 3D Gaussian window, sigma 1.5, "
     "population covariance, data range 1, map averaged in the mask; "
     "MRE: sum|error| / sum|reference| in the mask, on that scale; "
     "sharpness: Tenengrad of the image / of the reference in the mask"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -128,6 +129,24 @@ def test_quality_in_a_mask_differs_from_that_in_the_head(a_scan: Path, capsys: p
     whole = json.loads(capsys.readouterr().out)["metrics"]["tenengrad"]
     assert braindiff("quality", a_scan, "--json", "--mask", a_scan.parent / "mask.nii") == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["tenengrad"] != whole
+
+
+@pytest.mark.parametrize("inside", [1.0, -1.0, 65535.0, np.nan])
+@pytest.mark.parametrize("outside", [0.0, np.nan])
+def test_a_mask_is_no_scan(a_scan: Path, capsys: pytest.CaptureFixture[str], inside: float, outside: float) -> None:
+    """Constant, with values that a scan has for what was not measured, NaN outside: what is not 0 counts."""
+    volume, file = read_volume(a_scan), a_scan.parent / "mask.nii"
+    for box in (slice(None), slice(16, 32)):
+        mask = np.full(volume.shape, outside, np.float32)
+        mask[box] = inside
+        nib.save(nib.Nifti1Image(mask, volume.affine), file)
+        status = braindiff("quality", a_scan, "--json", "--mask", file)
+        said = capsys.readouterr()
+        if np.isnan(inside):
+            assert status == 2 and "mask" in said.err and "is empty" in said.err
+        else:
+            facts = json.loads(said.out)
+            assert status == 0 and f"mask: {file};" in facts["convention"] and facts["metrics"]["tenengrad"] > 0
 
 
 @pytest.mark.parametrize("option", ["--reference", "--mask"])
