@@ -68,6 +68,8 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
     if not path.is_file():
         raise InputError(f"{path}: this is no file that can be read twice (a pipe?); save the scan in one first")
     suffix = file_suffix(path)
+    if series and suffix in (*NIFTI, *MINC, *META_NRRD, *MGH):
+        raise InputError(f"{path}: not DICOM, so it has no series {series}; leave --series out")
     if suffix in NIFTI:
         from BrainDiffLogic.images.nifti import is_analyze, read_nifti
         from BrainDiffLogic.images.old_formats import read_analyze

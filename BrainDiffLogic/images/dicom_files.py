@@ -249,6 +249,6 @@ def _chosen(found: list[Series], path: Path) -> tuple[Series, tuple[str, ...]]:
         return left[0], (f"of {len(found)} series the only T1-weighted head was taken: {left[0]}",)
     several = f"{len(left or heads)} may be T1-weighted heads" if heads else "none is plainly a T1-weighted head"
     raise InputError(
-        f"{path}: {len(found)} DICOM series, {several}: {_listed(found)}; choose one with --series NUMBER, or give one"
-        " of its files"
+        f"{path}: {len(found)} DICOM series, {several}: {_listed(found)}; give a file of the one you mean"
+        " (braindiff correct also takes --series NUMBER)"
     )

@@ -23,6 +23,7 @@ from image_files import (
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
+from BrainDiffLogic.volume import Volume
 
 RIGHT_HANDED = [o for o in ORIENTATIONS if np.linalg.det(LPS @ oriented(o)[:3, :3]) > 0]
 
@@ -81,10 +82,18 @@ def test_several_series_are_refused_by_name_and_one_file_chooses_its_series(tmp_
     with pytest.raises(InputError) as error:
         read_volume(folder)
     listed = ('1.2.3.4.7 "t1 7" (7 slices)', '1.2.3.4.8 "t1 8" (7 slices)')
-    assert_one_line(error, str(folder), "2 DICOM series", *listed, "--series", "one of its files")
+    assert_one_line(error, str(folder), "2 DICOM series", *listed, "--series", "a file of the one you mean")
     np.testing.assert_array_equal(read_volume(folder, "1.2.3.4.8").array, voxels("int16"))
     np.testing.assert_array_equal(read_volume(files[2]).array, voxels("int16"))
     np.testing.assert_array_equal(read_volume(folder / "first3").array, voxels("uint16"))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mgz"])
+def test_a_file_that_is_no_dicom_has_no_series(tmp_path: Path, a_head: Volume, suffix: str) -> None:
+    file = tmp_path / f"scan{suffix}"
+    write_volume(a_head, file)
+    with pytest.raises(InputError, match="leave --series out"):
+        read_volume(file, "4")
 
 
 @pytest.mark.parametrize(
