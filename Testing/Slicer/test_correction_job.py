@@ -189,7 +189,7 @@ def test_the_temporary_nodes_are_hidden_and_not_saved(a_started_job, a_cli):
 def test_the_run_is_at_full_strength_in_float(a_started_job, a_cli, a_volume_node):
     wanted = {"inputVolume": a_volume_node, "strength": 1.0, "dtype": "float32", "device": "auto", "force": False}
     assert wanted.items() <= a_cli.parameters.items()
-    assert "disagreementVolume" not in a_cli.parameters  # it would take twice as long
+    assert "disagreementVolume" not in a_cli.parameters  # it would take three times as long
 
 
 def test_a_result_is_handed_over_once_and_everything_is_tidied_up_before(a_cli, a_volume_node, a_temp_folder):

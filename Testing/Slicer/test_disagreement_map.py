@@ -219,7 +219,7 @@ def test_the_box_asks_for_a_map_and_is_locked_while_one_is_made(a_panel_with_a_h
     panel = a_panel_with_a_head
     box, parameters = panel.ui.disagreementCheckBox, panel.logic.getParameterNode()
     assert not box.checked and not parameters.disagreement
-    assert "no probability" in box.toolTip and "twice as long" in box.toolTip
+    assert "no probability" in box.toolTip and "three times as long" in box.toolTip
     box.checked = True
     parameters.force = True  # the head is a phantom
     assert parameters.disagreement
