@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from BrainDiffLogic.fill import find_fill
+
 CAPTIONS = ("Original", "Corrected", "Difference")
 """The three volumes, from left to right."""
 VIEW_COLORS = ("#8C8C8C", "#6EB04B", "#4A90D9")
@@ -76,7 +78,12 @@ def half_window(original: np.ndarray) -> float:
 
 
 def robust_maximum(original: np.ndarray) -> float:
-    """The 99th percentile of what lies above the mean: of the head, not of the air; 1 for an empty image."""
+    """The 99th percentile of what lies above the mean: of the head, not of the air; 1 for an empty image.
+
+    Fill values are no image.
+    """
+    if fill := find_fill(original):
+        original = original[~fill.where]
     values = original[np.isfinite(original)]
     above = values[values > values.mean(dtype=np.float64)] if values.size else values
     if not above.size:

@@ -1,5 +1,7 @@
 import sys
 import unittest
+from collections.abc import Callable
+from functools import partial
 
 import qt
 import slicer
@@ -121,7 +123,7 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.comparePanel = ComparePanel(self.ui, self.runPanel.say)
         self.motionPanel = MotionPanel(self.ui, self._canEstimate, lambda: self.logic.dependencies().ensure())
         self.batchPanel = BatchPanel(
-            self.ui, self.startInQueue, lambda: self.logic.dependencies().ensure(), self.runPanel.say
+            self.ui, self.prepareQueue, lambda: self.logic.dependencies().ensure(), self.runPanel.say
         )
 
         self.studyPanel = ReaderStudyPanel(self.ui)
@@ -263,12 +265,11 @@ class BrainDiffSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             disagreementVolume=before.disagreement if before else None, waitForCompletion=False, **callbacks,
         )  # fmt: skip
 
-    def startInQueue(self, volume: vtkMRMLScalarVolumeNode, **callbacks) -> CorrectionJob:
-        """Correct a volume of the queue into new nodes, with the settings of the panel."""
-        return self.logic.process(
-            volume, model=self.modelSelector.modelToRun, strength=self.ui.strengthSlider.value,
+    def prepareQueue(self) -> Callable[..., CorrectionJob]:
+        """What corrects a volume of the queue into new nodes, with the settings that the panel has now."""
+        return partial(
+            self.logic.process, model=self.modelSelector.modelToRun, strength=self.ui.strengthSlider.value,
             device=self.deviceSelector.device, force=self.ui.forceCheckBox.checked, waitForCompletion=False,
-            **callbacks,
         )  # fmt: skip
 
     def onCorrectionFinished(self, outputs: CorrectionOutputs) -> None:

@@ -17,15 +17,17 @@ COLUMNS = 4
 class BatchPanel:
     """Connects the widgets of the group with a queue.
 
-    ui     the panel's widgets by name
-    start  as ``BatchQueue`` takes it
-    ask    installs what is missing, and raises RuntimeError if it cannot
-    say    shows a message of one line to the user
+    ui       the panel's widgets by name
+    prepare  as ``BatchQueue`` takes it
+    ask      installs what is missing, and raises RuntimeError if it cannot
+    say      shows a message of one line to the user
     """
 
-    def __init__(self, ui, start: Callable[..., Any], ask: Callable[[], None], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, ui, prepare: Callable[[], Callable[..., Any]], ask: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
         self._ui, self._ask, self._say = ui, ask, say
-        self.queue = BatchQueue(start, self._show)
+        self.queue = BatchQueue(prepare, self._show)
         table = ui.batchTable
         table.setColumnCount(COLUMNS)
         table.setHorizontalHeaderLabels([_("Volume"), _("State"), _("Motion (mm)"), _("Result")])

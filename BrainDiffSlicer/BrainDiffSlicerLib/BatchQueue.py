@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -21,20 +22,22 @@ RESULTS = "BrainDiff"
 class BatchQueue:
     """Runs one correction at a time and keeps what came of each.
 
-    start      starts a correction and returns its job; takes the volume and the callbacks of
-               ``BrainDiffSlicerLogic.process``, and raises if it cannot
+    prepare    called when the queue starts; returns what starts a correction with the settings of that moment: it
+               takes the volume and the callbacks of ``BrainDiffSlicerLogic.process``, returns the job, and raises if it
+               cannot
     onChanged  called without arguments when an item, or the list, has changed
 
     Outputs of a volume of the scene are new nodes; those of a file are files in the subfolder BrainDiff beside it, with
-    names that are not taken, and leave no node. Nothing is overwritten.
+    names that are not taken, with a report, and leave no node. Nothing is overwritten.
     """
 
-    def __init__(self, start: Callable[..., Any], onChanged: Callable[[], None]) -> None:
-        self._start, self._onChanged = start, onChanged
+    def __init__(self, prepare: Callable[[], Callable[..., Any]], onChanged: Callable[[], None]) -> None:
+        self._prepare, self._onChanged = prepare, onChanged
+        self._start: Callable[..., Any] | None = None
         self.items: list[BatchItem] = []
         self._job: Any = None
         self._current: BatchItem | None = None
-        self._going = False
+        self._going = self._advancing = False
 
     @property
     def running(self) -> bool:
@@ -61,7 +64,7 @@ class BatchQueue:
     def start(self) -> None:
         """Correct what waits."""
         if not self._going:
-            self._going = True
+            self._going, self._start = True, self._prepare()
             self._next()
 
     def cancel(self, item: BatchItem) -> None:
@@ -92,21 +95,32 @@ class BatchQueue:
         return len(items)
 
     def _next(self) -> None:
-        waiting = [item for item in self.items if item.state == WAITING]
-        if not waiting or not self._going:
-            self._going = False
-            self._onChanged()
-            return
-        self._current = waiting[0]
-        self._current.state, self._current.told = RUNNING, ""
+        if self._advancing:
+            return  # a start that fails at once comes back to the loop below
+        self._advancing = True
+        try:
+            while self._going and self._current is None:
+                waiting = [item for item in self.items if item.state == WAITING]
+                if waiting:
+                    self._begin(waiting[0])
+                else:
+                    self._going = False
+        finally:
+            self._advancing = False
+        self._onChanged()
+
+    def _begin(self, item: BatchItem) -> None:
+        self._current = item
+        item.state, item.told = RUNNING, ""
         self._onChanged()
         try:
-            self._load(self._current)
-            self._job = self._start(
-                self._current.volume,
-                onProgress=self._onProgress, onFinished=self._onFinished, onFailed=self._onFailed,
+            self._load(item)
+            job = self._start(
+                item.volume, onProgress=self._onProgress, onFinished=self._onFinished, onFailed=self._onFailed,
                 onCancelled=lambda: self._finish(CANCELED, ""),
             )  # fmt: skip
+            if self._current is item:  # else it has ended already
+                self._job = job
         except Exception as error:  # one volume must not end the others
             logging.exception("BrainDiff: a volume of the queue could not be corrected")
             self._finish(FAILED, " ".join(str(error).split()))
@@ -133,7 +147,7 @@ class BatchQueue:
         told = _("{share} changed").format(share=f"{changed:.1%}")
         try:
             if item.file is not None:
-                told += ", " + self._save(item.file, outputs)
+                told += ", " + self._save(item.file, outputs, report)
         except Exception as error:  # no room, or no right to write
             logging.exception("BrainDiff: a result of the queue could not be saved")
             self._finish(FAILED, " ".join(str(error).split()))
@@ -141,8 +155,8 @@ class BatchQueue:
         self._finish(UNCHANGED if report.get("gate") == "returned unchanged" else DONE, told)
 
     @staticmethod
-    def _save(file: Path, outputs: Any) -> str:
-        """Write corrected volume and difference with names that are not taken; returns the first name."""
+    def _save(file: Path, outputs: Any, report: dict[str, Any]) -> str:
+        """Write corrected volume, difference and report with names that are not taken; returns the first name."""
         folder = file.parent / RESULTS
         folder.mkdir(exist_ok=True)
         stem, suffix, number = file.name.removesuffix(_suffix(file)), _suffix(file), 1
@@ -150,9 +164,11 @@ class BatchQueue:
         while True:
             marker = f"_{number}" if number > 1 else ""
             names = [folder / f"{stem}_{part}{marker}{suffix}" for part in ("corrected", "difference")]
-            if not any(name.exists() for name in names):
+            said = folder / f"{stem}_report{marker}.json"
+            if not any(name.exists() for name in (*names, said)):
                 break
             number += 1
+        said.write_text(json.dumps({**report, "strength": outputs.strength}, indent=1), encoding="utf-8")
         for node, name in zip((outputs.corrected, outputs.difference), names, strict=True):
             if not slicer.util.saveNode(node, str(name), {}):
                 raise OSError(_("{name} could not be written").format(name=name))

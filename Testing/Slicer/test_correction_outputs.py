@@ -272,6 +272,14 @@ def test_an_image_of_one_value_still_has_a_window(value):
     assert half_window(np.full(SHAPE, value, np.float32)) > 0
 
 
+@pytest.mark.parametrize("fill", [-32768.0, 65535.0, np.nan])
+def test_fill_values_do_not_widen_the_window(fill: float):
+    image = np.random.default_rng(1).uniform(0, 500, (20, 24, 22)).astype(np.float32)
+    filled = image.copy()
+    filled[:3] = fill
+    assert half_window(filled) == pytest.approx(half_window(image), rel=0.05)
+
+
 def test_the_colors_are_white_at_zero_and_symmetric(outputs):
     table = outputs.difference.GetDisplayNode().GetColorNode()
     rgb = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import numpy as np
 import pytest
 from panel_parts import add_head, children, message, nodes, wait_until
@@ -54,7 +57,8 @@ def test_a_folder_gets_files_beside_it_and_none_is_overwritten(a_panel_with_a_he
         a_panel_with_a_head.batchPanel.addFolder(str(folder))
         run(a_panel_with_a_head)
     assert [row[1] for row in rows(a_panel_with_a_head)] == ["done", "failed"] * 2
-    names = [f"one_{part}{again}.nrrd" for part in ("corrected", "difference") for again in ("", "_2")]
+    kinds = ("corrected", ".nrrd"), ("difference", ".nrrd"), ("report", ".json")
+    names = [f"one_{part}{again}{suffix}" for part, suffix in kinds for again in ("", "_2")]
     assert sorted(file.name for file in (folder / "BrainDiff").iterdir()) == sorted(names)
     assert (folder / "one.nrrd").read_bytes() == given
     assert nodes() == before  # what a file brings leaves the scene with it
@@ -62,6 +66,37 @@ def test_a_folder_gets_files_beside_it_and_none_is_overwritten(a_panel_with_a_he
     difference = slicer.util.arrayFromVolume(slicer.util.loadVolume(str(folder / "BrainDiff" / "one_difference.nrrd")))
     original = slicer.util.arrayFromVolume(slicer.util.getNode("T1")).astype(float)
     assert np.abs(difference).max() > 0 and np.abs(corrected - original - difference).max() == 0
+
+
+def test_the_settings_are_those_of_the_start(a_panel_with_a_head, the_queue, tmp_path):
+    """Who looks at the first result and takes its strength back does not change the others."""
+    import slicer
+
+    panel, processes = a_panel_with_a_head, children()
+    for name in ("one", "two"):
+        slicer.util.saveNode(slicer.util.getNode("T1"), str(tmp_path / f"{name}.nrrd"))
+    panel.batchPanel.addFolder(str(tmp_path))
+    panel.ui.batchStartButton.click()
+    wait_until(lambda: children() != processes)
+    panel.ui.strengthSlider.value = 0.0
+    wait_until(lambda: not the_queue.running)
+    results = tmp_path / "BrainDiff"
+    assert [json.loads((results / f"{name}_report.json").read_text())["strength"] for name in ("one", "two")] == [1, 1]
+    one, two = (
+        slicer.util.arrayFromVolume(slicer.util.loadVolume(str(results / f"{name}_difference.nrrd")))
+        for name in ("one", "two")
+    )
+    assert one.any() and (one == two).all()
+
+
+def test_many_that_fail_at_once_end_the_queue(a_slicer):
+    from BrainDiffSlicerLib.BatchItem import BatchItem
+    from BrainDiffSlicerLib.BatchQueue import BatchQueue
+
+    a_queue = BatchQueue(lambda: None, lambda: None)
+    a_queue.items = [BatchItem(f"gone {number}") for number in range(sys.getrecursionlimit())]
+    a_queue.start()
+    assert {item.state for item in a_queue.items} == {"failed"} and not a_queue.running
 
 
 def test_each_of_the_queue_can_be_canceled(a_panel_with_a_head, the_queue):
