@@ -5,7 +5,8 @@ Slicer's panel and the page in the browser both take it from here, so that one l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +52,42 @@ METRICS = (
     Metric("snr_csf", "SNR, fluid", "Signal to noise in cerebrospinal fluid.", higher=True),
 )
 """What is shown of an assessment, the most telling first. Numbers compare one head with itself, not two scanners."""
+SHORT = ("tenengrad", "efc", "cjv")
+"""Of these, what is shown first; the rest is folded."""
 QUALITY_TITLES = ("Metric", "Before", "After (strength 1)", "What it means")
 """The columns of the table."""
+QUALITY_LIMIT = "Numbers of the image alone: they cannot tell whether the anatomy is right. Look at the difference."
+MISSING = "-"
+
+
+class QualityRow(NamedTuple):
+    """A metric before and after a correction, as text, and why it is missing where it is."""
+
+    metric: Metric
+    before: str
+    after: str
+    reasons: tuple[str, ...]
+
+
+def quality_rows(quality: Mapping[str, Any]) -> list[QualityRow]:
+    """All of ``METRICS`` of a report's entry "quality": {"before": {...}, "after": {...}}, either of which may lack."""
+    sides = [quality.get(when) or {} for when in ("before", "after")]
+    rows = []
+    for metric in METRICS:
+        values = [side.get(metric.key) for side in sides]
+        reasons = dict.fromkeys((side.get("reasons") or {}).get(metric.key) for side in sides)
+        before, after = (MISSING if value is None else f"{value:.4g}" for value in values)
+        rows.append(QualityRow(metric, before, after, tuple(reason for reason in reasons if reason)))
+    return rows
+
+
+def verdict(before: str, after: str, higher: bool) -> str:
+    """What two texts of a row say; ``higher``: whether more is better."""
+    if MISSING in (before, after):
+        return "not measured"
+    if before == after:
+        return "the same"
+    return "better" if (float(after) > float(before)) == higher else "worse"
 
 
 def difference_colors() -> np.ndarray:

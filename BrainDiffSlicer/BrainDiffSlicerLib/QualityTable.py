@@ -8,18 +8,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-MISSING = "-"
-
 
 class QualityTable:
     """Fills a table node: Metric | Before | After (strength 1) | What it means."""
-
-    @staticmethod
-    def metrics() -> list[Any]:
-        """All that is shown, the most telling first. Numbers compare one head with itself, not two scanners."""
-        from BrainDiffLogic.display import METRICS
-
-        return [metric._replace(name=_(metric.name), meaning=_(metric.meaning)) for metric in METRICS]
 
     @staticmethod
     def fill(table: slicer.vtkMRMLTableNode, quality: dict[str, Any]) -> None:
@@ -29,19 +20,11 @@ class QualityTable:
         name and their ``reasons`` where one is None. A number that is missing reads ``-``, and the last column
         says why.
         """
-        from BrainDiffLogic.display import QUALITY_TITLES
+        from BrainDiffLogic.display import QUALITY_TITLES, quality_rows
 
-        before, after = (quality.get(when) or {} for when in ("before", "after"))
         rows = [
-            (
-                metric.name,
-                QualityTable._number(before.get(metric.key)),
-                QualityTable._number(after.get(metric.key)),
-                " ".join(
-                    (metric.meaning, QualityTable._direction(metric), *QualityTable._reasons(metric.key, before, after))
-                ),
-            )
-            for metric in QualityTable.metrics()
+            (_(row.metric.name), row.before, row.after, " ".join(QualityTable._meaning(row)))
+            for row in quality_rows(quality)
         ]
         titles = [_(title) for title in QUALITY_TITLES]
         with slicer.util.NodeModify(table):
@@ -53,8 +36,10 @@ class QualityTable:
             table.SetLocked(True)
 
     @staticmethod
-    def _direction(metric: Any) -> str:
-        return _("Higher is better.") if metric.higher else _("Lower is better.")
+    def _meaning(row: Any) -> list[str]:
+        direction = _("Higher is better.") if row.metric.higher else _("Lower is better.")
+        reasons = [_("Not measured: {reason}.").format(reason=reason) for reason in row.reasons]
+        return [_(row.metric.meaning), direction, *reasons]
 
     @staticmethod
     def _column(title: str, cells: tuple[str, ...]) -> vtk.vtkStringArray:
@@ -63,12 +48,3 @@ class QualityTable:
         for cell in cells:
             column.InsertNextValue(cell)
         return column
-
-    @staticmethod
-    def _number(value: float | None) -> str:
-        return MISSING if value is None else f"{value:.4g}"
-
-    @staticmethod
-    def _reasons(key: str, *assessments: dict[str, Any]) -> list[str]:
-        found = [(assessment.get("reasons") or {}).get(key) for assessment in assessments]
-        return [_("Not measured: {reason}.").format(reason=reason) for reason in dict.fromkeys(found) if reason]

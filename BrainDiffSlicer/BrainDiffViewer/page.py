@@ -276,7 +276,7 @@ def _at_first(limit: int) -> dict[str, Any]:
         "force": False,
         "running": False, "share": 0.0, "stage": "", "corrected": False, "summary": "",
         "strength": 1.0, "reveal": 0, "blinked": False,
-        "quality_titles": list(display.QUALITY_TITLES), "quality": [],
+        "quality_titles": list(display.QUALITY_TITLES), "quality_limit": display.QUALITY_LIMIT, "quality": [],
         "curve": "", "curve_top": "", "curve_axis": "", "moments": [], "moment": -1,
     }  # fmt: skip
 
@@ -302,21 +302,15 @@ def _summary(report: dict[str, Any]) -> str:
     return f"{share}{shown} ({report['model']} {report['model_version']}, {report['seconds']:.0f} s)"
 
 
-def _quality_rows(quality: dict[str, Any]) -> list[dict[str, str]]:
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4g}"
-
-    rows = []
-    for metric in display.METRICS:
-        before, after = (quality[when].get(metric.key) for when in ("before", "after"))
-        known = before is not None and after is not None and before != after
-        better = known and (after > before) == metric.higher
-        mark = ("better" if better else "worse") if known else ""
-        rows.append({
-            "name": metric.name, "before": number(before), "after": number(after),
-            "meaning": metric.meaning, "mark": mark,
-        })  # fmt: skip
-    return rows
+def _quality_rows(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.metric.name, "short": row.metric.key in display.SHORT and row.metric.name.split(" (")[0],
+            "before": row.before, "after": row.after, "meaning": " ".join((row.metric.meaning, *row.reasons)),
+            "verdict": display.verdict(row.before, row.after, row.metric.higher),
+        }
+        for row in display.quality_rows(quality)
+    ]  # fmt: skip
 
 
 def _curve_state(curve: MotionCurve | None) -> dict[str, Any]:
@@ -328,8 +322,7 @@ def _curve_state(curve: MotionCurve | None) -> dict[str, Any]:
     count = max(len(curve.displacement) - 1, 1)
     points = (f"{width * line / count:.2f},{height * (1 - mm / top):.2f}" for line, mm in enumerate(curve.displacement))
     moments = [
-        {"x": width * one.time, "y": height * (1 - one.mm / top), "text": f"{one.mm:.1f} mm at {one.time:.0%}"}
+        {"x": width * one.time, "y": height * (1 - one.mm / top), "text": f"{one.mm:.1f} mm, {one.time:.0%}"}
         for one in curve.moments
     ]
-    axis = f"scan (phase encoding {curve.pe_axis}, lines in order)"
-    return {"curve": " ".join(points), "curve_top": f"{top:.1f} mm", "curve_axis": axis, "moments": moments}
+    return {"curve": " ".join(points), "curve_top": f"{top:.1f} mm", "curve_axis": curve.pe_axis, "moments": moments}

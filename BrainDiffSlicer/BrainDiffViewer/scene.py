@@ -69,7 +69,8 @@ class Scene:
         composite = view._logic.GetSliceCompositeNode()
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
-        view.set_ruler(slicer.vtkMRMLAbstractViewNode.RulerTypeThin)
+        if name != VIEWS[2]:  # on its white ground a ruler is not seen
+            view.set_ruler(slicer.vtkMRMLAbstractViewNode.RulerTypeThin)
         view.interactor().AddObserver(vtk.vtkCommand.WindowResizeEvent, lambda *_: self.fit(view))
         return view
 

@@ -14,12 +14,11 @@ from panel_parts import saved_and_loaded
 from vtk import vtkMatrix4x4
 from vtk.util.numpy_support import vtk_to_numpy
 
-from BrainDiffLogic.display import half_window
+from BrainDiffLogic.display import METRICS, half_window
 from BrainDiffLogic.metrics.quality import Assessment
 
 if TYPE_CHECKING:
     from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
-    from BrainDiffSlicerLib.QualityTable import Metric
 
 pytestmark = pytest.mark.usefixtures("a_slicer")
 
@@ -51,12 +50,6 @@ def find(corrected: slicer.vtkMRMLNode | None) -> CorrectionOutputs | None:
     from BrainDiffSlicerLib.CorrectionOutputs import CorrectionOutputs
 
     return CorrectionOutputs.find(corrected)
-
-
-def metrics() -> list[Metric]:
-    from BrainDiffSlicerLib.QualityTable import QualityTable
-
-    return QualityTable.metrics()
 
 
 def a_matrix(axes: str = "oblique") -> np.ndarray:
@@ -99,7 +92,7 @@ def a_volume_node(a_slicer) -> slicer.vtkMRMLScalarVolumeNode:
 
 @pytest.fixture
 def a_report() -> dict:
-    numbers = {metric.key: 0.5 for metric in metrics()}
+    numbers = {metric.key: 0.5 for metric in METRICS}
     return {
         "software": "BrainDiff 1.2.3", "model": "tiny", "model_version": "9.8.7", "model_sha256": "ab" * 32,
         "device": "cpu", "seconds": 1.5, "outside_domain": ["voxels of 3 mm"], "notes": [NASTY],
@@ -339,8 +332,8 @@ def test_the_quality_table_explains_each_number_and_why_one_is_missing(outputs):
 
 def test_the_quality_table_shows_all_that_the_library_measures():
     measured = set(Assessment.__dataclass_fields__) - {"reasons"}
-    assert {metric.key for metric in metrics()} == measured
-    lower = {metric.key for metric in metrics() if not metric.higher}
+    assert {metric.key for metric in METRICS} == measured
+    lower = {metric.key for metric in METRICS if not metric.higher}
     assert lower == {"cjv", "efc", "gradient_entropy"}  # as the docstring of Assessment says
 
 

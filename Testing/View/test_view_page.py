@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,15 +21,22 @@ from BrainDiffLogic import read_volume, write_volume
 from BrainDiffLogic.commands.demo import find_head, simulated, with_air_above
 from BrainDiffLogic.correction_files import correct_file
 from BrainDiffLogic.files import file_digest
+from Harness.dicom import save_mr_series
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
-MEGABYTE_IN_GB = 0.001
+GIGABYTE, MEGABYTE_IN_GB = 10**9, 0.001
 CONTROLS = {
     "file", "correct", "download", "offset", "window", "level", "fit", "strength", "reveal", "blink", "worst",
+    "all", "pane", "moment",
 }  # fmt: skip
 ENOUGH_TABS = 60
+SHOWN = {
+    "error": "An error, for its colours", "curve": "0,0 100,30", "curve_top": "1.0 mm", "curve_axis": "SI",
+    "moments": [{"x": 0, "y": 0, "text": "1.0 mm, 0%"}],
+}  # fmt: skip
+"""What a page may show besides, for its colours and names."""
 
 
 def panes(page: Page) -> list[np.ndarray]:
@@ -77,7 +84,12 @@ def test_upload_correct_blend_jump_and_take_away(
     original, corrected, difference = panes(page)
     assert np.abs(original - corrected).mean() > 1
     assert (difference.max(axis=-1) - difference.min(axis=-1)).mean() > 10, "coloured"
-    assert len(page.locator(".quality tbody tr").all()) == 11
+    short, long = page.locator("#short tbody tr"), page.locator(".quality details th")
+    assert (short.count(), long.count(), long.first.is_visible()) == (3, 11, False)
+    assert short.first.inner_text().split("\t")[0] == "Sharpness"
+    page.focus("#all")
+    page.keyboard.press("Enter")
+    assert long.first.is_visible()
 
     page.keyboard.press("b")
     np.testing.assert_allclose(panes(page)[1], original, atol=40)
@@ -110,6 +122,30 @@ def test_upload_correct_blend_jump_and_take_away(
     for name in ("model", "model_sha256", "strength", "quality", "changed_share", "software"):
         assert here[2][name] == report[name]
     assert (here[2]["input"], here[2]["input_sha256"]) == (a_small_head.name, file_digest(a_small_head))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [".nrrd", ".mgz", ".zip"])
+def test_other_files_give_what_braindiff_correct_gives(
+    start_viewer: Callable, open_page: Callable, a_small_head: Path, tmp_path: Path, kind: str
+) -> None:
+    head, source = read_volume(a_small_head), tmp_path / "series"
+    if kind == ".zip":
+        files = save_mr_series(source, np.maximum(head.array, 0).round().astype(np.uint16), head.affine)
+        with zipfile.ZipFile(tmp_path / "head.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, f"export/{file.name}")
+    else:
+        source = tmp_path / f"head{kind}"
+        write_volume(head, source)
+    page = open_page(start_viewer().url)
+    upload(page, tmp_path / f"head{kind}")
+    correct(page)
+    here = saved(page, tmp_path)
+    there = tmp_path / f"there{'.nii.gz' if kind == '.zip' else kind}"
+    correct_file(source, there)
+    np.testing.assert_array_equal(here[0], read_volume(there).array)
+    assert here[2]["input_sha256"] == file_digest(source)
 
 
 @pytest.mark.slow
@@ -174,12 +210,15 @@ def test_two_people_do_not_see_each_other(
     upload(second, other)
     first.click("#correct")
     second.get_by_label("Axial").check()
-    first.wait_for_selector("#download")
-    assert [value(page, "name") for page in (first, second)] == [a_small_head.name, other.name]
-    assert [value(page, "plane") for page in (first, second)] == ["Sagittal", "Axial"]
-    assert value(second, "corrected") is False
     assert second.request.get(second.url + "results.zip").status == 404
-    assert first.request.get(first.url + "results.zip").status == 200
+    second.click("#correct")
+    for page, source, plane in ((first, a_small_head, "Sagittal"), (second, other, "Axial")):
+        page.wait_for_selector("#download")
+        assert (value(page, "name"), value(page, "plane")) == (source.name, plane)
+        corrected, difference, report = saved(page, tmp_path)
+        own = read_volume(source).array
+        np.testing.assert_allclose(corrected - difference, own, atol=1e-4 * own.max())
+        assert report["input"] == source.name
 
 
 @pytest.mark.slow
@@ -199,7 +238,7 @@ def test_what_is_wrong_is_said_in_the_page(
     large.write_bytes(bytes(6 * 10**6))
     page.set_input_files("#file", large)
     assert "larger than the 5 MB" in page.inner_text("[role=alert]")
-    assert sent_past_the_page(page.url, large.read_bytes()) == 413
+    assert sent_past_the_page(page.url, [bytes(2**16)] * 100) == 413
     noise = read_volume(a_small_head)
     odd = tmp_path / "noise.nii.gz"
     write_volume(noise.with_array(np.random.default_rng(0).random(noise.shape).astype(np.float32)), odd)
@@ -209,26 +248,50 @@ def test_what_is_wrong_is_said_in_the_page(
     assert page.inner_text("[role=alert]").startswith("noise.nii.gz: ")
 
 
-def sent_past_the_page(url: str, content: bytes) -> int:
-    """The status of an upload that says nothing of its length, as the page would not send it."""
+def sent_past_the_page(url: str, pieces: Iterable[bytes], **headers: str) -> int:
+    """The status of an upload as the page would not send it: without its length, or with that of ``headers``."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
-    headers = {"Origin": f"http://{parts.netloc}", "X-File-Name": "large.nii"}
-    pieces = (content[start : start + 2**16] for start in range(0, len(content), 2**16))
-    connection.request("POST", parts.path + "upload", body=pieces, headers=headers, encode_chunked=True)
+    all_headers = {"Origin": f"http://{parts.netloc}", "X-File-Name": "large.nii", **headers}
+    connection.request("POST", parts.path + "upload", body=pieces, headers=all_headers, encode_chunked=not headers)
     try:
         return connection.getresponse().status
     finally:
         connection.close()
 
 
+def test_a_file_of_more_than_a_gigabyte_is_refused(
+    start_viewer: Callable, open_page: Callable, tmp_path: Path
+) -> None:
+    page = open_page(start_viewer().url)
+    large = tmp_path / "large.nii"
+    with large.open("wb") as file:
+        file.truncate(GIGABYTE + 1)  # a hole: it takes no room on the disk
+    page.set_input_files("#file", large)
+    page.wait_for_selector("[role=alert] >> text=larger than the 1 GB that this page takes")
+    assert sent_past_the_page(page.url, [bytes(2**16)], **{"Content-Length": str(GIGABYTE + 1)}) == 413
+    assert value(page, "loaded") is False
+
+
+def test_who_has_no_token_is_told_so(start_viewer: Callable, a_browser: Browser) -> None:
+    context = a_browser.new_context()
+    page = context.new_page()
+    for address in ("/", "/?token=wrong"):
+        answer = page.goto(start_viewer().origin + address)
+        assert answer is not None and answer.status == 403
+        assert "open the address that the command printed" in page.inner_text("body")
+    context.close()
+
+
 @pytest.mark.slow
 def test_a_correction_is_cancelled(start_viewer: Callable, open_page: Callable, a_small_head: Path) -> None:
     page = open_page(start_viewer(a_small_head).url)
     page.select_option("select", "motion")  # takes minutes
-    page.click("#correct")
+    page.focus("#correct")
+    page.keyboard.press("Enter")
     page.wait_for_function("() => window.trame.state.state.share > 0.02")
-    page.click("#cancel")
+    assert page.evaluate("document.activeElement.id") == "cancel", "the keyboard stays where it was"
+    page.keyboard.press("Enter")
     page.wait_for_selector("text=Cancelled; nothing was changed.", timeout=5000)
     assert page.locator("#download").count() == 0
     page.select_option("select", "mc-net")
@@ -272,20 +335,28 @@ def test_the_picture_of_the_documentation(start_viewer: Callable, open_page: Cal
 @pytest.mark.parametrize("width", [1280, 800])
 def test_the_page_is_accessible(start_viewer: Callable, open_page: Callable, a_small_head: Path, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page = open_page(start_viewer(a_small_head, a_small_head).url, width, 900)
+    viewer = start_viewer(a_small_head, a_small_head)
+    page = open_page(viewer.url, width, 900)
     page.wait_for_selector("#download")
-    page.evaluate("window.trame.state.set('error', 'An error, for its colours')")
+    page.evaluate("state => Object.entries(state).forEach((pair) => window.trame.state.set(...pair))", SHOWN)
     page.wait_for_selector("[role=alert]")
+    page.click("#all")
     found = axe.run(page).response["violations"]
     serious = [one for one in found if one["impact"] in ("serious", "critical")]
     assert not serious, json.dumps([(one["id"], [node["html"] for node in one["nodes"]]) for one in serious], indent=1)
+    assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out to the side"
 
     reached: set[str] = set()
     for _ in range(ENOUGH_TABS):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
     assert reached >= CONTROLS
-    assert "pane" in reached
     page.focus("#strength")
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("() => window.trame.state.state.strength === 0.99")
+
+
+def test_the_empty_page_is_accessible(start_viewer: Callable, open_page: Callable) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(open_page(start_viewer().url)).response["violations"]
+    assert not [one for one in found if one["impact"] in ("serious", "critical")]
