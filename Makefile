@@ -30,7 +30,8 @@ sample-data: $(READY)
 	PYTHONPATH=. $(BIN)/python Testing/Harness/make_sample_data.py --out sample-data
 
 screenshots: $(READY)
-	BRAINDIFF_SCREENSHOTS=Resources/Screenshots $(PYTEST) Testing/Slicer/test_screenshots.py
+	BRAINDIFF_SCREENSHOTS=Resources/Screenshots $(PYTEST) --timeout=1800 Testing/Slicer/test_screenshots.py \
+	  Testing/View/test_view_page.py::test_the_pictures_of_the_documentation
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -42,8 +42,12 @@ class BatchPanel:
 
     def addFolder(self, folder: str) -> None:
         """Queue the files of a folder; no folder where the user has chosen none."""
-        if folder:
+        if not folder:
+            return
+        try:
             self._added(self.queue.addFolder(folder))
+        except OSError as error:
+            self._say(_("{folder} cannot be read: {error}").format(folder=folder, error=error.strerror))
 
     def _added(self, count: int) -> None:
         self._say("" if count else _("There is no further volume to correct."))

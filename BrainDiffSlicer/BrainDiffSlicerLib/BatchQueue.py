@@ -56,7 +56,10 @@ class BatchQueue:
         return self._add(found)
 
     def addFolder(self, folder: str) -> int:
-        """Queue the volume files of a folder, by name, not those of its subfolders; returns how many came in."""
+        """Queue the volume files of a folder, by name, not those of its subfolders; returns how many came in.
+
+        Raises OSError where the folder cannot be read.
+        """
         files = sorted(file for file in Path(folder).iterdir() if file.is_file() and _suffix(file))
         known = {item.file for item in self.items if not item.over}
         return self._add([BatchItem(file.name, file=file) for file in files if file not in known])

@@ -16,6 +16,8 @@ DRAWS, SEED = 2000, 0
 """Of the bootstrap over pairs."""
 Z95 = 1.959964
 CATEGORIES = 5
+IMAGES = {"original": ("original", "corrected"), "corrected": ("corrected", "original")}
+"""Left and right, by what a key says of the left one."""
 
 
 class Estimate(NamedTuple):
@@ -35,15 +37,23 @@ class ReaderAgreement:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the folders beside the list. Raises ValueError where there is nothing, or a key is missing."""
+        """Read the folders beside the list. Raises ValueError, which names the file, where one is missing or is not as
+        the study wrote it, and where nothing is rated.
+        """
         self.scores: dict[str, dict[tuple[str, str, str], int]] = {}
         self.preference: dict[str, dict[str, int]] = {}
         for file in sorted((Path(folder) / RATINGS).glob("*.csv")):
             key = Path(folder) / KEY / file.name
             if not key.is_file():
                 raise ValueError(f"{key}: the key of this reader is missing")
-            left = {row["trial"]: row for row in self._rows(key)}
-            self._take(file.stem, self._rows(file), left)
+            try:
+                sides = {row["trial"]: (row["name"], IMAGES[row["left"]]) for row in self._rows(key)}
+            except (KeyError, ValueError, csv.Error):
+                raise ValueError(f"{key}: not as the study wrote it; restore this file") from None
+            try:
+                self._take(file.stem, self._rows(file), sides)
+            except (KeyError, ValueError, csv.Error):
+                raise ValueError(f"{file}: not as the study wrote it, or {key} has not all its pairs") from None
         self.readers = sorted(reader for reader, ratings in self.preference.items() if ratings)
         if not self.readers:
             raise ValueError(f"{folder}: no pair is rated yet")
@@ -53,11 +63,12 @@ class ReaderAgreement:
         with open(file, encoding="utf-8", newline="") as opened:
             return [row for row in csv.DictReader(opened) if None not in row.values()]
 
-    def _take(self, reader: str, rows: list[dict[str, str]], key: dict[str, dict[str, str]]) -> None:
+    def _take(
+        self, reader: str, rows: list[dict[str, str]], sides: dict[str, tuple[str, tuple[str, str]]]
+    ) -> None:
         scores, preference = self.scores.setdefault(reader, {}), self.preference.setdefault(reader, {})
         for row in rows:
-            name, left = key[row["trial"]]["name"], key[row["trial"]]["left"]
-            right = "original" if left == "corrected" else "corrected"
+            name, (left, right) = sides[row["trial"]]
             for quality in QUALITIES:
                 for side, image in (("left", left), ("right", right)):
                     if int(row[f"{side}_{quality}"]):

@@ -138,7 +138,7 @@ class ReaderStudy:
         if not self.keyFile.exists():
             for row in rows:
                 self._write(self.keyFile, row)
-        with open(self.keyFile, encoding="utf-8", newline="") as file:
+        with open(self.keyFile, encoding="utf-8", errors="replace", newline="") as file:
             if list(csv.reader(file)) != rows:
                 text = _("The list or the seed is another than that with which {reader} began: see {file}.")
                 raise ValueError(text.format(reader=self._reader, file=self.keyFile))

@@ -89,7 +89,7 @@ class ReaderStudyPanel:
         folder = Path(str(self._ui.studyListEdit.currentPath).strip()).parent
         try:
             page = ReaderStudyPage(ReaderAgreement(folder)).write(folder)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError) as error:
             self._say(str(error))
             return
         self._say(_("Written: {path}").format(path=page))

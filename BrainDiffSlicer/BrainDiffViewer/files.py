@@ -138,7 +138,7 @@ def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Pa
 def write_results(correction: Correction, source: Path, name: str, folder: Path) -> Path:
     """Write the archive to ``folder``; returns its path.
 
-    source  the file, or folder of DICOM files, that was corrected; name: what the person calls it
+    source  the file, archive, or folder of DICOM files that the person gave; name: what the person calls it
     The volumes are those of ``braindiff correct``; the report also holds the digest of ``source``.
     """
     suffix = file_suffix(name) if file_suffix(name) in SINGLE else ".nii.gz"

@@ -39,7 +39,8 @@ class Page:
     def __init__(self, server: Server, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._server, self._state = server, server.state
-        self._path, self._name = Path(), ""
+        self._path = self._given = Path()
+        self._name = ""
         self._finding: Finding | None = None
         self._curve: MotionCurve | None = None
         self._job: Job | None = None
@@ -68,7 +69,7 @@ class Page:
 
     def open(self, path: Path, name: str, volume: Volume, corrected: str | None = None) -> None:
         """Show a volume before the page is there; with the path of a corrected one, compare both."""
-        self._take(path, name, volume)
+        self._take(path, path, name, volume)
         if corrected:
             order = Order(str(path), self._name, None, corrected=corrected)
             self._server.controller.on_server_ready.add(lambda **_: self._start(order))
@@ -84,13 +85,14 @@ class Page:
             self._job = None
             with self._state:
                 self._state.running = False
-                self._take(place, name, volume)
+                self._take(place, path, name, volume)
         finally:
             with self._state:
                 self._state.busy = ""
 
-    def _take(self, path: Path, name: str, volume: Volume) -> None:
-        self._path, self._name = path, Path(name).name
+    def _take(self, path: Path, given: Path, name: str, volume: Volume) -> None:
+        """``given``: the file that came, of which ``path`` was unpacked."""
+        self._path, self._given, self._name = path, given, Path(name).name
         self._scene.show(volume)
         low, high = self._scene.grey_range
         shape = " x ".join(str(size) for size in volume.shape)
@@ -168,7 +170,7 @@ class Page:
             return None
         correction = self._finding.blended(float(self._state.strength))
         async with self._writing:
-            return await asyncio.to_thread(write_results, correction, self._path, self._name, self.folder)
+            return await asyncio.to_thread(write_results, correction, self._given, self._name, self.folder)
 
     # What is seen
 

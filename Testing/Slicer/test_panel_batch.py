@@ -148,3 +148,12 @@ def test_missing_packages_end_the_start_with_a_message(a_slicer, a_panel_with_a_
     a_panel_with_a_head.ui.batchStartButton.click()
     assert "Nothing was installed" in message(a_panel_with_a_head)
     assert [item.state for item in the_queue.items] == ["waiting"]
+
+
+@pytest.mark.parametrize("name", ["gone", "file.nrrd"])
+def test_a_folder_that_cannot_be_read_is_a_message(a_panel_with_a_head, the_queue, tmp_path, name):
+    (tmp_path / "file.nrrd").touch()
+    a_panel_with_a_head.batchPanel.addFolder(str(tmp_path / name))
+    said = message(a_panel_with_a_head)
+    assert str(tmp_path / name) in said and "cannot be read" in said and "\n" not in said
+    assert not the_queue.items

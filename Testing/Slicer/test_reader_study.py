@@ -248,3 +248,37 @@ def test_one_reader_has_no_agreement_but_a_preference(a_list, the_module):
     (a_list.parent / "key" / "<svg onload=x>.csv").unlink()
     with pytest.raises(ValueError, match="key of this reader is missing"):
         ReaderAgreement(a_list.parent)
+
+
+@pytest.mark.parametrize(
+    ("edited", "old", "new"),
+    [
+        ("key", "trial,name,left", "number,name,left"),
+        ("key", "1,case", "one,case"),
+        ("key", ",corrected", ",right"),
+        ("key", "trial,name,left", "\0"),
+        ("ratings", "preference", "preferred"),
+        ("ratings", "1,3,3", "1,3,three"),
+        ("ratings", "1,3,3", "\udcff"),
+    ],
+)
+def test_a_file_that_was_edited_by_hand_is_named_in_one_line(a_study_panel, a_list, edited, old, new):
+    begin(a_study_panel, "anna")
+    press(*"3333114")
+    press("Escape")
+    file = a_list.parent / edited / "anna.csv"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8", errors="surrogateescape")
+    a_study_panel.ui.studyPageButton.click()
+    said = a_study_panel.ui.studyMessageLabel.text
+    assert str(file) in said and "not as the study wrote it" in said and "\n" not in said
+    assert not (a_list.parent / "reader-study.html").exists()
+
+
+def test_a_key_that_is_no_text_is_another_than_the_one_begun_with(a_study_panel, a_list):
+    begin(a_study_panel, "anna")
+    press("Escape")
+    (a_list.parent / "key" / "anna.csv").write_bytes(b"\xff\xfe")
+    begin(a_study_panel, "anna")
+    assert "is another than that with which anna began" in a_study_panel.ui.studyMessageLabel.text
