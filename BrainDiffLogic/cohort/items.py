@@ -17,7 +17,7 @@ from pathlib import Path
 from BrainDiffLogic.data.bids import doubled, misplaced, named_files, parse_name
 from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import is_dicom_file
+from BrainDiffLogic.images import DICOM, file_suffix, is_dicom_file
 
 LISTS = {".csv": ",", ".tsv": "\t"}
 """Extensions of lists, and what separates their columns."""
@@ -25,6 +25,8 @@ PATH = "path"
 COLUMNS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run"}
 """Optional columns of a list, and the BIDS entities that they give, in BIDS' order."""
 LABEL = re.compile(r"[A-Za-z0-9]+")
+GIT = ".git"
+"""Where datalad keeps all contents a second time."""
 
 
 @dataclass(frozen=True)
@@ -105,34 +107,45 @@ def _bids(folder: Path) -> list[Item]:
 def _dicom_series(root: Path) -> list[Item]:
     """The series below a folder, named by the folders that they lie in; several of one name get run numbers.
 
-    Two folders that would be one subject are two persons, perhaps: a fault of both.
+    A slice that cannot be opened is a fault of all series in its folder. Two folders that would be one subject are two
+    persons, perhaps: a fault of both.
     """
     items: list[Item] = []
     folders: dict[str, set[str]] = {}
-    for place, below, files in os.walk(root):
-        below.sort()
-        folder = Path(place)
-        if not any(is_dicom_file(folder / name) for name in sorted(files)):
+    for place, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if name != GIT)
+        folder, files = Path(place), [Path(place, name) for name in sorted(names)]
+        opened = [file for file in files if os.access(file, os.R_OK)]
+        lost = next((file.name for file in files if file not in opened and _may_be_slice(file)), "")
+        if not lost and not any(map(is_dicom_file, opened)):
             continue
         first, *rest = folder.relative_to(root).parts or (root.resolve().name,)
         folders.setdefault(bids_label(first).casefold(), set()).add(first)
         entities = {"sub": bids_label(first)} | ({"acq": bids_label("".join(rest))} if rest else {})
-        items += [Item(source, source.relative_to(root).as_posix(), entities) for source in _series_in(folder)]
-    return [replace(item, fault=_fault_of(folders[item.entities["sub"].casefold()])) for item in _numbered(items)]
+        fault = f"{lost}: cannot be opened, a broken link perhaps; datalad get it, or copy it again" if lost else ""
+        sources = _series_in(folder, opened)
+        items += [Item(source, source.relative_to(root).as_posix(), entities, fault) for source in sources]
+    return [
+        replace(item, fault=_fault_of(folders[item.entities["sub"].casefold()]) or item.fault)
+        for item in _numbered(items)
+    ]
+
+
+def _may_be_slice(file: Path) -> bool:
+    suffix = file_suffix(file)
+    return not file.name.startswith(".") and (suffix in ("", *DICOM) or suffix[1:].isdigit())
 
 
 def _fault_of(folders: set[str]) -> str:
     return f"the folders {' and '.join(sorted(folders))} would be one subject; rename one" if len(folders) > 1 else ""
 
 
-def _series_in(folder: Path) -> list[Path]:
-    """The folder, where it holds one series, else the first file of each."""
-    import SimpleITK as sitk
+def _series_in(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """The folder, where its files are of one series, else the first file of each."""
+    from BrainDiffLogic.images.dicom_files import grouped  # loads pydicom
 
-    uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(uids) < 2:
-        return [folder]
-    return sorted(Path(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)[0]) for uid in uids)
+    series = list(grouped(files))
+    return [folder] if len(series) < 2 else sorted(one.files[0] for one in series)
 
 
 def _numbered(items: list[Item]) -> list[Item]:

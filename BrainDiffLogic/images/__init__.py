@@ -93,7 +93,9 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether the file carries DICOM's magic word."""
+    """Whether it is a file, no pipe or folder, that carries DICOM's magic word."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 

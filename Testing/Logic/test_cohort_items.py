@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def test_two_folders_are_never_one_subject(tmp_path: Path) -> None:
     assert {item.fault for item in items if item.shown != "c"} == {
         "the folders AB and a-b would be one subject; rename one"
     }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are of Unix")
+@pytest.mark.parametrize("slices", ["all slices are links", "one slice is a link"])
+def test_broken_links_and_pipes_among_dicom_files_stop_nothing(tmp_path: Path, slices: str) -> None:
+    for name in ("good", "lost", "other"):
+        files = save_series(tmp_path / name, voxels("int16"))
+        for file in files if name == "lost" and slices.startswith("all") else files[-1:] if name == "lost" else ():
+            file.unlink()
+            file.symlink_to(tmp_path / ".git" / "annex" / "gone")
+    os.mkfifo(tmp_path / "good" / "pipe")
+    (tmp_path / "other" / "readme.txt").symlink_to("nowhere")
+    save_series(tmp_path / ".git", voxels("int16"))
+    faults = {item.shown: item.fault for item in find_items(tmp_path)}
+    assert set(faults) == {"good", "lost", "other"} and not faults["good"] and not faults["other"]
+    assert "datalad get" in faults["lost"] and "IM00" in faults["lost"]
 
 
 def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> None:
