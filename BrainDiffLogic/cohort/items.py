@@ -25,8 +25,8 @@ PATH = "path"
 COLUMNS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run"}
 """Optional columns of a list, and the BIDS entities that they give, in BIDS' order."""
 LABEL = re.compile(r"[A-Za-z0-9]+")
-GIT = ".git"
-"""Where datalad keeps all contents a second time."""
+DICOMDIR, GIT = "DICOMDIR", ".git"
+"""A list of the series beside it, and where datalad keeps all contents a second time."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _dicom_series(root: Path) -> list[Item]:
     folders: dict[str, set[str]] = {}
     for place, below, names in os.walk(root):
         below[:] = sorted(name for name in below if name != GIT)
-        folder, files = Path(place), [Path(place, name) for name in sorted(names)]
+        folder, files = Path(place), [Path(place, name) for name in sorted(names) if name.upper() != DICOMDIR]
         opened = [file for file in files if os.access(file, os.R_OK)]
         lost = next((file.name for file in files if file not in opened and _may_be_slice(file)), "")
         if not lost and not any(map(is_dicom_file, opened)):

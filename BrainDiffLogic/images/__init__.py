@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import SERIES, WRITABLE, check_output, file_suffix, is_series, staged_output
+from BrainDiffLogic.images.outputs import (
+    SERIES,
+    WRITABLE,
+    check_output,
+    file_suffix,
+    is_dicom_file,
+    is_series,
+    staged_output,
+)
 from BrainDiffLogic.storage import OutputType, choose_storage, real_values, values_to_store
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -26,6 +34,7 @@ __all__ = [
     "check_output",
     "file_suffix",
     "grid_notes",
+    "is_dicom_file",
     "is_series",
     "read_volume",
     "staged_output",
@@ -90,14 +99,6 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
     if suffix in DICOM or is_dicom_file(path):
         return _read_series(path, series, kind)
     raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
-
-
-def is_dicom_file(path: Path) -> bool:
-    """Whether it is a file, no pipe or folder, that carries DICOM's magic word."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _read_series(path: Path, series: str | None, kind: str) -> Volume:

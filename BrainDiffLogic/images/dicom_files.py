@@ -19,10 +19,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import starts_as_dicom
 
-MAGIC_AT, MAGIC = 128, b"DICM"
-FIRST_TAGS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
-"""How a file without the magic word begins: group 8 or 2 in little endian, or 8 in big endian."""
 LISTED = 6
 """Series that a message names."""
 T1 = re.compile(r"t1|mp2?rage|spgr|bravo|tfl|tfe|vibe|ir.?fspgr", re.IGNORECASE)
@@ -182,9 +180,7 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
 
 def read_header(file: Path, tags: tuple[str, ...] | None = None) -> Dataset | None:
     """All that a DICOM file says before its pixels; None for a file of another type, or one that is beyond reading."""
-    with file.open("rb") as stream:
-        start = stream.read(MAGIC_AT + len(MAGIC))
-    if start[MAGIC_AT:] != MAGIC and start[:2] not in FIRST_TAGS:
+    if not starts_as_dicom(file):
         return None
     with tolerant():
         try:

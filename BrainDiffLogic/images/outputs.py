@@ -20,6 +20,9 @@ from BrainDiffLogic.errors import InputError
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 SERIES = "a folder (a DICOM series)"
 """Among the extensions that an output may have: a folder, for a series that is derived from a DICOM series."""
+MAGIC_AT, MAGIC = 128, b"DICM"
+FIRST_TAGS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
+"""How a DICOM file without the magic word begins: group 8 or 2 in little endian, or 8 in big endian."""
 DATA_FILES = {".nhdr": (".raw.gz", ".raw"), ".mhd": (".zraw", ".raw")}
 """What a header with detached data is accompanied by when this package (or ITK) writes it."""
 
@@ -34,6 +37,29 @@ def is_series(path: str | PathLike[str]) -> bool:
     """Whether an output is a folder for a DICOM series: it is there, or its name has no extension (a UID's number)."""
     suffix = file_suffix(path)
     return Path(path).is_dir() or not suffix or suffix[1:].isdigit()
+
+
+def starts_as_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's magic word, or begins as one without it may: with group 2 or 8."""
+    start = _start(path)
+    return start[MAGIC_AT:] == MAGIC or start[:2] in FIRST_TAGS
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether it is a file, no pipe or folder, that holds DICOM, with the magic word or without."""
+    if not path.is_file() or not starts_as_dicom(path):
+        return False
+    if _start(path)[MAGIC_AT:] == MAGIC:
+        return True
+    from BrainDiffLogic.images.dicom_files import read_header  # which loads pydicom
+
+    header = read_header(path, ("SOPClassUID",))
+    return header is not None and "SOPClassUID" in header
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAGIC_AT + len(MAGIC))
 
 
 def check_output(

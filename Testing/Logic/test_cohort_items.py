@@ -7,10 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from image_files import a_file, save_series, voxels
+from image_files import OBLIQUE, a_file, save_series, voxels
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
 
 from BrainDiffLogic.cohort.items import Item, find_items, selected
+from BrainDiffLogic.cohort.work import Settings, fingerprint
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images import read_volume
+from Harness.dicom import save_mr_series
 
 
 def place(folder: Path, name: str) -> Path:
@@ -91,6 +96,22 @@ def test_broken_links_and_pipes_among_dicom_files_stop_nothing(tmp_path: Path, s
     faults = {item.shown: item.fault for item in find_items(tmp_path)}
     assert set(faults) == {"good", "lost", "other"} and not faults["good"] and not faults["other"]
     assert "datalad get" in faults["lost"] and "IM00" in faults["lost"]
+
+
+def test_dicom_files_without_the_magic_word_are_found_and_their_directory_is_no_scan(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_mr_series(tmp_path / "s", voxels("int16"), OBLIQUE, name=f"{number}_{{:03d}}".format)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "two").write_bytes(b"\x08\x00 begins as a DICOM file may, and is none")
+    for file in (tmp_path / "s").iterdir():
+        data = dcmread(file)
+        data.preamble, data.file_meta = None, FileMetaDataset()
+        data.save_as(file, implicit_vr=True, little_endian=True)
+        assert file.read_bytes()[:2] == b"\x08\x00"
+    items = find_items(tmp_path)
+    assert [item.shown for item in items] == ["s/1_000", "s/2_000"]
+    assert read_volume(items[1].source).shape == voxels("int16").shape
+    assert fingerprint(items[0], Settings()) != fingerprint(items[1], Settings()), "all files of the series count"
 
 
 def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> None:
