@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from BrainDiffLogic.data.bids import doubled, misplaced, named_files, parse_name
+from BrainDiffLogic.data.bids import doubled, misplaced, named_files, nothing_found, parse_name
 from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import DICOM, file_suffix, is_dicom_file
@@ -25,6 +25,7 @@ PATH = "path"
 COLUMNS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run"}
 """Optional columns of a list, and the BIDS entities that they give, in BIDS' order."""
 LABEL = re.compile(r"[A-Za-z0-9]+")
+SESSION = "ses-"
 DICOMDIR, GIT = "DICOMDIR", ".git"
 """A list of the series beside it, and where datalad keeps all contents a second time."""
 
@@ -69,9 +70,10 @@ def find_items(source: Path) -> list[Item]:
         return _listed(source)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give a BIDS folder, a folder of DICOM series, or a .csv list")
-    if not any(source.glob("sub-*")) and (series := _dicom_series(source)):
-        return series
-    return _bids(source)
+    items = _bids(source) or _dicom_series(source)
+    if not items:
+        raise InputError(nothing_found(source))
+    return items
 
 
 def selected(items: Sequence[Item], subjects: Sequence[str], sessions: Sequence[str]) -> list[Item]:
@@ -121,7 +123,11 @@ def _dicom_series(root: Path) -> list[Item]:
             continue
         first, *rest = folder.relative_to(root).parts or (root.resolve().name,)
         folders.setdefault(bids_label(first).casefold(), set()).add(first)
-        entities = {"sub": bids_label(first)} | ({"acq": bids_label("".join(rest))} if rest else {})
+        entities = {"sub": bids_label(first)}
+        if rest and rest[0].startswith(SESSION):
+            entities["ses"] = bids_label(rest.pop(0).removeprefix(SESSION))
+        if rest:
+            entities["acq"] = bids_label("".join(rest))
         fault = f"{lost}: cannot be opened, a broken link perhaps; datalad get it, or copy it again" if lost else ""
         sources = _series_in(folder, opened)
         items += [Item(source, source.relative_to(root).as_posix(), entities, fault) for source in sources]

@@ -72,6 +72,8 @@ def find_scans(folder: str | Path, allow_missing: bool = False) -> list[Scan]:
     """
     folder = Path(folder)
     named = named_files(folder)
+    if not named:
+        raise InputError(nothing_found(folder))
     for wrong in (misplaced(folder, named), doubled(named)):
         for path, reason in wrong.items():
             raise InputError(f"{path}: {reason}")
@@ -87,15 +89,12 @@ def find_scans(folder: str | Path, allow_missing: bool = False) -> list[Scan]:
 def named_files(folder: Path) -> dict[Path, dict[str, str]]:
     """The T1w files of a BIDS folder and the entities of their names, sorted, whatever is in them.
 
-    Raises InputError where there is none.
+    Raises InputError where there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the root of a BIDS dataset")
     files = [path for pattern in FOLDERS for path in folder.glob(f"{pattern}/*") if NIFTI.search(path.name)]
-    named = {path: entities for path in sorted(files) if (entities := parse_name(path.name))}
-    if not named:
-        raise InputError(_nothing_found(folder))
-    return named
+    return {path: entities for path in sorted(files) if (entities := parse_name(path.name))}
 
 
 def parse_name(name: str) -> dict[str, str] | None:
@@ -139,7 +138,8 @@ def _scan(path: Path, entities: dict[str, str], scores: dict[frozenset[tuple[str
     return Scan(path, entities["sub"], entities.get("ses", ""), entities, level, score)
 
 
-def _nothing_found(folder: Path) -> str:
+def nothing_found(folder: Path) -> str:
+    """That no scan is named as BIDS asks, and the first one that is named otherwise."""
     example = next((path for path in sorted(folder.rglob("*")) if NIFTI.search(path.name)), None)
     wanted = f"sub-ID/anat/sub-ID_acq-standard_{SUFFIX}.nii.gz"
     if example is None:

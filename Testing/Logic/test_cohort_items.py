@@ -72,6 +72,16 @@ def test_dicom_series_are_named_by_their_folders(tmp_path: Path) -> None:
     assert items[0].source.is_dir() and items[2].source.is_file()
 
 
+def test_dicom_series_in_the_folders_of_bids_subjects_are_found(tmp_path: Path) -> None:
+    for folder in ("sub-01", "sub-02/ses-a/t1", "sub-02/ses-b"):
+        (tmp_path / folder).mkdir(parents=True)
+        save_series(tmp_path / folder, voxels("int16"))
+    place(tmp_path, "sub-03/func/sub-03_bold.nii.gz")
+    assert [item.stem for item in find_items(tmp_path)] == ["sub-01", "sub-02_ses-a_acq-t1", "sub-02_ses-b"]
+    place(tmp_path, "sub-03/anat/sub-03_T1w.nii.gz")
+    assert [item.stem for item in find_items(tmp_path)] == ["sub-03"], "of BIDS the NIfTI files alone are its scans"
+
+
 def test_two_folders_are_never_one_subject(tmp_path: Path) -> None:
     for name in ("a-b", "AB", "c"):
         save_series(tmp_path / name, voxels("int16"))
