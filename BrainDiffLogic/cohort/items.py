@@ -14,7 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from BrainDiffLogic.data.bids import doubled, misplaced, named_files, nothing_found, parse_name
+from BrainDiffLogic.data.bids import (
+    MISNAMED,
+    doubled,
+    misnamed_files,
+    misplaced,
+    named_files,
+    nothing_found,
+    parse_name,
+)
 from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import DICOM, file_suffix, is_dicom_file
@@ -98,10 +106,11 @@ def _bids(folder: Path) -> list[Item]:
     faults = {
         path: "named as a derivative already (desc-); give the raw scans" for path, e in named.items() if "desc" in e
     }
-    faults |= doubled(named) | misplaced(folder, named)
+    misnamed = misnamed_files(folder)
+    faults |= doubled(named) | misplaced(folder, named) | dict.fromkeys(misnamed, MISNAMED)
     items = [
         Item(path, path.relative_to(folder).as_posix(), entities, faults.get(path, ""))
-        for path, entities in named.items()
+        for path, entities in (named | misnamed).items()
     ]  # fmt: skip
     return sorted(items, key=lambda item: (item.entities["sub"], item.entities.get("ses", ""), item.shown))
 
@@ -171,8 +180,10 @@ def _listed(table: Path) -> list[Item]:
             rows = list(csv.DictReader(file, delimiter=LISTS[table.suffix.lower()]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: cannot be read ({error}); repair the list") from error
-    if not rows or PATH not in rows[0]:
-        raise InputError(f"{table}: no column {PATH!r} with the scans below it; give one scan a line")
+    if not rows:
+        raise InputError(f"{table}: names no scan; give the column {PATH!r} in the first line and a scan in each below")
+    if PATH not in rows[0]:
+        raise InputError(f"{table}: no column {PATH!r} in the first line; name the column with the scans so")
     items = [_row(f"{table}, line {number}", table, row) for number, row in enumerate(rows, start=2)]
     _check_names(table, items)
     return items

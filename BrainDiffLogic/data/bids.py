@@ -23,8 +23,11 @@ GOOD, SCORES = 1, (1, 2, 3)
 SCORE_FILES = ("derivatives/scores.tsv", "scores.tsv")
 SUFFIX = "T1w"
 NAME = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*)_T1w")
+OTHER = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_(?!T1w$)[A-Za-z0-9]+", re.IGNORECASE)
+"""Whole names of other images, which may speak of T1w: sub-01_space-T1w_mask."""
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
+FOLDERS = ("[sS][uU][bB]-*/[aA][nN][aA][tT]", "[sS][uU][bB]-*/[sS][eE][sS]-*/[aA][nN][aA][tT]")
+MISNAMED = "not named as BIDS asks (sub-ID_acq-LABEL_T1w.nii.gz, labels of letters and digits alone); rename it"
 NO_CONTENT = "a broken link or an empty file", "datalad get it, or copy it again"
 """What is wrong with a file without content, and the remedy."""
 
@@ -93,8 +96,24 @@ def named_files(folder: Path) -> dict[Path, dict[str, str]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the root of a BIDS dataset")
-    files = [path for pattern in FOLDERS for path in folder.glob(f"{pattern}/*") if NIFTI.search(path.name)]
-    return {path: entities for path in sorted(files) if (entities := parse_name(path.name))}
+    return {path: entities for path in _anatomical(folder) if (entities := parse_name(path.name))}
+
+
+def misnamed_files(folder: Path) -> dict[Path, dict[str, str]]:
+    """Files that mean to be T1w scans by their names, which are none, and ``sub`` and ``ses`` of their folders."""
+    meant = (path for path in _anatomical(folder) if SUFFIX.lower() in path.name.lower())
+    wrong = [path for path in meant if not parse_name(path.name) and not OTHER.fullmatch(NIFTI.sub("", path.name))]
+    places = {path: path.relative_to(folder).parts[:-2] for path in wrong}
+    return {
+        path: {key: re.sub(r"[^A-Za-z0-9]", "", name[4:]) for key, name in zip(("sub", "ses"), place, strict=False)}
+        for path, place in places.items()
+    }
+
+
+def _anatomical(folder: Path) -> list[Path]:
+    """The NIfTI files in the folders anat, sorted."""
+    files = [path for pattern in FOLDERS for path in folder.glob(f"{pattern}/*")]
+    return sorted(path for path in files if NIFTI.search(path.name) and not path.name.startswith("."))
 
 
 def parse_name(name: str) -> dict[str, str] | None:

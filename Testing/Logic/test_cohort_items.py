@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 
 from BrainDiffLogic.cohort.items import Item, find_items, selected
-from BrainDiffLogic.cohort.work import Settings, fingerprint
+from BrainDiffLogic.cohort.work import FAILED, Settings, fingerprint, work_on
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from Harness.dicom import save_mr_series
@@ -43,6 +43,36 @@ def test_a_wrong_name_is_a_fault_of_that_scan_alone(tmp_path: Path) -> None:
     assert len([shown for shown, fault in faults.items() if not fault]) == 1
     assert "lies in sub-02" in faults["sub-02/anat/sub-01_T1w.nii.gz"]
     assert "desc-" in faults["sub-03/anat/sub-03_desc-preproc_T1w.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-02/anat/sub-02_acq-T1_mprage_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1W.nii.gz",
+        "Sub-02/anat/Sub-02_T1w.nii",
+        "sub-02/ses-1/anat/sub-02_ses-1_run+1_T1w.nii.gz",
+        "sub-02/anat/sub-02_run-1_run-2_T1w.nii.gz",
+        "sub-02/Anat/T1w.nii.gz",
+    ],
+)
+def test_a_scan_whose_name_cannot_be_understood_is_named_and_not_lost(tmp_path: Path, name: str) -> None:
+    place(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
+    place(tmp_path, name)
+    for other in ("sub-02_space-T1w_mask.nii.gz", "sub-02_T1w.json", "._sub-02_T1w.nii.gz", "sub-02_acq-t1w_T2w.nii"):
+        place(tmp_path, f"sub-02/anat/{other}")
+    good, wrong = find_items(tmp_path)
+    assert not good.fault and wrong.shown == name and "rename it" in wrong.fault
+    assert selected([good, wrong], ["02"], []) == [wrong]
+    outcome = work_on(wrong, tmp_path / "out", Settings())
+    assert (outcome.status, outcome.reason) == (FAILED, wrong.fault)
+
+
+def test_a_list_without_a_line_says_that_it_names_no_scan(tmp_path: Path) -> None:
+    for text in ("path\n", "path,subject\n\n", ""):
+        (tmp_path / "list.csv").write_text(text)
+        with pytest.raises(InputError, match="names no scan"):
+            find_items(tmp_path / "list.csv")
 
 
 def test_subjects_and_sessions_are_chosen_with_and_without_prefix(tmp_path: Path) -> None:
@@ -136,7 +166,6 @@ def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> Non
     ("text", "words"),
     [
         ("file\na.nii\n", "no column 'path'"),
-        ("path\n", "no column 'path'"),
         ("path,subject\na.nii,../../etc\n", "line 2: '../../etc' is no BIDS label"),
         ("path,subject\na.nii,a/b\n", "is no BIDS label"),
         ("path\n \n", "line 2: no path"),
