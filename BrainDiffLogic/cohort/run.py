@@ -15,6 +15,7 @@ import psutil
 from BrainDiffLogic.cohort.items import Item
 from BrainDiffLogic.cohort.work import BUSY, Outcome, Settings, give_up, sweep, work_on
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import files_read
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -47,7 +48,7 @@ def _voxels(source: Path) -> float:
             return PACKED * sum(file.stat().st_size for file in source.rglob("*"))
         if source.name.endswith((".nii", ".nii.gz", ".mgh", ".mgz")):
             return float(np.prod(cast(SpatialImage, nib.load(source)).shape[:3]))
-        return PACKED * source.stat().st_size
+        return PACKED * sum(file.stat().st_size for file in files_read(source))
     except Exception:  # noqa: BLE001 - whatever is wrong with it, reading it says so
         return 0.0
 

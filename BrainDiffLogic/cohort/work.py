@@ -37,7 +37,7 @@ from BrainDiffLogic.data.bids import NO_CONTENT, without_content
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.files import digest, file_digest
 from BrainDiffLogic.images import is_dicom_file
-from BrainDiffLogic.images.outputs import staging_in
+from BrainDiffLogic.images.outputs import files_read, staging_in
 from BrainDiffLogic.images.sidecar import read_sidecar
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint
 
@@ -167,14 +167,15 @@ def fingerprint(item: Item, settings: Settings) -> dict[str, Any]:
 
 
 def _source_digest(source: Path) -> str:
-    """Of a file or a folder; of one file of a DICOM series that of all its files, by their names."""
-    if source.is_dir() or not is_dicom_file(source):
-        return file_digest(source)
-    from BrainDiffLogic.images.dicom_files import find_series, tolerant
+    """Of a file or a folder; where others belong to a file (of a series, of a pair) that of all, by their names."""
+    files = [source] if source.is_dir() else files_read(source)
+    if is_dicom_file(source):
+        from BrainDiffLogic.images.dicom_files import find_series, tolerant
 
-    with tolerant():
-        files = find_series(source)[0].files
-    return digest([[file.name, file_digest(file)] for file in sorted(files)])
+        with tolerant():
+            files = list(find_series(source)[0].files)
+    there = sorted(file for file in files if file.exists())
+    return file_digest(source) if len(there) < 2 else digest([[file.name, file_digest(file)] for file in there])
 
 
 def is_finished(places: Places, made_from: Mapping[str, Any]) -> bool:

@@ -15,12 +15,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import files_read
+from BrainDiffLogic.images.outputs import HEADER_BYTES, files_read
 from BrainDiffLogic.images.streams import check_voxels, understood
 from BrainDiffLogic.volume import Storage, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-HEADER_BYTES = 1 << 16
 LONGEST_FIELD = 900
 """Bytes of a line of a NRRD header; of 1,024 ITK dies where it cannot follow them and says why."""
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
@@ -114,10 +113,8 @@ def _unread_because(path: Path, fields: dict[str, str]) -> str:
     encoding = fields.get("encoding", "").lower()
     if encoding in ("bzip2", "bz2"):
         return "its voxels are packed with bzip2; save it with gzip encoding"
-    missing = [
-        file for file in files_read(path)[1:] if file.name.upper() not in ("LOCAL", "LIST") and not file.exists()
-    ]
-    return f"its data file {missing[0].name} is missing; copy both" if missing and "%" not in missing[0].name else ""
+    missing = [file for file in files_read(path)[1:] if not file.exists()]
+    return f"its data file {missing[0].name} is missing; copy both" if missing else ""
 
 
 def _reason(message: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -23,6 +24,14 @@ SERIES = "a folder (a DICOM series)"
 MAGIC_AT, MAGIC = 128, b"DICM"
 FIRST_TAGS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
 """How a DICOM file without the magic word begins: group 8 or 2 in little endian, or 8 in big endian."""
+PAIRED = re.compile(r"(.*)\.(?:hdr|img)(?:\.gz)?", re.IGNORECASE)
+ENDS = [end + zipped for end in (".hdr", ".img", ".mat", ".HDR", ".IMG", ".MAT") for zipped in ("", ".gz", ".GZ")]
+"""Of what belongs to a pair: NIfTI or Analyze, and SPM's affine."""
+DATA = re.compile(r"^(?:data ?file *:(?!=)|ElementDataFile *=)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+"""What a header says of the file or files with its voxels."""
+PLACE = re.compile(r"%[0-9]*[a-z]")
+"""Of the number in the names of several files."""
+HEADER_BYTES = 1 << 16
 DATA_FILES = {".nhdr": (".raw.gz", ".raw"), ".mhd": (".zraw", ".raw")}
 """What a header with detached data is accompanied by when this package (or ITK) writes it."""
 
@@ -288,15 +297,25 @@ def _files_written(path: Path) -> list[Path]:
 
 
 def files_read(path: Path) -> list[Path]:
-    """The file and the data files which its header names."""
-    suffix = path.suffix.lower()
-    if suffix in (".hdr", ".img"):
-        return [path.with_suffix(".hdr"), path.with_suffix(".img")]
-    if suffix not in DATA_FILES or not path.is_file():
+    """The file and the others that are read with it: the parts of a pair, SPM's .mat, the data that a header names.
+
+    Of data in several files those that a list names, or all whose names fit the pattern.
+    """
+    if pair := PAIRED.fullmatch(path.name):
+        beside = [path.with_name(pair[1] + end) for end in ENDS]
+        return [path, *(file for file in beside if file != path and os.path.lexists(file))]
+    if path.suffix.lower() not in (*DATA_FILES, ".nrrd", ".mha") or not path.is_file():
         return [path]
-    fields = [line.replace("=", ":").split(":", 1) for line in path.read_text("latin-1").splitlines() if line]
-    keys = ("data file", "datafile", "elementdatafile")
-    return [path, *(path.parent / value[-1].strip() for value in fields if value[0].strip().lower() in keys)]
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES).decode("latin-1").replace("\r\n", "\n").partition("\n\n")[0]
+    named = DATA.search(header)
+    if named is None or not named[1] or named[1].split()[0] == "LOCAL":
+        return [path]
+    if named[1].split()[0] == "LIST":
+        return [path, *(path.parent / line.strip() for line in header[named.end() :].splitlines() if line.strip())]
+    if "%" in named[1]:
+        return [path, *sorted(path.parent.glob(PLACE.sub("*", named[1].split()[0])))]
+    return [path, path.parent / named[1]]
 
 
 def _same_file(one: Path, other: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -17,6 +19,7 @@ from image_files import save_series, voxels
 from BrainDiffLogic.cohort import work
 from BrainDiffLogic.cohort.derivatives import CORRECTED, DIFFERENCE, Places, motion_texts, prepare
 from BrainDiffLogic.cohort.items import Item, find_items
+from BrainDiffLogic.cohort.run import memory_mib
 from BrainDiffLogic.cohort.table import read_rows, write_table
 from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, Settings, sweep, work_on
 from BrainDiffLogic.files import file_digest
@@ -96,6 +99,53 @@ def test_another_slice_of_a_series_among_others_is_another_scan(tmp_path: Path) 
     change_a_byte(sorted(tmp_path.glob("1IM*"))[-1])
     assert work.fingerprint(first, SETTINGS) != before[0], "also where it is not the file that names the series"
     assert work.fingerprint(second, SETTINGS) == before[1]
+
+
+def save_headed(folder: Path, kind: str) -> tuple[Path, Path]:
+    """A scan of several files of one kind: the file that a list names, and one with voxels or the affine."""
+    folder.mkdir()
+    image, array = folder / f"a.{kind.split()[0]}", voxels("int16")
+    if kind.startswith(("hdr", "img")):
+        save = nib.Spm2AnalyzeImage if "Analyze" in kind else nib.Nifti1Pair
+        nib.save(save(array, np.eye(4)), folder / "a.img")
+        if ".gz" in kind:
+            for part in ("a.hdr", "a.img"):
+                (folder / f"{part}.gz").write_bytes(gzip.compress((folder / part).read_bytes()))
+                (folder / part).unlink()
+        voxel_file = next(folder.glob("a.mat" if "Analyze" in kind else "a.img*"))
+        return image, next(folder.glob("a.hdr*")) if kind.startswith("img") else voxel_file
+    write_volume(Volume(array, np.eye(4)), image)
+    data = next(file for file in folder.iterdir() if file != image)
+    if kind.endswith(("LIST", "pattern")):
+        planes = [folder / f"p {number}.raw" for number in range(2)]
+        if kind.endswith("pattern"):
+            planes = [folder / f"p{number:03d}.raw" for number in range(2)]
+        for plane in planes:
+            plane.write_bytes(b"voxels")
+        named = "LIST\n" + "\n".join(plane.name for plane in planes) if kind.endswith("LIST") else "p%03d.raw 0 1 1"
+        image.write_text(image.read_text().replace(data.name, named))
+        data = planes[1]
+    return image, data
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["nhdr", "mhd", "hdr", "img", "hdr.gz", "hdr Analyze", "nhdr LIST", "mhd LIST", "nhdr pattern", "mhd pattern"],
+)
+def test_a_scan_of_several_files_is_another_where_one_of_them_is(tmp_path: Path, kind: str) -> None:
+    image, other = save_headed(tmp_path / "scans", kind)
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\nscans/{image.name}\n")
+    (item,) = find_items(table)
+    before = work.fingerprint(item, SETTINGS)
+    assert work.fingerprint(item, SETTINGS) == before
+    change_a_byte(other)
+    assert work.fingerprint(item, SETTINGS) != before
+
+
+def test_a_worker_has_room_for_a_scan_whose_voxels_lie_apart(tmp_path: Path) -> None:
+    write_volume(Volume(voxels("int16", (64, 64, 64)), np.eye(4)), tmp_path / "a.nhdr")
+    assert memory_mib([tmp_path / "a.nhdr"]) > memory_mib([]) + 64**3 * 2 * 80 / (1 << 20)
 
 
 @pytest.mark.parametrize(
