@@ -36,7 +36,7 @@ from BrainDiffLogic.cohort.items import Item
 from BrainDiffLogic.data.bids import NO_CONTENT, without_content
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.files import digest, file_digest
-from BrainDiffLogic.images import is_dicom_file
+from BrainDiffLogic.images import check_source, is_dicom_file
 from BrainDiffLogic.images.outputs import files_read, staging_in
 from BrainDiffLogic.images.sidecar import read_sidecar
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint
@@ -154,6 +154,7 @@ def _finish(places: Places, settings: Settings) -> tuple[str, str]:
 def fingerprint(item: Item, settings: Settings) -> dict[str, Any]:
     """All that the outputs depend on, as the sidecar has it. Raises InputError for what cannot be read."""
     weights = find_checkpoint(settings.model)
+    check_source(item.source)
     if not item.source.is_dir() and without_content([item.source]):
         raise InputError(f"{item.source}: {'; '.join(NO_CONTENT)}")
     try:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,7 @@ def _correct_all(args: argparse.Namespace) -> int:
     from BrainDiffLogic.cohort.work import Settings
 
     items = selected(find_items(args.input), args.participant_label, args.session_label)
+    items = [replace(item, source=Path(os.path.abspath(item.source))) for item in items]  # for workers elsewhere
     settings = Settings(args.model, args.strength, args.force, args.pe_axis, args.disagreement, args.device)
     prepare(args.output, args.input)
     crew = _crew(args, items)
@@ -111,10 +112,10 @@ def _correct_all(args: argparse.Namespace) -> int:
 
 
 def _absolute(settings: Settings) -> Settings:
-    """With a model that workers in another folder find."""
-    from dataclasses import replace
+    """With a model that workers in another folder find; that of a name they have themselves."""
+    from BrainDiffLogic.models.checkpoints import available
 
-    return replace(settings, model=os.path.abspath(settings.model)) if os.sep in settings.model else settings
+    return settings if settings.model in available() else replace(settings, model=os.path.abspath(settings.model))
 
 
 def _crew(args: argparse.Namespace, items: Sequence[Item]) -> AbstractContextManager[Client]:

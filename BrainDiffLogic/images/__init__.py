@@ -32,6 +32,7 @@ __all__ = [
     "WRITABLE",
     "as_stored",
     "check_output",
+    "check_source",
     "file_suffix",
     "grid_notes",
     "is_dicom_file",
@@ -70,12 +71,9 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
     Raises InputError, naming the file and the remedy, for anything else than one finite 3D scalar image.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder; check the path")
+    check_source(path)
     if path.is_dir():
         return _read_series(path, series, kind)
-    if not path.is_file():
-        raise InputError(f"{path}: this is no file that can be read twice (a pipe?); save the scan in one first")
     suffix = file_suffix(path)
     if series and suffix in (*NIFTI, *MINC, *META_NRRD, *MGH):
         raise InputError(f"{path}: not DICOM, so it has no series {series}; leave --series out")
@@ -99,6 +97,16 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
     if suffix in DICOM or is_dicom_file(path):
         return _read_series(path, series, kind)
     raise InputError(f"{path}: this type of file is not known; give one of {', '.join(READABLE)} or a DICOM folder")
+
+
+def check_source(path: Path) -> None:
+    """Refuse what is neither a file nor a folder, with the reason."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: a broken link; datalad get it, or copy it again")
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; check the path")
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: this is no file that can be read twice (a pipe?); save the scan in one first")
 
 
 def _read_series(path: Path, series: str | None, kind: str) -> Volume:

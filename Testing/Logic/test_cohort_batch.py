@@ -205,10 +205,12 @@ def test_a_scheduler_elsewhere_is_used_and_left_running(a_dataset: Path, a_model
     from distributed import Client, LocalCluster
 
     with LocalCluster(1, threads_per_worker=2, dashboard_address=None, silence_logs=60) as cluster:
-        out = tmp_path / "out"
-        options = ["--dask", cluster.scheduler_address, "--model", a_model, "--force"]
-        assert child("batch", a_dataset, out, "participant", *options, cwd=tmp_path).returncode == 0
-        assert len(outputs(out)) == 8
+        (tmp_path / "list.csv").write_text("path\nbids/sub-001/anat/sub-001_T1w.nii.gz\n")
+        options = ["--dask", cluster.scheduler_address, "--model", a_model.name, "--force"]
+        for given, out, scans in ((a_dataset.name, "out", 4), ("list.csv", "out of a list", 1)):
+            run = child("batch", given, out, "participant", *options, cwd=tmp_path)
+            assert run.returncode == 0, "the workers are in another folder: " + run.stderr
+            assert len(outputs(tmp_path / out)) == 2 * scans
         with Client(cluster.scheduler_address) as again:
             assert again.submit(len, "abc").result() == 3
-    assert child("batch", a_dataset, out, "--dask", "tcp://127.0.0.1:9", cwd=tmp_path).returncode == 2
+    assert child("batch", a_dataset, "out", "--dask", "tcp://127.0.0.1:9", cwd=tmp_path).returncode == 2

@@ -200,6 +200,13 @@ def test_a_scan_without_content_is_named_with_its_remedy(out: Path, an_item: Ite
     assert "datalad get" in work_on(an_item, out, SETTINGS).reason
 
 
+def test_what_is_not_there_and_a_pipe_are_called_so(out: Path, an_item: Item) -> None:
+    an_item.source.unlink()
+    assert "no such file" in work_on(an_item, out, SETTINGS).reason
+    os.mkfifo(an_item.source)
+    assert "a pipe?" in work_on(an_item, out, SETTINGS).reason
+
+
 def test_a_reason_goes_when_the_scan_is_good_again(out: Path, an_item: Item) -> None:
     content = an_item.source.read_bytes()
     an_item.source.write_bytes(content[:2000])
