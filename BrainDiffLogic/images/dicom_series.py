@@ -82,6 +82,8 @@ def _listed(directory: Path, uid: str) -> int:
 
 SPACING_TOLERANCE = 0.05
 """Largest deviation of a slice from even spacing, as a share of the spacing (headers round positions)."""
+SKIPPED_TOLERANCE = 0.05
+"""By how much, as a share, a step may miss a multiple of the header's and still tell of slices that are missing."""
 DIRECTION_TOLERANCE = 1e-3
 """Largest difference of the direction cosines of two slices of one volume."""
 TILTED = 0.5
@@ -195,7 +197,47 @@ def _slice_step(frames: list[Frame], path: Path) -> np.ndarray:
             "resample the scan to even spacing or export it again"
         )
     _check_tilt(positions, first, path)
+    _check_skipped(first, float(np.linalg.norm(step)), path)
     return step
+
+
+def _check_skipped(first: Frame, step: float, path: Path) -> None:
+    """Refuse slices at twice, thrice, ... the distance that the header gives: those between are missing.
+
+    A 3D acquisition has no gaps, so that without SpacingBetweenSlices the thickness is the distance. Of a 2D one some
+    scanners give the gap instead of the distance.
+    """
+    header = read_header(first.file)
+    if header is None:
+        return
+    places = spoken_of(header, first.index)
+    between, thickness = (_length(places, keyword) for keyword in ("SpacingBetweenSlices", "SliceThickness"))
+    volumetric = _text(places, "MRAcquisitionType") == "3D"
+    if not volumetric and between < thickness and np.isclose(between + thickness, step, rtol=SKIPPED_TOLERANCE):
+        return
+    wanted = between or (thickness if volumetric else 0.0)
+    times = round(step / wanted) if wanted else 0
+    if times >= 2 and np.isclose(step, times * wanted, rtol=SKIPPED_TOLERANCE):
+        raise InputError(
+            f"{path}: slices are missing (they lie {step:.4g} mm apart, {times} times the {wanted:.4g} mm that the"
+            " header gives); export the scan again"
+        )
+
+
+def _text(places: list[Dataset], keyword: str) -> str:
+    try:
+        return str(said(places, keyword))
+    except ValueError:
+        return ""
+
+
+def _length(places: list[Dataset], keyword: str) -> float:
+    """In mm; 0 where a header gives none."""
+    try:
+        length = abs(float(_text(places, keyword)))
+    except ValueError:
+        return 0.0
+    return length if np.isfinite(length) else 0.0
 
 
 def _check_tilt(positions: np.ndarray, first: Frame, path: Path) -> None:

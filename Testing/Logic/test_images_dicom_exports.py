@@ -19,7 +19,7 @@ from BrainDiffLogic.images import read_volume
 from Harness.dicom import big_endian, save_enhanced, save_mr_series
 
 GRID = OBLIQUE if np.linalg.det(LPS @ OBLIQUE[:3, :3]) > 0 else OBLIQUE @ np.diag([1, 1, -1, 1])
-SLICES = 20
+SLICES, STEP = 20, 1.3
 
 
 def array(slices: int = SLICES, dtype: str = "int16") -> np.ndarray:
@@ -355,3 +355,29 @@ def test_slices_that_lean_are_refused_with_the_angle(tmp_path: Path, shift: floa
         read_volume(tmp_path / "a")
     angle = np.degrees(np.arctan(shift * 1.1 / 1.3))
     assert_one_line(error, f"gantry tilt of {angle:.1f} degrees", "straight grid")
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize(
+    "tags",
+    [{}, {"SpacingBetweenSlices": STEP}, {"MRAcquisitionType": "2D", "SpacingBetweenSlices": STEP},
+     {"SliceThickness": 2 * STEP, "SpacingBetweenSlices": STEP}, {"SpacingBetweenSlices": 0}],
+)  # fmt: skip
+def test_every_second_or_third_slice_alone_is_refused(tmp_path: Path, tags: dict[str, Any], every: int) -> None:
+    lost = tuple(k for k in range(SLICES) if k % every)
+    save_mr_series(tmp_path, array(), GRID, change=gives(**tags), skip=lost)
+    with pytest.raises(InputError) as error:
+        read_volume(tmp_path)
+    assert_one_line(error, "slices are missing", f"{every} times")
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"MRAcquisitionType": "2D", "SliceThickness": STEP / 2},
+     {"MRAcquisitionType": "2D", "SliceThickness": 1.1, "SpacingBetweenSlices": 0.2},
+     {"SliceThickness": STEP / 2, "SpacingBetweenSlices": STEP}, {"SliceThickness": 2 * STEP},
+     {"SliceThickness": 0.87}, {"SliceThickness": 0}, {"SliceThickness": ""}],
+)  # fmt: skip
+def test_gaps_that_were_meant_and_slices_that_overlap_are_read(tmp_path: Path, tags: dict[str, Any]) -> None:
+    save_mr_series(tmp_path, array(), GRID, change=gives(**tags))
+    assert_is(tmp_path, array())
