@@ -41,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     from BrainDiffLogic.images import WRITABLE, grid_notes, read_volume, write_volume
     from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
     from BrainDiffLogic.motion.inversion import DAMPING, invert_motion
-    from BrainDiffLogic.motion.traces import read_trajectory
+    from BrainDiffLogic.motion.traces import read_trajectory, trace_notes
 
     paths = [path for path in (args.output, args.difference) if path]
     check_outputs([(path, WRITABLE) for path in paths], [args.input, args.trajectory], args.overwrite)
     trajectory, volume = read_trajectory(args.trajectory), read_volume(args.input)
     say_notes("invert-motion", args.input, (*volume.notes, *grid_notes(volume, args.output)))
+    say_notes("invert-motion", args.trajectory, trace_notes(args.trajectory, trajectory))
     with shown_progress() as progress:
         found = invert_motion(
             volume, trajectory, args.pe_axis, anchor=args.frame == "scan", progress=progress,

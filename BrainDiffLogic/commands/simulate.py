@@ -132,9 +132,11 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def _trajectory(args: argparse.Namespace, volume: Volume) -> tuple[Trajectory, str]:
     """(The motion in the order of time, where it comes from.)"""
     if args.trajectory:
-        from BrainDiffLogic.motion.traces import read_trajectory
+        from BrainDiffLogic.motion.traces import read_trajectory, trace_notes
 
-        return read_trajectory(args.trajectory), str(args.trajectory)
+        trajectory = read_trajectory(args.trajectory)
+        say_notes("simulate", args.trajectory, trace_notes(args.trajectory, trajectory))
+        return trajectory, str(args.trajectory)
     lines = volume.shape[phase_encode_axis(volume.affine, args.pe_axis)]
     if lines < 2:
         raise InputError(f"{volume.name}: one voxel along {args.pe_axis}; choose another --pe-axis")

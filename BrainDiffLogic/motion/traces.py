@@ -33,6 +33,9 @@ from BrainDiffLogic.motion.trajectory import EULER_ORDER, Trajectory, inverse_po
 TRANSLATIONS, ROTATIONS, CENTRE = ("tx", "ty", "tz"), ("rx", "ry", "rz"), ("cx_mm", "cy_mm", "cz_mm")
 TIME = "time_s"
 CSV_HEADER = [*(f"{name}_mm" for name in TRANSLATIONS), *(f"{name}_deg" for name in ROTATIONS)]
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+IN_RADIANS, LARGE = (".par", ".txt"), float(np.rad2deg(0.5))
+"""What hold radians without saying so; degrees of a rotation from which that is worth a word."""
 CELL_REMEDY = "repair or remove the line"
 UNEVEN = 0.01
 """Times count as even when their steps differ by less than this share."""
@@ -137,8 +140,10 @@ def _table(path: Path, columns: str) -> np.ndarray:
 
 
 def _read_csv(path: Path) -> Trajectory:
-    (_, header), *lines = [(number, line.split(",")) for number, line in _lines(path)]
-    places = {name.strip().strip('"').lower(): n for n, name in enumerate(header)}
+    (_, header), *lines = [(number, _cells(path, number, line)) for number, line in _lines(path)]
+    names = [name.strip().lower() for name in header]
+    _check_names(path, names)
+    places = {name: n for n, name in enumerate(names)}
     for number, fields in lines:
         if len(fields) != len(header):
             raise InputError(
@@ -165,6 +170,36 @@ def _read_csv(path: Path) -> Trajectory:
         centre = rows[0]
     trajectory = Trajectory(translations, rotations, centre)
     return _evenly_timed(path, trajectory, read(TIME)) if TIME in places else trajectory
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    """What stands between the commas of a line, without quotes."""
+    try:
+        return next(csv.reader([line], skipinitialspace=True))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {number}: cannot be read ({error}); repair the line") from error
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if len(names) == 1 and (separator := next((one for one in SEPARATORS if one in names[0]), "")):
+        wrong = SEPARATORS[separator]
+        raise InputError(f"{path}, line 1: the columns lie between {wrong}; save it with commas, and points in numbers")
+    angles = [(f"{name}_deg", f"{name}_rad") for name in ROTATIONS]
+    known = (TIME, *CENTRE, *(f"{name}_mm" for name in TRANSLATIONS), *(name for both in angles for name in both))
+    for name in known:
+        if names.count(name) > 1:
+            raise InputError(f"{path}, line 1: {names.count(name)} columns are called {name}; keep one of them")
+    for degrees, radians in angles:
+        if degrees in names and radians in names:
+            raise InputError(f"{path}, line 1: both {degrees} and {radians} are there; keep one of them")
+
+
+def trace_notes(path: Path, trajectory: Trajectory) -> tuple[str, ...]:
+    """What to know of a trace that was read: rotations so large that the file may hold degrees for radians."""
+    largest = float(np.abs(trajectory.rotations).max())
+    if path.suffix.lower() not in IN_RADIANS or largest <= LARGE:
+        return ()
+    return (f"rotations of up to {largest:.0f} degrees: radians were assumed; if the file holds degrees, convert it",)
 
 
 def _evenly_timed(path: Path, trajectory: Trajectory, times: np.ndarray) -> Trajectory:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion.traces import TraceSet, read_trajectory, write_trajectory
+from BrainDiffLogic.motion.traces import TraceSet, read_trajectory, trace_notes, write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, rotation_matrices
 from Harness.trace_sets import save_traces
 
@@ -55,6 +55,21 @@ def test_csv_columns_come_in_any_order_in_radians_and_beside_others(tmp_path):
     rows = rows_of(read_trajectory(a_file(tmp_path, "t.CSV", "\r\n".join(lines))))
     np.testing.assert_allclose(rows[0], [1, 2, 3, np.rad2deg(0.2), 3, np.rad2deg(0.1)])
     assert not rows[1].any()
+
+
+def test_quoted_numbers_and_names_are_read(tmp_path):
+    names = '"tx_mm", "ty_mm","tz_mm","rx_deg","ry_deg","rz_deg","note","note"\n'
+    text = names + '"1","2", "3",4,"5.5","-6","a, b",""\n' * 2
+    np.testing.assert_allclose(rows_of(read_trajectory(a_file(tmp_path, "t.csv", text)))[1], [1, 2, 3, 4, 5.5, -6])
+
+
+@pytest.mark.parametrize(("name", "text"), [("mc.par", "{} 0 0 0 0 0\n"), ("rp_a.txt", "0 0 0 0 {} 0\n")])
+def test_rotations_that_may_be_degrees_get_a_note(tmp_path, name, text):
+    for angle, noted in ((0.4, False), (0.6, True), (-0.6, True)):
+        path = a_file(tmp_path, name, text.format(angle) + text.format(0))
+        assert [("radians were assumed" in note) for note in trace_notes(path, read_trajectory(path))] == [True] * noted
+    path = a_file(tmp_path, "a.csv", HEADER + "0,0,0,40,0,0\n" * 2)
+    assert trace_notes(path, read_trajectory(path)) == (), "a table that names its units"
 
 
 def test_uneven_times_are_resampled_to_even_ones(tmp_path):
@@ -155,6 +170,28 @@ BAD = {
     "another .txt": ("motion.txt", ROW + ROW, "rp_\\*.txt"),
     "unknown extension": ("a.mat", ROW + ROW, "'.mat' are unknown; use .csv"),
     "no extension": ("trace", ROW + ROW, "'none' are unknown"),
+    "csv with semicolons": (
+        "a.csv",
+        HEADER.replace(",", ";") + CSV_ROW.replace(",", ";") * 2,
+        "line 1: .*semicolons; save it with commas",
+    ),
+    "csv with semicolons and quotes": ("a.csv", '"tx_mm";"ty_mm"\n"0,1";"2"\n"0,1";"2"\n', "line 1: .*semicolons"),
+    "csv with tabs": ("a.csv", HEADER.replace(",", "\t") + CSV_ROW.replace(",", "\t") * 2, "line 1: .*tabs"),
+    "csv in degrees and radians": (
+        "a.csv",
+        HEADER.replace("\n", ",rx_rad\n") + CSV_ROW.replace("\n", ",0\n") * 2,
+        "line 1: both rx_deg and rx_rad",
+    ),
+    "csv with a column twice": (
+        "a.csv",
+        HEADER.replace("\n", ",TX_mm\n") + CSV_ROW.replace("\n", ",5\n") * 2,
+        "line 1: 2 columns are called tx_mm",
+    ),
+    "csv with times twice": (
+        "a.csv",
+        "time_s,time_s," + HEADER + "0,0," + CSV_ROW + "1,1," + CSV_ROW,
+        "line 1: 2 columns are called time_s",
+    ),
     "csv empty": ("a.csv", "", "0 poses"),
     "csv without names": ("a.csv", CSV_ROW * 3, "line 1: no column tx_mm; name the columns"),
     "csv without units": ("a.csv", HEADER.replace("_mm", "") + CSV_ROW * 2, "no column tx_mm"),
