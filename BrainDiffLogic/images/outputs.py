@@ -117,11 +117,14 @@ def _check_writable(path: Path) -> None:
 
 def _check_series(path: Path, inputs: Iterable[str | PathLike[str]], overwrite: bool) -> Path:
     """``check_output`` of a folder for a DICOM series: a new or an empty one; with ``overwrite`` one of ours."""
+    sources = [Path(given) for given in inputs]
+    if path.is_dir() and not any(given.is_dir() or is_dicom_file(given) or not given.exists() for given in sources):
+        raise InputError(f"{path}: is a folder, which takes a DICOM series, and the input is none: name a file in it")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: exists already and is no folder; choose another name, or one that ends in .nii.gz")
     if not path.resolve().parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another")
-    for given in map(Path, inputs):
+    for given in sources:
         folder = given if given.is_dir() else given.parent
         if path.is_dir() and (path.samefile(folder) or path.resolve() in folder.resolve().parents):
             raise InputError(f"{path}: the output would replace the input {given}; choose another name")

@@ -15,11 +15,12 @@ from image_files import (
     SUFFIXES,
     a_file,
     assert_one_line,
+    save_series,
     voxels,
 )
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import check_output, nifti, staged_output, write_volume
+from BrainDiffLogic.images import SERIES, WRITABLE, check_output, nifti, staged_output, write_volume
 from BrainDiffLogic.volume import Volume
 
 
@@ -59,6 +60,21 @@ def test_an_output_that_is_the_input_is_refused_by_whatever_path(
         with pytest.raises(InputError, match="would replace the input"):
             check_output(name, [path], overwrite=True)
     check_output("other.nii.gz", [path])
+
+
+def test_a_folder_as_output_of_a_scan_that_is_no_dicom_is_called_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = a_file(tmp_path)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    for folder in ("..", ".", tmp_path, "../.."):
+        with pytest.raises(InputError, match="is a folder.* name a file in it"):
+            check_output(folder, [path], suffixes=(*WRITABLE, SERIES))
+    files = save_series(tmp_path / "dicom", voxels("int16"))
+    for given in (files[0], tmp_path / "dicom"):
+        with pytest.raises(InputError, match="would replace the input"):
+            check_output(tmp_path, [given], suffixes=(*WRITABLE, SERIES))
 
 
 def test_an_output_must_not_replace_the_data_file_of_an_input(tmp_path: Path) -> None:
