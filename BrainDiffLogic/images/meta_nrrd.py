@@ -25,6 +25,10 @@ LONGEST_FIELD = 900
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
 AXES = ("space", "transformmatrix", "rotation", "orientation")
 """Fields of a NRRD or MetaImage header that tell the voxels' size, and how the axes lie in the patient."""
+UNITS = ("space units", "units", "distanceunits")
+"""Fields of a NRRD (of the space, or of each axis) and of a MetaImage."""
+MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "?", "none")
+"""Or nothing said."""
 PATIENT_SPACES = (
     "left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "lps", "ras", "las",
     "left-posterior-superior-time", "right-anterior-superior-time", "left-anterior-superior-time", "lpst", "rast",
@@ -45,6 +49,7 @@ def read_meta_nrrd(path: Path, kind: str) -> Volume:
     with understood(path, "an image"):
         fields = header_fields(path)
         _check_lines(path)
+        _check_units(path, fields)
         try:
             with quiet():
                 reader = sitk.ImageFileReader()
@@ -90,6 +95,16 @@ def _check_lines(path: Path) -> None:
             free = line.startswith((b"#", b"content:")) or b":=" in line
             if len(line) > LONGEST_FIELD and not free:
                 raise InputError(f"{path}: a line of the header has {len(line)} characters (damaged?); copy it again")
+
+
+def _check_units(path: Path, fields: dict[str, str]) -> None:
+    """Refuse lengths that are not in mm, which ITK takes for mm."""
+    for name in UNITS:
+        text = fields.get(name, "")
+        units = [unit.strip() for unit in re.findall(r'"([^"]*)"', text) or text.split()]
+        other = [unit for unit in units[:3] if unit.lower() not in MILLIMETRES]
+        if other:
+            raise InputError(f"{path}: the header gives lengths in {other[0]}; convert the geometry and {name} to mm")
 
 
 def _notes(fields: dict[str, str]) -> tuple[str, ...]:

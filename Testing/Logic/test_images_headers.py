@@ -19,6 +19,7 @@ from image_files import OBLIQUE, SHAPE, assert_one_line, save_nifti, voxels
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.images.nifti import nifti_affine
+from BrainDiffLogic.volume import Volume
 
 FORM_CODES = {"qform_code": 0, "sform_code": 0}
 
@@ -245,6 +246,35 @@ def test_what_a_header_leaves_open_is_noted(tmp_path: Path, case: str) -> None:
     make, words, absent = NOTED[case]
     notes = " ".join(read_volume(make(tmp_path)).notes)
     assert words in notes and (absent is None or absent not in notes)
+
+
+SPACED = ("space: LPS", "space directions: (1,0,0) (0,1,0) (0,0,1)", "space origin: (0,0,0)")
+
+
+@pytest.mark.parametrize("unit", ["m", "cm", "um", "inch"])
+@pytest.mark.parametrize("field", ["space units", "units"])
+def test_a_nrrd_that_is_not_in_mm_is_refused(tmp_path: Path, field: str, unit: str) -> None:
+    quoted = " ".join([f'"{unit}"'] * 3)
+    lines = (*SPACED, f"{field}: {quoted}") if field == "space units" else ("spacings: 1 1 1", f"{field}: {quoted}")
+    with pytest.raises(InputError) as error:
+        read_volume(nrrd(tmp_path / "a.nrrd", *lines))
+    assert_one_line(error, "a.nrrd", f"lengths in {unit}", "to mm")
+
+
+@pytest.mark.parametrize("units", ['"mm" "mm" "mm"', '"" "" ""', '"Millimeters" "mm" "mm"'])
+def test_a_nrrd_in_mm_or_without_units_is_read(tmp_path: Path, units: str) -> None:
+    assert read_volume(nrrd(tmp_path / "a.nrrd", *SPACED, f"space units: {units}")).spacing.tolist() == [1, 1, 1]
+
+
+def test_a_metaimage_that_is_not_in_mm_is_refused(tmp_path: Path) -> None:
+    for unit in ("mm", "um"):
+        path = tmp_path / f"{unit}.mha"
+        write_volume(Volume(voxels("int16"), np.eye(4)), path)
+        path.write_bytes(path.read_bytes().replace(b"NDims = 3\n", f"NDims = 3\nDistanceUnits = {unit}\n".encode()))
+    read_volume(tmp_path / "mm.mha")
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert_one_line(error, "um.mha", "lengths in um", "to mm")
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".nhdr", ".mha", ".mhd"])
