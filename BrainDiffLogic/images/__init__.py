@@ -18,6 +18,7 @@ from BrainDiffLogic.images.outputs import (
     SERIES,
     WRITABLE,
     check_output,
+    check_suffix,
     file_suffix,
     is_dicom_file,
     is_series,
@@ -177,8 +178,7 @@ def as_stored(
 
 def _storage_in(path: Path, volume: Volume, like: Volume | None, dtype: OutputType) -> Storage:
     suffix = file_suffix(path)
-    if suffix not in WRITABLE:
-        raise InputError(f"{path}: this type of output is not known; use one of {', '.join(WRITABLE)}")
+    check_suffix(path)
     types = MGH_TYPES if suffix in MGH else None
     return choose_storage(volume, (like or volume).storage, dtype, can_scale=suffix in NIFTI, types=types)
 

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import HEADER_BYTES, files_read
+from BrainDiffLogic.images.outputs import HEADER_BYTES, META, files_read
 from BrainDiffLogic.images.streams import check_voxels, understood
 from BrainDiffLogic.volume import Storage, Volume
 
@@ -54,6 +54,8 @@ def read_meta_nrrd(path: Path, kind: str) -> Volume:
             with quiet():
                 reader = sitk.ImageFileReader()
                 reader.SetFileName(str(path))
+                if path.suffix.lower() in META:
+                    reader.SetImageIO("MetaImageIO")  # which ITK does not find for an extension in upper case
                 reader.ReadImageInformation()
                 size = reader.GetSize()
                 check_voxels(path, size)

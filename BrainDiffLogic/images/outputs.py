@@ -19,6 +19,7 @@ from typing import Any
 from BrainDiffLogic.errors import InputError
 
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
+META = (".mha", ".mhd")
 SERIES = "a folder (a DICOM series)"
 """Among the extensions that an output may have: a folder, for a series that is derived from a DICOM series."""
 MAGIC_AT, MAGIC = 128, b"DICM"
@@ -90,8 +91,7 @@ def check_output(
     path = Path(path)
     if SERIES in suffixes and is_series(path):
         return _check_series(path, inputs, overwrite)
-    if file_suffix(path) not in suffixes:
-        raise InputError(f"{path}: this type of output is not known; use one of {', '.join(suffixes)}")
+    check_suffix(path, suffixes)
     if path.is_dir():
         raise InputError(f"{path}: the output is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -105,6 +105,14 @@ def check_output(
         raise InputError(f"{existing}: exists already; choose another name or allow it with --overwrite")
     _check_writable(path)
     return path
+
+
+def check_suffix(path: Path, suffixes: Collection[str] = WRITABLE) -> None:
+    """Refuse an output of another type than those, or one whose name ITK would write in lower case."""
+    if file_suffix(path) not in suffixes:
+        raise InputError(f"{path}: this type of output is not known; use one of {', '.join(suffixes)}")
+    if file_suffix(path) in META and path.suffix not in META:
+        raise InputError(f"{path}: MetaImage is written with a small extension alone; end in {path.suffix.lower()}")
 
 
 def _check_writable(path: Path) -> None:

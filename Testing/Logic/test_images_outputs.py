@@ -20,7 +20,7 @@ from image_files import (
 )
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import SERIES, WRITABLE, check_output, nifti, staged_output, write_volume
+from BrainDiffLogic.images import SERIES, WRITABLE, check_output, nifti, read_volume, staged_output, write_volume
 from BrainDiffLogic.volume import Volume
 
 
@@ -60,6 +60,32 @@ def test_an_output_that_is_the_input_is_refused_by_whatever_path(
         with pytest.raises(InputError, match="would replace the input"):
             check_output(name, [path], overwrite=True)
     check_output("other.nii.gz", [path])
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".mgz", ".mgh"])
+def test_an_extension_in_upper_case_replaces_no_file_of_lower_case(tmp_path: Path, suffix: str) -> None:
+    volume = Volume(voxels("int16"), OBLIQUE)
+    write_volume(volume, tmp_path / f"a{suffix}")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for name in (f"a{suffix.upper()}", f"b{suffix.upper()}"):
+        try:
+            check_output(tmp_path / name)
+        except InputError as error:
+            assert "small extension" in str(error) or "exists already" in str(error)
+        else:
+            write_volume(volume, tmp_path / name)
+            assert np.array_equal(read_volume(tmp_path / name).array, volume.array)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    for name in ("a.MHD", "a.mHa"):
+        with pytest.raises(InputError, match="small extension"):
+            write_volume(volume, tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".mha"])
+def test_a_metaimage_that_somebody_named_in_upper_case_is_read(tmp_path: Path, suffix: str) -> None:
+    path = a_file(tmp_path, f"in{suffix}")
+    path.rename(tmp_path / f"in{suffix.upper()}")
+    assert np.array_equal(read_volume(tmp_path / f"in{suffix.upper()}").array, voxels("int16"))
 
 
 def test_a_folder_as_output_of_a_scan_that_is_no_dicom_is_called_a_folder(
