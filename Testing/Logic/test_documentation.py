@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from BrainDiffLogic.commands import main as command_line
+from BrainDiffLogic.images import WRITABLE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = CHECKOUT / "README.md"
@@ -108,3 +109,9 @@ def test_a_link_that_leads_nowhere_is_found(target: str) -> None:
 def test_anchors_are_those_of_github() -> None:
     text = "# No trace (experimental)\n```\n# a comment\n```\n## Odd: `rings`, [2nd_try](a.md)\n## Time\n## Time\n"
     assert anchors(text) == {"no-trace-experimental", "odd-rings-2nd_try", "time", "time-1"}
+
+
+def test_the_extensions_of_an_output_are_those_that_can_be_written() -> None:
+    text = (CHECKOUT / "Resources" / "Documentation" / "command-line.md").read_text(encoding="utf-8")
+    told = text.partition("`OUT` ends in")[2].partition(". Fill")[0].partition("or is of DICOM")[0]
+    assert sorted(re.findall(r"[.][a-z.]*[a-z]", told)) == sorted(WRITABLE)
