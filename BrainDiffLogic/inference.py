@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.intensity import mask_box
 from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.folding import folded
 from BrainDiffLogic.models.layers import Window, moved
 from BrainDiffLogic.volume import pad_to_multiple
 
@@ -67,11 +65,11 @@ def predict_residual(
     if head is not None:
         todo = todo[head[todo].any(axis=(1, 2))]
     batch = batch or BATCHES[target.type]
-    folded = _folded(corrector)
+    network = folded(corrector)
     done = np.zeros(len(stack), dtype=bool)
     while not done[todo].all():
         too_large: list[int] = []
-        ask = partial(_residual_if_it_fits, _on_device(folded, target), stack, head, device=target)
+        ask = partial(_residual_if_it_fits, _on_device(network, target), stack, head, device=target)
         for chosen, residual in _answers(ask, todo[~done[todo]], batch, target, cancelled):
             if residual is None:
                 too_large.append(len(chosen))
@@ -153,18 +151,6 @@ def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
         torch.set_num_threads(threads)
 
 
-def _folded(corrector: Corrector) -> Corrector:
-    """A copy of a corrector whose batch normalisation is part of the convolutions before it."""
-    copy = deepcopy(corrector).eval()
-    for module in copy.modules():
-        if isinstance(module, nn.Sequential):
-            for first, second in pairwise(range(len(module))):
-                convolution, norm = module[first], module[second]
-                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    module[first], module[second] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    return copy
-
-
 def _with_less_memory(batch: int, target: torch.device, run: Run) -> tuple[int, torch.device]:
     if target.type == "cuda":
         torch.cuda.empty_cache()
@@ -209,7 +195,7 @@ def _residual_of(
     order = np.arange(corrector.context) - corrector.context // 2
     neighbours = np.clip(chosen[:, None] + order, 0, len(stack) - 1)
     padded, (*_, rows, columns) = pad_to_multiple(stack[neighbours], corrector.multiple)
-    slices = torch.from_numpy(padded).to(device, memory_format=torch.channels_last)
+    slices = torch.from_numpy(padded).to(device)
     with _precision(device):
         if head is None:
             residual = corrector(slices)[..., rows, columns]

@@ -10,21 +10,22 @@ from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
+from BrainDiffLogic.models.folding import DoubledConvolution
 from BrainDiffLogic.models.layers import Window, init_he_normal, norm_layer, u_shape
 
 FILTERS = (32, 64, 128, 256, 512)
 """Filters from the finest to the coarsest level (the published network)."""
 
 
-def _convolutions(inputs: int, outputs: int, count: int, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index in range(count):
-        layers += [
-            nn.Conv2d(inputs if index == 0 else outputs, outputs, 3, padding=1, bias=norm == "none"),
-            norm_layer(norm, outputs),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
+def _convolution(convolution: nn.Conv2d, norm: str) -> tuple[nn.Module, ...]:
+    return convolution, norm_layer(norm, convolution.out_channels), nn.ReLU(inplace=True)
+
+
+def _convolutions(inputs: int, outputs: int, norm: str) -> nn.Sequential:
+    pairs = ((inputs, outputs), (outputs, outputs))
+    return nn.Sequential(
+        *(layer for a, b in pairs for layer in _convolution(nn.Conv2d(a, b, 3, padding=1, bias=norm == "none"), norm))
+    )
 
 
 class McNet(Body):
@@ -50,12 +51,14 @@ class McNet(Body):
         if len(filters) < 2:
             raise InputError(f"filters needs two levels or more, got {list(filters)}")
         inputs = [in_channels, *filters[:-1]]
-        self.down = nn.ModuleList(_convolutions(a, b, 2, norm) for a, b in zip(inputs, filters, strict=True))
+        self.down = nn.ModuleList(_convolutions(a, b, norm) for a, b in zip(inputs, filters, strict=True))
         self.pool = nn.MaxPool2d(2)
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         pairs = list(zip(filters[:0:-1], filters[-2::-1], strict=True))
-        self.up = nn.ModuleList(_convolutions(coarse, fine, 1, norm) for coarse, fine in pairs)
-        self.merge = nn.ModuleList(_convolutions(2 * fine, fine, 2, norm) for _, fine in pairs)
+        self.up = nn.ModuleList(
+            nn.Sequential(*_convolution(DoubledConvolution(coarse, fine, norm == "none"), norm))
+            for coarse, fine in pairs
+        )
+        self.merge = nn.ModuleList(_convolutions(2 * fine, fine, norm) for _, fine in pairs)
         self.head = nn.Conv2d(filters[0], out_channels, 1)
         self.multiple = 2 ** (len(filters) - 1)
         self.reach = (3, 0) if norm != "instance" else None  # whose statistics are those of the whole slice
@@ -72,4 +75,4 @@ class McNet(Body):
         return u_shape(x, self.down, [self.pool] * len(self.up), steps, self.head, window, self.reach)
 
     def _step(self, up: nn.Module, merge: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:
-        return merge(torch.cat([skip, up(self.upsample(coarse))], dim=1))
+        return merge(torch.cat([skip, up(coarse)], dim=1))

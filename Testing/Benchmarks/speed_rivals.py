@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from BrainDiffLogic.images.meta_nrrd import quiet
-from BrainDiffLogic.inference import BATCHES, _folded, predict_residual
+from BrainDiffLogic.inference import BATCHES, predict_residual
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
 
@@ -121,7 +121,7 @@ def elsewhere(make: Callable[[Corrector, torch.Tensor], Callable], corrector: Co
     otherwise than PyTorch.
     """
     context, gain = corrector.context, corrector.gain
-    plain = _folded(Corrector(corrector.body, context, corrector.shuffle, corrector.residual, gain=gain))
+    plain = Corrector(corrector.body, context, corrector.shuffle, corrector.residual, gain=gain).eval()
     views, size = len(getattr(corrector, "views", (0,))), BATCHES["cpu"]
     order = np.clip(np.arange(len(stack))[:, None] + np.arange(context) - context // 2, 0, len(stack) - 1)
     batches = [stack[order[start : start + size]] for start in range(0, len(stack), size)]

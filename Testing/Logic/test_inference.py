@@ -16,6 +16,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
 from BrainDiffLogic.models.checkpoints import AS_IT_IS, View
 from BrainDiffLogic.models.corrector import AugmentedCorrector, Corrector, build
+from BrainDiffLogic.models.folding import CellConvolution, DoubledConvolution, folded
 from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)
@@ -229,12 +230,21 @@ def test_the_networks_own_normalisation_is_left_as_it_is() -> None:
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(layer.running_mean), torch.nn.init.uniform_(layer.running_var, 0.5, 2)
     state = {name: tensor.clone() for name, tensor in corrector.state_dict().items()}
-    folded = inference._folded(corrector)
+    network = folded(corrector)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(slices), corrector(slices), rtol=1e-4, atol=1e-5)
-    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+        torch.testing.assert_close(network(slices), corrector(slices), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d | DoubledConvolution) for layer in network.modules())
     assert state.keys() == corrector.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in corrector.state_dict().items())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (5, 4)])
+def test_a_convolution_of_doubled_pixels_is_one_of_the_pixels_themselves(size: tuple[int, int], bias: bool) -> None:
+    doubled = DoubledConvolution(3, 5, bias).double()
+    slices = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(CellConvolution(doubled)(slices), doubled(slices), rtol=0, atol=1e-13)
 
 
 def test_a_run_leaves_the_number_of_threads_as_it_was() -> None:
