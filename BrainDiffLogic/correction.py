@@ -25,7 +25,7 @@ from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.severity import decide
 from BrainDiffLogic.storage import blend, check_strength
-from BrainDiffLogic.volume import Volume, to_sagittal
+from BrainDiffLogic.volume import Volume, to_sagittal, voxels
 
 if TYPE_CHECKING:
     from BrainDiffLogic.models.corrector import Corrector
@@ -226,7 +226,7 @@ class Finding:
         """The share of the head's signal above air that was changed; the slice of ``to_sagittal`` where it was most."""
         size = np.abs(difference, dtype=np.float32)
         size *= self.head
-        signal = np.subtract(self.volume.array[self.head], np.float32(self.scan.scale.offset), dtype=np.float32)
+        signal = np.subtract(voxels(self.volume.array, self.head), np.float32(self.scan.scale.offset), dtype=np.float32)
         total = float(np.abs(signal, out=signal).sum(dtype=np.float64))
         by_slice = to_sagittal(self.volume.with_array(size, kind="difference")).mean(axis=(1, 2))
         return {

@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.volume import Volume, ras_axes
+from BrainDiffLogic.volume import Volume, ras_axes, voxels
 
 HEAD_PERCENTILE = 99.0
 """This percentile of the voxels inside the head becomes 1: above white matter, below vessels and fat."""
@@ -47,8 +47,8 @@ def robust_scale(array: np.ndarray, mask: np.ndarray | None = None) -> RobustSca
     a * array + b with a > 0 gives the same scaled image.
     """
     mask = head_mask(array) if mask is None else mask
-    inside = array[mask] if mask.any() else array.ravel()
-    floor = float(np.percentile(array, FLOOR_PERCENTILE))
+    inside = voxels(array, mask if mask.any() else None)
+    floor = float(np.percentile(voxels(array), FLOOR_PERCENTILE))
     top = float(np.percentile(inside, HEAD_PERCENTILE))
     if top <= floor:
         top = float(array.max())
@@ -158,7 +158,7 @@ def inner_head_mask(volume: Volume, head: np.ndarray) -> np.ndarray:
     """
     stripped = np.count_nonzero(head) * abs(np.linalg.det(volume.affine[:3, :3])) / 1000 < BRAIN_VOLUME_ML
     box = mask_box(head, 2)
-    inner = np.zeros(head.shape, dtype=bool)
+    inner = np.zeros_like(head)
     part = inner[box]
     part[:] = _deeper(head[box], STRIPPED_EDGE_MM if stripped else SCALP_AND_SKULL_MM, volume.spacing)
     if not stripped:

@@ -78,7 +78,7 @@ class Scan:
     @cached_property
     def head_slices(self) -> np.ndarray:
         """(slices, rows, columns) bool: ``head`` as ``slices``."""
-        return self.cut(self.head)
+        return np.ascontiguousarray(self.cut(self.head))
 
     @property
     def slice_spacing(self) -> np.ndarray:

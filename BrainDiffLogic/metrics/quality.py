@@ -24,7 +24,7 @@ from BrainDiffLogic.metrics.sharpness import (
 )
 from BrainDiffLogic.metrics.tissues import TOO_FEW, Tissues, tissue_masks
 from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.volume import Volume, to_sagittal
+from BrainDiffLogic.volume import Volume, to_sagittal, voxels
 
 HEAD = "the reference's head"
 """The mask where none is given."""
@@ -106,7 +106,7 @@ def compare(image: Image, reference: Image, mask: Image | None = None) -> Compar
     moved, clean = _volume(image), _volume(reference)
     check_same_grid(moved, clean)
     inside = _mask(mask, clean) if mask is not None else head_mask(clean.array)
-    low, high = np.percentile(clean.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    low, high = np.percentile(voxels(clean.array), [LOW_PERCENTILE, HIGH_PERCENTILE])
     if high <= low:
         raise InputError(f"{clean.name}: percentiles 1 and 99.9 are equal; choose a reference with contrast")
     box = _bounding_box(inside, SSIM_RADIUS)
@@ -192,14 +192,14 @@ def assess(image: Image | Scan, mask: Image | None = None, tissues: Tissues | No
     scan = image if isinstance(image, Scan) else Scan(_volume(image))
     array, head = scan.volume.array, scan.head if mask is None else _mask(mask, scan.volume)
     reasons: dict[str, str] = {}
-    air = array[~head]
+    air = voxels(array, ~head)
     measured = has_measured_air(air)
     if not measured:
         reasons |= dict.fromkeys(("efc", "fber"), NO_AIR)
     numbers = _tissue_metrics(scan, tissues, float(np.std(air)) if measured else 0.0, reasons)
     return Assessment(
         efc=entropy_focus_criterion(array) if measured else float("nan"),
-        fber=foreground_background_energy_ratio(array[head], air) if measured else float("nan"),
+        fber=foreground_background_energy_ratio(voxels(array, head), air) if measured else float("nan"),
         reasons=reasons,
         **numbers,
         **_sharpness(scan.volume, head),
@@ -207,7 +207,7 @@ def assess(image: Image | Scan, mask: Image | None = None, tissues: Tissues | No
 
 
 def _sharpness(volume: Volume, head: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(volume.array, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    low, high = np.percentile(voxels(volume.array), [LOW_PERCENTILE, HIGH_PERCENTILE])
     stack, inside = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
     box = _bounding_box(inside, CANNY_REACH)
     inside = np.ascontiguousarray(inside[box])
@@ -235,7 +235,7 @@ def _tissue_metrics(scan: Scan, tissues: Tissues | None, air_sd: float, reasons:
     volume = scan.volume
     if found.wm.shape != volume.shape:
         raise InputError(f"tissue masks {found.wm.shape} do not fit {volume.name} {volume.shape}: use its grid")
-    values = {name: volume.array[getattr(found, name)].astype(np.float64) for name in ("csf", "gm", "wm")}
+    values = {name: voxels(volume.array, getattr(found, name)).astype(np.float64) for name in ("csf", "gm", "wm")}
     few = [name for name, part in values.items() if part.size < TOO_FEW]
     numbers = {f"snr_{name}": _or_nan(signal_to_noise, part) for name, part in values.items()}
     numbers["snr_total"] = float(np.mean([numbers[f"snr_{name}"] for name in values]))
@@ -278,7 +278,8 @@ def entropy_focus_criterion(array: np.ndarray) -> float:
 
     Ghosts in the air raise it. Over the whole volume; negative values count as 0.
     """
-    share = array[array > 0].astype(np.float32)
+    values = voxels(array)
+    share = values[values > 0].astype(np.float32)
     energy = float(np.sqrt(np.sum(share * share, dtype=np.float64)))
     if energy == 0 or array.size < 2:
         return float("nan")

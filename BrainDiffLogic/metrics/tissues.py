@@ -37,7 +37,9 @@ def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
 
     Raises InputError where the voxels inside the brain hold no three classes.
     """
-    inside = array[brain].astype(np.float64)
+    box = mask_box(brain)
+    part = np.ascontiguousarray(brain[box])
+    inside = np.ascontiguousarray(array[box])[part].astype(np.float64)
     low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (0.0, 0.0)
     if high <= low:
         raise InputError("no tissue contrast inside the brain mask: check that the mask covers the brain")
@@ -51,15 +53,15 @@ def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
     log = -0.5 * (inside - means[:, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
     posterior = np.exp(log - log.max(axis=0))
     pure = (posterior > PURE * posterior.sum(axis=0)) & (inside <= high)
-    box = mask_box(brain)
-    return Tissues(*(_core(brain, box, chosen) for chosen in pure))
+    masks = [np.zeros_like(brain) for _ in pure]
+    for mask, chosen in zip(masks, pure, strict=True):
+        mask[box] = _core(part, chosen)
+    return Tissues(*masks)
 
 
-def _core(brain: np.ndarray, box: tuple[slice, ...], chosen: np.ndarray) -> np.ndarray:
-    """(I, J, K) bool: the chosen voxels (n,) of a brain, which lies in ``box``, without their outermost layer."""
-    mask = np.zeros(brain.shape, dtype=bool)
+def _core(brain: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(i, j, k) bool: the chosen voxels (n,) of a brain, without their outermost layer."""
+    mask = np.zeros_like(brain)
     mask[brain] = chosen
-    eroded = ndimage.binary_erosion(np.pad(mask[box], 1), structure=ndimage.generate_binary_structure(3, 2))
-    if np.count_nonzero(eroded) >= TOO_FEW:
-        mask[box] = eroded[1:-1, 1:-1, 1:-1]
-    return mask
+    eroded = ndimage.binary_erosion(np.pad(mask, 1), structure=ndimage.generate_binary_structure(3, 2))
+    return eroded[1:-1, 1:-1, 1:-1] if np.count_nonzero(eroded) >= TOO_FEW else mask

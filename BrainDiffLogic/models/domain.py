@@ -22,7 +22,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import BRAIN_VOLUME_ML, mask_box
 from BrainDiffLogic.models.checkpoints import Card
 from BrainDiffLogic.scan import PLANES, Scan
-from BrainDiffLogic.volume import Volume
+from BrainDiffLogic.volume import Volume, voxels
 
 PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
 FAR = 2.0
@@ -170,7 +170,7 @@ def look_at(volume: Volume | Scan) -> Look:
     scan = Scan.of(volume)
     volume, head = scan.volume, scan.head
     litres = float(np.count_nonzero(head)) * abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1e6
-    parts = (volume.array[part] for part in (head, ~head))
+    parts = (voxels(volume.array, part) for part in (head, ~head))
     inside, outside = (scan.scale.forward(np.median(part)).item() if part.size else 0.0 for part in parts)
     air = outside / inside if inside > 0 else float("inf")
     inner = _deep_inside(scan)
@@ -212,8 +212,8 @@ def _deep_inside(scan: Scan) -> tuple[float, float, float, float]:
 
 def _is_hounsfield(array: np.ndarray, head: np.ndarray) -> bool:
     low, high = CT_TISSUE
-    has_air = array.min() <= CT_AIR and np.percentile(array, 1) <= CT_AIR
-    return bool(has_air and head.any() and low <= np.median(array[head]) <= high)
+    has_air = array.min() <= CT_AIR and np.percentile(voxels(array), 1) <= CT_AIR
+    return bool(has_air and head.any() and low <= np.median(voxels(array, head)) <= high)
 
 
 def _block_means(array: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import Any
 
 SHAPE = (192, 256, 256)
 PHYSICS_SHAPE = (96, 128, 128)
-CUBES = (64, 96, 128, 192, 256)
+CUBES = (64, 96, 128, 192, 256, 512)
 TURNS = 3
 STAGES = {"Reading": "read", "Loading the model": "load and look", "Correcting": "correct", "Done": "end"}
 """What ``correct_file`` says when a stage begins, and how it is called here; what follows is to measure and write."""

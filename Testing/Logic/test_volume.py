@@ -20,6 +20,7 @@ from BrainDiffLogic.volume import (
     ras_axes,
     sagittal_affine,
     to_sagittal,
+    voxels,
 )
 
 SHAPE = (4, 5, 6)
@@ -124,6 +125,15 @@ def test_spacing_and_shape_are_those_of_the_grid() -> None:
     volume = a_volume(ORIENTATIONS[10], turned((10, 20, 30)))
     assert volume.shape == SHAPE
     np.testing.assert_allclose(sorted(volume.spacing), [0.8, 1.0, 1.2])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("mask_order", ["C", "F"])
+def test_voxels_are_those_of_the_mask_in_the_order_of_memory(order: str, mask_order: str) -> None:
+    array = np.arange(np.prod(SHAPE)).reshape(SHAPE).copy(order=order)
+    mask = (array % 3 == 1).copy(order=mask_order)
+    assert np.array_equal(voxels(array), array.ravel(order))
+    assert np.array_equal(voxels(array, mask), array.ravel(order)[mask.ravel(order)])
 
 
 def test_with_array_keeps_the_grid_and_refuses_another_shape() -> None:
