@@ -14,7 +14,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBRARY, VIEWER = CHECKOUT / "BrainDiffLogic", CHECKOUT / "BrainDiffSlicer" / "BrainDiffViewer"
 FLOORS = (
-    "errors", "files", "progress", "display", "ellipsoids", "fill", "volume", "storage", "images", "intensity", "scan",
+    "errors", "files", "progress", "ellipsoids", "fill", "display", "volume", "storage", "images", "intensity", "scan",
     "metrics", "motion", "pictures", "models", "inference", "severity", "data", "training", "injection", "disagreement",
     "correction", "pages", "correction_files", "cohort", "evaluation", "papers", "BrainDiffViewer", "commands",
 )  # fmt: skip
