@@ -178,7 +178,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     left.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     taken = found["network"]["milliseconds_a_slice"]
     middle.barh(list(taken), [row["cpu"] for row in taken.values()])
-    middle.set(title="Network", xlabel="processor milliseconds a slice of 256 x 256")
+    middle.set(title="Network", xscale="log", xlim=(10, None), xlabel="processor milliseconds a slice of 256 x 256")
     middle.tick_params(axis="y", labelsize=7)
     millions = [row["voxels"] / 1e6 for row in found["scaling"]]
     right.plot(millions, [row["cpu_seconds"] for row in found["scaling"]], "o-", label="processor seconds")

@@ -18,6 +18,7 @@ from BrainDiffLogic.images.meta_nrrd import quiet
 from BrainDiffLogic.inference import BATCHES, predict_residual
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.folding import folded
 
 SLICES, EDGE = 16, 256
 MATRIX = 2048
@@ -85,10 +86,10 @@ def _ratios(model: str, taken: dict[str, dict[str, float]], ceiling: float) -> d
 
 
 def operations(model: str) -> float:
-    """1e9 floating-point operations of a model for a slice of 256 x 256, all views."""
+    """1e9 floating-point operations that a model takes for a slice of 256 x 256, all views."""
     corrector, _ = load_checkpoint(model)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        corrector(torch.zeros(1, corrector.context, EDGE, EDGE))
+        folded(corrector)(torch.zeros(1, corrector.context, EDGE, EDGE))
     return counter.get_total_flops() / 1e9
 
 
