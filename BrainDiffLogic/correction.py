@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.disagreement import NOT_ASKED, Panel, measure
+from BrainDiffLogic.disagreement import NOT_ASKED, Panel, disagreement_map
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.intensity import seen_through_mask
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
-from BrainDiffLogic.models.domain import judge
+from BrainDiffLogic.models.domain import Judgement, judge
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.severity import decide
@@ -151,7 +151,7 @@ def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
             residual = np.zeros_like(residual)
     apart, how = np.zeros_like(residual), NOT_ASKED
     if panel:
-        apart, how = measure(
+        apart, how = disagreement_map(
             panel, residual, scan.slices,
             lambda other, shown, n: ask(
                 other, shown, head=scan.head_slices, progress=part_of(job.progress, n * share, share)
@@ -244,7 +244,7 @@ class Correction:
     difference  corrected - input, signed, in the input's units, exactly
     report      what was done, with which model, and what was noticed; JSON-able
     finding     what the network found, for another strength
-    disagreement  how far predictions disagree at strength 1 (``disagreement.measure``), float32 in the input's units, 0
+    disagreement  how far predictions disagree at strength 1 (``disagreement_map``), float32 in the input's units, 0
                 outside the head; None where it was not asked for
     """
 
@@ -279,8 +279,8 @@ def correct(
     strength   0 (the input, voxel for voxel) to 1 (all that the model would remove)
     device     "auto", "cpu", "cuda" or "mps"
     force      correct also a volume far outside the domain on the model's card (what is merely outside is noted
-               in the report), and one that the motion gate would return unchanged, or in
-               which the model finds too little
+               in the report), and one that the motion gate would return unchanged, or in which the model finds too
+               little
     gate       estimate how far the head moved, and return a volume that shows too little motion to gain from
                correction unchanged (``severity``), as one in which the model finds too little; False, to measure
                a model: neither
@@ -310,19 +310,23 @@ def correct(
         raise Refused(f"{scan.volume.name}: {judgement.refused}; correct it all the same with --force")
     motion = decide(scan, gate=gate, force=force)
     job = Job(scan, motion, gate and not force, device, disagreement, pe_axis, progress or silent, cancelled)
-    found = by_physics(job, corrector) if card["family"] == PHYSICS else by_network(job, corrector, card)
-    facts = {
+    made = by_physics(job, corrector) if card["family"] == PHYSICS else by_network(job, corrector, card)
+    facts = {**_facts(scan, card, judgement, made), "seconds": round(time.perf_counter() - started, 2)}
+    job.progress(1.0, "Correcting")
+    exact = np.result_type(scan.volume.array.dtype, np.float32)  # float64 where float32 would round the input
+    change = _possible(made.change.astype(exact, copy=False), scan.volume)
+    return Finding(given, change, scan, facts, made.disagreement).blended(strength)
+
+
+def _facts(scan: Scan, card: Card, judgement: Judgement, made: Change) -> dict[str, Any]:
+    """The part of the report that does not depend on the strength."""
+    return {
         "software": f"BrainDiff {__version__}", "model": card["name"], "model_version": card["version"],
         "model_sha256": card["sha256"], "family": card["family"], "input": scan.volume.source,
         "outside_domain": judgement.notes, "forced": bool(judgement.refused),
-        "device": found.device, "notes": [*scan.volume.notes, *found.decision.notes, *found.notes],
-        **found.decision.facts, **found.facts,
-        "seconds": round(time.perf_counter() - started, 2),
+        "device": made.device, "notes": [*scan.volume.notes, *made.decision.notes, *made.notes],
+        **made.decision.facts, **made.facts,
     }  # fmt: skip
-    job.progress(1.0, "Correcting")
-    exact = np.result_type(scan.volume.array.dtype, np.float32)  # float64 where float32 would round the input
-    change = _possible(found.change.astype(exact, copy=False), scan.volume)
-    return Finding(given, change, scan, facts, found.disagreement).blended(strength)
 
 
 def _possible(change: np.ndarray, volume: Volume) -> np.ndarray:

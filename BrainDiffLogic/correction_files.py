@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, correct
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_series, read_volume, write_volume
-from BrainDiffLogic.images.outputs import check_outputs, staged_outputs
-from BrainDiffLogic.images.sidecar import phase_encoding_beside
+from BrainDiffLogic.images.nifti import phase_encoding_beside
+from BrainDiffLogic.images.outputs import as_json, check_outputs, staged_outputs
 from BrainDiffLogic.metrics.quality import Assessment, assess
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, find_checkpoint, load_checkpoint
 from BrainDiffLogic.progress import Progress, part_of, silent
@@ -27,24 +26,12 @@ READING, LOADING, CORRECTING, WRITING = 0.0, 0.03, 0.08, 0.6
 
 
 def correct_file(
-    source: str | Path,
-    corrected: Path,
-    *,
-    difference: Path | None = None,
-    report: Path | None = None,
-    disagreement: Path | None = None,
-    html: Path | None = None,
-    model: str | Path = DEFAULT_MODEL,
-    strength: float = 1.0,
-    device: str = "auto",
-    dtype: OutputType = "input",
-    force: bool = False,
-    pe_axis: str = "auto",
-    series: str | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> dict[str, Any]:
+    source: str | Path, corrected: Path, *,
+    difference: Path | None = None, report: Path | None = None, disagreement: Path | None = None,
+    html: Path | None = None, model: str | Path = DEFAULT_MODEL, strength: float = 1.0, device: str = "auto",
+    dtype: OutputType = "input", force: bool = False, pe_axis: str = "auto", series: str | None = None,
+    overwrite: bool = False, progress: Progress = silent, cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Read, correct and write one volume; returns the report.
 
     source      volume file or DICOM folder; corrected, difference, report, disagreement and html as in
@@ -57,7 +44,6 @@ def correct_file(
     before any work is done. Raises InputError as ``read_volume``, ``load_checkpoint``, ``correct`` and
     ``check_outputs`` do, and Cancelled; nothing is written then.
     """
-    report_progress = progress or silent
     check_strength(strength)
     weights = find_checkpoint(model)
     images = (*WRITABLE, SERIES)
@@ -65,11 +51,11 @@ def correct_file(
                (html, (".html",))]  # fmt: skip
     named = [(path, suffixes) for path, suffixes in outputs if path]
     check_outputs(named, [source, weights, weights.with_suffix(".json")], overwrite)
-    report_progress(READING, "Reading")
+    progress(READING, "Reading")
     volume = read_volume(source, series)
     _check_series([path for path in (corrected, difference) if path and is_series(path)], volume, dtype)
     axis = phase_encoding_beside(source) if pe_axis == "auto" else pe_axis
-    report_progress(LOADING, "Loading the model")
+    progress(LOADING, "Loading the model")
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(_loaded, weights, device)
         scan = Scan(volume)
@@ -77,15 +63,15 @@ def correct_file(
         loaded = loading.result()
     if disagreement and loaded[1]["family"] == PHYSICS:
         raise InputError(NO_DISAGREEMENT)
-    report_progress(CORRECTING, "Correcting")
+    progress(CORRECTING, "Correcting")
     correction = correct(
         scan, loaded, strength=strength, device=device, force=force, cancelled=cancelled,
         disagreement=disagreement is not None, pe_axis=axis,
-        progress=part_of(report_progress, CORRECTING, WRITING - CORRECTING),
+        progress=part_of(progress, CORRECTING, WRITING - CORRECTING),
     )  # fmt: skip
-    report_progress(WRITING, "Measuring and writing" if report or html else "Writing")
+    progress(WRITING, "Measuring and writing" if report or html else "Writing")
     facts = write_correction(correction, corrected, difference, report, dtype, disagreement, html)
-    report_progress(1.0, "Done")
+    progress(1.0, "Done")
     return facts
 
 
@@ -160,8 +146,7 @@ def write_correction(
             page = scan_page(correction, stored, facts, Path(facts["input"]).name or html.stem)
             staged["html"].write_text(page, encoding="utf-8")
         if report:
-            text = json.dumps(facts, indent=1, allow_nan=False)
-            staged["report"].write_text(text + "\n", encoding="utf-8")
+            staged["report"].write_text(as_json(facts), encoding="utf-8")
     return facts
 
 

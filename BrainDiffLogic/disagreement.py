@@ -112,8 +112,8 @@ class Calibration:
     def of(cls, sums: Sequence[str]) -> Calibration | None:
         """The shipped one for a panel; None where there is none."""
         path = calibration_file()
-        found = json.loads(path.read_text(encoding="utf-8"))["calibrations"] if path.is_file() else []
-        return next((cls(**each) for each in found if each["sums"] == list(sums)), None)
+        entries = json.loads(path.read_text(encoding="utf-8"))["calibrations"] if path.is_file() else []
+        return next((cls(**each) for each in entries if each["sums"] == list(sums)), None)
 
     def __call__(self, spread: np.ndarray) -> np.ndarray:
         """The error that goes with a spread, of any shape; beyond the ends that of the end."""
@@ -153,7 +153,7 @@ class Provenance:
 NOT_ASKED = Provenance(0, None)
 
 
-def measure(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, Provenance]:
+def disagreement_map(panel: Panel, first: np.ndarray, stack: np.ndarray, ask: Ask) -> tuple[np.ndarray, Provenance]:
     """The disagreement map (slices, rows, columns) in network units.
 
     Calibrated, where the panel is that of the shipped models: the error below which a share of the errors lay, on

@@ -39,10 +39,10 @@ class Fill:
     def note(self) -> str:
         """What happened, for the person."""
         size = f"{self.values.size} voxels ({100 * self.where.mean():.2g} %)"
-        found = self.values[~np.isnan(self.values)]
-        kinds = ["NaN"] if found.size < self.values.size else []
-        if found.size:
-            low, high = found.min(), found.max()
+        finite = self.values[~np.isnan(self.values)]
+        kinds = ["NaN"] if finite.size < self.values.size else []
+        if finite.size:
+            low, high = finite.min(), finite.max()
             kinds.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
         return f"{size} of the value {' and '.join(kinds)} carry no measurement: taken for air, left as they are"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
@@ -85,9 +86,7 @@ def without_spikes(scaled: np.ndarray) -> np.ndarray:
     spikes = np.abs(scaled) > SPIKE
     if not spikes.any() or spikes.all():
         return scaled
-    box = tuple(
-        slice(max(0, part.start - 1), part.stop + 1) for part in ndimage.find_objects(spikes.astype(np.uint8))[0]
-    )
+    box = mask_box(spikes, 1)
     nearest = ndimage.distance_transform_edt(spikes[box], return_distances=False, return_indices=True)
     clean = scaled.copy()
     clean[box] = scaled[box][tuple(nearest)]
@@ -157,7 +156,7 @@ def inner_head_mask(volume: Volume, head: np.ndarray) -> np.ndarray:
     left.
     """
     stripped = np.count_nonzero(head) * abs(np.linalg.det(volume.affine[:3, :3])) / 1000 < BRAIN_VOLUME_ML
-    box = mask_box(head, 2)
+    box = mask_box(head, step=2)
     inner = np.zeros_like(head)
     part = inner[box]
     part[:] = _deeper(head[box], STRIPPED_EDGE_MM if stripped else SCALP_AND_SKULL_MM, volume.spacing)
@@ -171,12 +170,16 @@ def inner_head_mask(volume: Volume, head: np.ndarray) -> np.ndarray:
     return inner
 
 
-def mask_box(mask: np.ndarray, step: int = 1) -> tuple[slice, ...]:
-    """Where a mask is not empty, begun at multiples of ``step``; everything where it is empty."""
-    sides = []
+def mask_box(mask: np.ndarray, margin: ArrayLike = 0, step: int = 1) -> tuple[slice, ...]:
+    """Where a mask is not empty, begun at multiples of ``step``; everything where it is empty.
+
+    margin  voxels, of all axes or of each, by which the box is wider, as far as there are any
+    """
+    sides, wider = [], np.broadcast_to(margin, mask.ndim)
     for axis, size in enumerate(mask.shape):
         hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        sides.append(slice(int(hit[0]) - int(hit[0]) % step, int(hit[-1]) + 1) if hit.size else slice(0, size))
+        first, end = (int(hit[0]) - int(hit[0]) % step, int(hit[-1]) + 1) if hit.size else (0, size)
+        sides.append(slice(max(0, first - int(wider[axis])), min(size, end + int(wider[axis]))))
     return tuple(sides)
 
 

@@ -14,7 +14,9 @@ from PIL import Image, ImageColor
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.correction import Correction
+from BrainDiffLogic.display import METRICS
 from BrainDiffLogic.files import resources
+from BrainDiffLogic.intensity import mask_box
 from BrainDiffLogic.pictures import DIFFERENCE_SHARE, DIVERGING, WINDOW_PERCENTILES
 from BrainDiffLogic.volume import Volume, ras_axes, to_sagittal
 
@@ -47,12 +49,10 @@ class Slice:
         return image.T[::-1, ::-1]
 
 
-def shown_slices(head: np.ndarray, worst: int | None = None) -> Iterator[Slice]:
+def slices_through(head: np.ndarray, worst: int | None = None) -> Iterator[Slice]:
     """Slices through a head (R, A, S) bool: evenly in each plane, and the sagittal one ``worst``."""
-    for axis, plane in enumerate(PLANES):
-        inside = np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis})))
-        first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (0, head.shape[axis] - 1)
-        places = np.linspace(first, last, SHOWN + 2)[1:-1].round().astype(int).tolist()
+    for plane, side in zip(PLANES, mask_box(head), strict=True):
+        places = np.linspace(side.start, side.stop - 1, SHOWN + 2)[1:-1].round().astype(int).tolist()
         extra = [worst] if plane == "sagittal" and worst is not None else []
         yield from (Slice(plane, number) for number in sorted({*places, *extra}))
 
@@ -87,11 +87,7 @@ def in_page(picture: Image.Image, volume: Volume, plane: str) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
-BETTER = {
-    "cjv": "lower", "efc": "lower", "gradient_entropy": "lower", "snr_csf": "higher", "snr_gm": "higher",
-    "snr_wm": "higher", "snr_total": "higher", "cnr": "higher", "fber": "higher", "tenengrad": "higher",
-    "aes": "higher",
-}  # fmt: skip
+BETTER = {metric.key: "higher" if metric.higher else "lower" for metric in METRICS}
 """No-reference quality, and which way each gets better."""
 LINES = ("along R", "along A", "along S", "about R", "about A", "about S")
 PROVENANCE = (
@@ -128,8 +124,8 @@ def _slices(correction: Correction, stored: Volume, facts: Mapping[str, Any]) ->
     width = high - low if high > low else 1.0
     apart = None if correction.disagreement is None else as_ras(correction.disagreement)
     head = as_ras(volume.with_array(correction.finding.head.astype(np.uint8), kind="mask")) > 0
-    found = []
-    for cut in shown_slices(head, facts["worst_sagittal_slice"] if facts["changed_share"] else None):
+    panels = []
+    for cut in slices_through(head, facts["worst_sagittal_slice"] if facts["changed_share"] else None):
         before, after = cut.of(original), cut.of(corrected)
         layers = {
             "original": grey_picture((before - low) / width), "corrected": grey_picture((after - low) / width),
@@ -138,8 +134,8 @@ def _slices(correction: Correction, stored: Volume, facts: Mapping[str, Any]) ->
         if apart is not None:
             layers["disagreement"] = grey_picture(cut.of(apart) / (DIFFERENCE_SHARE * width))
         pictures = {name: in_page(picture, volume, cut.plane) for name, picture in layers.items()}
-        found.append({"plane": cut.plane, "number": cut.number, "letters": LETTERS[cut.plane], **pictures})
-    return found
+        panels.append({"plane": cut.plane, "number": cut.number, "letters": LETTERS[cut.plane], **pictures})
+    return panels
 
 
 def _charts(trajectory: Sequence[Sequence[float]]) -> list[dict[str, Any]]:

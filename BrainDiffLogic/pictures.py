@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.volume import Volume, ras_axes, to_sagittal
 
@@ -134,15 +134,11 @@ def shown_slices(volume: Volume) -> list[ShownSlice]:
     inside = to_sagittal(volume.with_array(head_mask(volume.array), kind="mask"))
     spacing = _spacing(volume)
     margin = np.ceil(MARGIN_MM / spacing).astype(int)
-    ends = [np.flatnonzero(inside.any(axis=tuple(o for o in range(3) if o != d)))[[0, -1]] for d in range(3)]
-    box = [
-        slice(max(0, int(first - m)), min(size, int(last + m) + 1))
-        for (first, last), m, size in zip(ends, margin, inside.shape, strict=True)
-    ]
-    left_right = int(ends[0].sum()) // 2
-    top = int(ends[2][1])
+    ends, box = [(side.start, side.stop - 1) for side in mask_box(inside)], mask_box(inside, margin)
+    left_right = sum(ends[0]) // 2
+    top = ends[2][1]
     axial = max(box[2].start, round(top - 76 / spacing[2]))  # 76 mm below the vertex: the ventricles
-    detail = [_within(ends[1].mean() - 5, 42 / spacing[1], inside.shape[1])]
+    detail = [_within(sum(ends[1]) / 2 - 5, 42 / spacing[1], inside.shape[1])]
     detail += [_within(top - 78 / spacing[2], 38 / spacing[2], inside.shape[2])]
     return [
         ShownSlice("sagittal, middle", (left_right, box[1], box[2]), "APSI"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.intensity import mask_box
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
@@ -70,7 +71,7 @@ def estimate_severity(
         raise InputError("the weights of the severity network are missing; reinstall BrainDiff or name a file")
     loaded = chosen if isinstance(chosen, SeverityModel) else load_severity(chosen)
     scan = Scan.of(volume)
-    box = _box(scan.head_slices, scan.slice_spacing)
+    box = mask_box(scan.head_slices, [0, *MARGIN_MM / scan.slice_spacing[1:]])  # with air around, within slices
     places, values, spreads = look(loaded.network, scan.slices[box], device)
 
     table = loaded.card["calibration"]
@@ -104,13 +105,13 @@ def look(
     places = np.linspace(outer, len(stack) - 1 - outer, count).round().astype(int)
     target = choose_device(device) if isinstance(device, str) else device
     network = network.eval().to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = []
+    answers = []
     with torch.inference_mode():
         for start in range(0, len(places), BATCH):
             slices, _ = pad_to_multiple(stack[places[start : start + BATCH], None], network.multiple)
             batch = torch.from_numpy(slices).to(target, memory_format=torch.channels_last)
-            found.append(network(batch).float().cpu().numpy())
-    values, spreads = np.concatenate(found).T
+            answers.append(network(batch).float().cpu().numpy())
+    values, spreads = np.concatenate(answers).T
     return places, values, spreads
 
 
@@ -123,18 +124,6 @@ def aggregate(values: np.ndarray, spreads: np.ndarray) -> float:
     order = np.argsort(values)
     weights = np.cumsum(np.exp(-spreads[order]))
     return float(values[order][np.searchsorted(weights, QUANTILE * weights[-1])])
-
-
-def _box(head: np.ndarray, spacing: np.ndarray) -> tuple[slice, slice, slice]:
-    """The slices of the head, and its rows and columns with a margin of air, of a stack (slices, rows, columns)."""
-    if not head.any():
-        return slice(0, head.shape[0]), slice(0, head.shape[1]), slice(0, head.shape[2])
-    sides = []
-    for axis in range(3):
-        occupied = np.flatnonzero(head.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(MARGIN_MM / spacing[axis]) if axis else 0
-        sides.append(slice(max(0, occupied[0] - margin), min(head.shape[axis], occupied[-1] + 1 + margin)))
-    return sides[0], sides[1], sides[2]
 
 
 UNCHANGED, CORRECTED, FORCED, OFF = "returned unchanged", "corrected", "forced", "off"
@@ -181,20 +170,21 @@ def decide(scan: Scan, *, gate: bool, force: bool) -> Decision:
     from BrainDiffLogic.models.severity import load_severity
 
     model = load_severity(weights)
-    found = estimate_severity(scan, model)  # on the CPU: a second for 24 slices, whatever fills the GPU
+    estimate = estimate_severity(scan, model)  # on the CPU: a second for 24 slices, whatever fills the GPU
     facts = {
-        "severity_mm": round(found.volume_mm, 2), "severity_error_mm": round(found.expected_error_mm, 2),
-        "severity_worst_slice": found.worst_slice,
-        "severity_worst_slice_mm": round(float(found.slices_mm[found.worst_slice]), 2),
+        "severity_mm": round(estimate.volume_mm, 2), "severity_error_mm": round(estimate.expected_error_mm, 2),
+        "severity_worst_slice": estimate.worst_slice,
+        "severity_worst_slice_mm": round(float(estimate.slices_mm[estimate.worst_slice]), 2),
         "gate_threshold_mm": model.threshold_mm,
     }  # fmt: skip
-    if found.volume_mm >= model.threshold_mm:
+    if estimate.volume_mm >= model.threshold_mm:
         return _decision(CORRECTED, [], **facts)
     if force:
         return _decision(FORCED, [], **facts)
     line = (
-        f"returned unchanged: shows {found.volume_mm:.1f} mm of motion (give or take {found.expected_error_mm:.1f} mm),"
-        f" below the gate's {model.threshold_mm:g} mm; correct it all the same with --force"
+        f"returned unchanged: shows {estimate.volume_mm:.1f} mm of motion"
+        f" (give or take {estimate.expected_error_mm:.1f} mm), below the gate's {model.threshold_mm:g} mm;"
+        " correct it all the same with --force"
     )
     return _decision(UNCHANGED, [line], **facts)
 

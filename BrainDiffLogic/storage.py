@@ -33,13 +33,9 @@ def real_values(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def choose_storage(
-    volume: Volume,
-    like: Storage | None,
-    dtype: OutputType,
-    can_scale: bool,
-    types: Collection[np.dtype] | None = None,
+    volume: Volume, dtype: OutputType, can_scale: bool, types: Collection[np.dtype] | None = None
 ) -> Storage:
-    """How ``volume`` is stored in an output whose input was stored as ``like``.
+    """How ``volume`` is stored in an output; its ``storage`` is that of the input.
 
     Integers stay integers at the input's slope and intercept: the input's type where all values fit after rounding,
     else int16, else int32, else float32. A difference has no intercept and a signed type. Floats keep their type. A
@@ -50,7 +46,7 @@ def choose_storage(
     if dtype not in ("input", "float32"):
         raise InputError(f"output type {dtype!r} is unknown: use 'input' or 'float32'")
     own = Storage(np.dtype(np.uint8) if volume.array.dtype == bool else volume.array.dtype)
-    like = own if like is None else like
+    like = volume.storage or own
     wanted = replace(like, dtype=own.dtype, slope=1.0, intercept=0.0) if volume.kind == "mask" else like
     as_float = replace(like, dtype=FLOAT32, slope=1.0, intercept=0.0)
     if dtype == "float32":

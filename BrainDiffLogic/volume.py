@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,6 +203,13 @@ def sagittal_affine(volume: Volume) -> np.ndarray:
     first[axes] = np.where(signs < 0, np.array(volume.shape)[axes] - 1, 0)
     affine[:3, 3] = volume.affine[:3, :3] @ first + volume.affine[:3, 3]
     return affine
+
+
+def affine_from(affine: np.ndarray, first: Sequence[float]) -> np.ndarray:
+    """The affine (4, 4) of a grid that begins at the voxel ``first`` (3,) of another one."""
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ first
+    return moved
 
 
 def pad_to_multiple(stack: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[slice, ...]]:

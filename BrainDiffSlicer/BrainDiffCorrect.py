@@ -88,8 +88,8 @@ def makeParser() -> Parser:
 
 def silence() -> None:
     """Keep what libraries say on stderr to themselves."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    with open(os.devnull, "w", encoding="utf-8") as sink:
+        os.dup2(sink.fileno(), sys.stderr.fileno())
 
 
 def run(args: argparse.Namespace) -> None:

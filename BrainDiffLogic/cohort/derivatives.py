@@ -12,7 +12,7 @@ from typing import Any
 from BrainDiffLogic import __version__
 from BrainDiffLogic.cohort.items import Item
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import staged_outputs
+from BrainDiffLogic.images.outputs import as_json, make_folder, staged_outputs
 
 CORRECTED, DIFFERENCE, DISAGREEMENT = "moco", "mocodiff", "mocodisagreement"
 """Values of the entity ``desc``."""
@@ -112,11 +112,8 @@ def prepare(out: Path, source: Path) -> None:
         "DatasetLinks": {"raw": os.path.relpath(source, out)},
     }  # fmt: skip
     texts = {DATASET: as_json(description), README: ABOUT, IGNORED: "\n".join(NOT_BIDS) + "\n"}
-    try:
-        for folder in (out, out / OWN / "locks", out / OWN / "work"):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: the folder cannot be made ({error.strerror}); choose another") from error
+    for folder in (out, out / OWN / "locks", out / OWN / "work"):
+        make_folder(folder)
     write_texts({out / name: text for name, text in texts.items()})
 
 
@@ -147,11 +144,6 @@ def sidecar(item: Item, description: str, more: Mapping[str, Any] | None = None)
     of_bids = item.source.name.startswith(f"{item.name}.")
     source = f"bids:raw:{item.shown}" if of_bids else item.shown
     return {"Description": DESCRIPTIONS[description], "Sources": [source], "SkullStripped": False, **(more or {})}
-
-
-def as_json(content: Any) -> str:
-    """As it is written to a file."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import psutil
 
 from BrainDiffLogic.cohort.items import Item
-from BrainDiffLogic.cohort.work import BUSY, Outcome, Settings, give_up, sweep, work_on
+from BrainDiffLogic.cohort.work import BUSY, BatchSettings, Outcome, give_up, sweep, work_on
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import files_read
 
@@ -102,17 +102,17 @@ def crew_at(address: str) -> Iterator[Client]:
         yield client
 
 
-Report = Callable[[Outcome], None]
+OutcomeReport = Callable[[Outcome], None]
 KILLED = "given up: the worker was killed each of {} times (out of memory?); try it alone with braindiff correct"
 
 
 def run_batch(
     items: Sequence[Item],
     out: Path,
-    settings: Settings,
+    settings: BatchSettings,
     crew: AbstractContextManager[Client],
     tries: int,
-    report: Report,
+    report: OutcomeReport,
 ) -> list[Outcome]:
     """Work on every scan; returns what became of each, in the order in which they ended.
 
@@ -137,7 +137,7 @@ def run_batch(
 
 
 def _ended(
-    items: Iterable[Item], out: Path, settings: Settings, client: Client, tries: int, wait: bool
+    items: Iterable[Item], out: Path, settings: BatchSettings, client: Client, tries: int, wait: bool
 ) -> Iterable[Outcome]:
     from distributed import as_completed
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.cohort.derivatives import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE, as_json, write_texts
+from BrainDiffLogic.cohort.derivatives import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE, write_texts
 from BrainDiffLogic.cohort.work import DONE
+from BrainDiffLogic.images.outputs import as_json
+from BrainDiffLogic.metrics.quality import Assessment
 from BrainDiffLogic.pages import render
 
-QUALITY = (
-    "cjv", "efc", "snr_csf", "snr_gm", "snr_wm", "snr_total", "cnr", "fber", "tenengrad", "aes", "gradient_entropy",
-)  # fmt: skip
+QUALITY = tuple(field.name for field in fields(Assessment) if field.name != "reasons")
 BEFORE, AFTER = "_before", "_after"
 FIRST = {
     "participant_id": "Who was scanned",
@@ -46,10 +47,10 @@ PER_SCAN = {
     **LAST,
 }  # fmt: skip
 """Columns and what they hold."""
-Row = dict[str, Any]
+ScanRow = dict[str, Any]
 
 
-def read_rows(out: Path) -> list[Row]:
+def read_rows(out: Path) -> list[ScanRow]:
     """A row for each scan that was done, refused or failed, sorted by participant and scan; None where nothing is."""
     ending = f"_desc-{CORRECTED}_T1w.json"
     sidecars = sorted(file for folder in out.glob("sub-*") for file in folder.rglob(f"*{ending}"))
@@ -61,7 +62,7 @@ def read_rows(out: Path) -> list[Row]:
     return sorted(rows, key=lambda row: (row["participant_id"], row["scan"]))
 
 
-def write_table(out: Path, rows: Iterable[Row]) -> Path:
+def write_table(out: Path, rows: Iterable[ScanRow]) -> Path:
     """Write the table and what its columns mean; returns the table."""
     text = StringIO()
     writer = csv.DictWriter(text, list(PER_SCAN), delimiter="\t", lineterminator="\n", extrasaction="ignore")
@@ -88,14 +89,14 @@ def _objects(files: Iterable[Path]) -> Iterable[tuple[Path, dict[str, Any]]]:
             yield file, content
 
 
-def _row(stem: str, told: Row) -> Row:
+def _row(stem: str, told: ScanRow) -> ScanRow:
     entities = dict(part.partition("-")[::2] for part in stem.split("_"))
     session = f"ses-{entities['ses']}" if "ses" in entities else None
     own = {"participant_id": f"sub-{entities.get('sub', '')}", "session_id": session, "scan": f"{stem}_T1w"}
     return {**dict.fromkeys(PER_SCAN), **own, **told}
 
 
-def _done(said: Mapping[str, Any]) -> Row:
+def _done(said: Mapping[str, Any]) -> ScanRow:
     report, quality = _object(said, "Report"), _object(said, "Quality")
     named = ("gate", "severity_mm", "changed_share", "seconds", "model", "input")
     numbers = {
@@ -107,13 +108,13 @@ def _done(said: Mapping[str, Any]) -> Row:
             **{name: said.get(key) for name, key in sums.items()}}  # fmt: skip
 
 
-def _not_done(said: Mapping[str, Any]) -> Row:
+def _not_done(said: Mapping[str, Any]) -> ScanRow:
     return {"status": said.get("Status"), "reason": said.get("Reason"), "input": said.get("Scan")}
 
 
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = content.get(key)
-    return found if isinstance(found, dict) else {}
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 OUTLYING = 3.5
@@ -127,7 +128,7 @@ TESTED = ("severity_mm", "changed_share", *(metric + AFTER for metric in QUALITY
 SHOWN = ("cjv", "efc", "snr_total", "cnr", "tenengrad", "gradient_entropy")
 
 
-def write_page(out: Path, rows: Sequence[Row], source: Path) -> Path:
+def write_page(out: Path, rows: Sequence[ScanRow], source: Path) -> Path:
     """Write the page: a sortable table, outliers, quality before and after, motion against age and group.
 
     source  the dataset; what its participants.tsv says of age and groups is shown
@@ -142,10 +143,10 @@ def write_page(out: Path, rows: Sequence[Row], source: Path) -> Path:
     return out / COHORT_PAGE
 
 
-def outliers(rows: Iterable[Row]) -> dict[str, list[str]]:
+def outliers(rows: Iterable[ScanRow]) -> dict[str, list[str]]:
     """The measures by which a scan lies outside, by its name: modified z-scores of the scans that were done."""
     done = [row for row in rows if row["status"] == DONE]
-    found: dict[str, list[str]] = {}
+    deviating: dict[str, list[str]] = {}
     for measure in TESTED:
         values = {row["scan"]: float(row[measure]) for row in done if row.get(measure) is not None}
         numbers = np.array(list(values.values()))
@@ -155,8 +156,8 @@ def outliers(rows: Iterable[Row]) -> dict[str, list[str]]:
         spread = 1.4826 * float(np.median(np.abs(numbers - middle)))
         for scan, value in values.items():
             if spread > 0 and abs(value - middle) > OUTLYING * spread:
-                found.setdefault(scan, []).append(measure)
-    return found
+                deviating.setdefault(scan, []).append(measure)
+    return deviating
 
 
 def read_participants(source: Path) -> dict[str, dict[str, str]]:
@@ -169,7 +170,7 @@ def read_participants(source: Path) -> dict[str, dict[str, str]]:
     return {str(row["participant_id"]): row for row in rows if row.get("participant_id")}
 
 
-def _histograms(rows: Iterable[Row]) -> Iterable[dict[str, Any]]:
+def _histograms(rows: Iterable[ScanRow]) -> Iterable[dict[str, Any]]:
     """Bars of each quality metric before and after, in shares of the highest; only scans that have both."""
     rows = list(rows)
     for metric in SHOWN:
@@ -184,7 +185,7 @@ def _histograms(rows: Iterable[Row]) -> Iterable[dict[str, Any]]:
         yield {"metric": metric, "low": low, "high": high, "most": most, "scans": len(numbers), **bars}
 
 
-def _plots(rows: Iterable[Row], people: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+def _plots(rows: Iterable[ScanRow], people: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     """Motion against each column of participants.tsv that is an age or a group."""
     plots = []
     for column in ("age", "group", "sex", "diagnosis"):

@@ -27,7 +27,6 @@ from BrainDiffLogic.cohort.derivatives import (
     DIFFERENCE,
     DISAGREEMENT,
     Places,
-    as_json,
     motion_texts,
     sidecar,
     write_texts,
@@ -37,13 +36,13 @@ from BrainDiffLogic.data.bids import NO_CONTENT, without_content
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.files import digest, file_digest
 from BrainDiffLogic.images import check_source, is_dicom_file
-from BrainDiffLogic.images.outputs import files_read, staging_in
-from BrainDiffLogic.images.sidecar import read_sidecar
+from BrainDiffLogic.images.nifti import read_sidecar
+from BrainDiffLogic.images.outputs import as_json, files_read, make_folder, staging_in
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint
 
 
 @dataclass(frozen=True)
-class Settings:
+class BatchSettings:
     """How every scan of a batch is corrected; the fields are arguments of ``correction_files.correct_file``.
 
     device  where the network runs, which is no matter of what comes out
@@ -81,7 +80,7 @@ class Outcome:
     peak_mib: int = 0
 
 
-def work_on(item: Item, out: Path, settings: Settings, wait: bool = False) -> Outcome:
+def work_on(item: Item, out: Path, settings: BatchSettings, wait: bool = False) -> Outcome:
     """Correct a scan, unless it is finished; everything that is wrong with it is in the outcome.
 
     wait  until another batch has done with the scan, where one works on it; else it is ``BUSY``
@@ -90,7 +89,7 @@ def work_on(item: Item, out: Path, settings: Settings, wait: bool = False) -> Ou
     started = time.perf_counter()
     places = Places(out, item)
     if item.fault:
-        _tell(places, FAILED, item.fault)
+        _write_reason(places, FAILED, item.fault)
         return Outcome(item, FAILED, item.fault)
     with _one_at_a_time:
         try:
@@ -134,7 +133,7 @@ def _alone(places: Places, wait: bool) -> Iterator[None]:
             shutil.rmtree(places.scratch, ignore_errors=True)
 
 
-def _finish(places: Places, settings: Settings) -> tuple[str, str]:
+def _finish(places: Places, settings: BatchSettings) -> tuple[str, str]:
     """Status and reason, once the outputs are there, or the reason is."""
     try:
         made_from = fingerprint(places.item, settings)
@@ -151,7 +150,7 @@ def _finish(places: Places, settings: Settings) -> tuple[str, str]:
     return DONE, ""
 
 
-def fingerprint(item: Item, settings: Settings) -> dict[str, Any]:
+def fingerprint(item: Item, settings: BatchSettings) -> dict[str, Any]:
     """All that the outputs depend on, as the sidecar has it. Raises InputError for what cannot be read."""
     weights = find_checkpoint(settings.model)
     check_source(item.source)
@@ -190,7 +189,7 @@ def is_finished(places: Places, made_from: Mapping[str, Any]) -> bool:
         return False
 
 
-def _correct(places: Places, settings: Settings, made_from: Mapping[str, Any]) -> None:
+def _correct(places: Places, settings: BatchSettings, made_from: Mapping[str, Any]) -> None:
     from BrainDiffLogic.correction_files import correct_file  # loads PyTorch, which a finished scan need not wait for
 
     _make_folders(places)
@@ -246,10 +245,7 @@ def _make_folders(places: Places) -> None:
     for folder in sorted(folders):
         if not folder.resolve().is_relative_to(root):
             raise InputError(f"{folder}: leads out of {places.out}; remove the link")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: the folder cannot be made ({error.strerror}); check the disk") from error
+        make_folder(folder, "check the disk")
 
 
 def _remove(places: Places) -> None:
@@ -273,10 +269,10 @@ def _account(places: Places, status: str, reason: str) -> None:
     with suppress(InputError, OSError):
         _remove(places)
         _remove_empty(places)
-    _tell(places, status, reason)
+    _write_reason(places, status, reason)
 
 
-def _tell(places: Places, status: str, reason: str) -> None:
+def _write_reason(places: Places, status: str, reason: str) -> None:
     """Write why; where even that cannot be written, the outcome still tells."""
     item = places.item
     with suppress(InputError, OSError):

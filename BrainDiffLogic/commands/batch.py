@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from BrainDiffLogic.cohort.items import Item
-    from BrainDiffLogic.cohort.work import Outcome, Settings
+    from BrainDiffLogic.cohort.work import BatchSettings, Outcome
 
 LINE_EVERY = 30.0
 """Seconds between two lines of progress where nobody watches a bar."""
@@ -95,11 +95,11 @@ def _correct_all(args: argparse.Namespace) -> int:
     from BrainDiffLogic.cohort.derivatives import prepare
     from BrainDiffLogic.cohort.items import find_items, selected
     from BrainDiffLogic.cohort.run import run_batch
-    from BrainDiffLogic.cohort.work import Settings
+    from BrainDiffLogic.cohort.work import BatchSettings
 
     items = selected(find_items(args.input), args.participant_label, args.session_label)
     items = [replace(item, source=Path(os.path.abspath(item.source))) for item in items]  # for workers elsewhere
-    settings = Settings(args.model, args.strength, args.force, args.pe_axis, args.disagreement, args.device)
+    settings = BatchSettings(args.model, args.strength, args.force, args.pe_axis, args.disagreement, args.device)
     prepare(args.output, args.input)
     crew = _crew(args, items)
     with _shown(len(items)) as shown:
@@ -111,7 +111,7 @@ def _correct_all(args: argparse.Namespace) -> int:
     return int(done < len(items))
 
 
-def _absolute(settings: Settings) -> Settings:
+def _absolute(settings: BatchSettings) -> BatchSettings:
     """With a model that workers in another folder find; that of a name they have themselves."""
     from BrainDiffLogic.models.checkpoints import available
 

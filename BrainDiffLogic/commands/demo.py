@@ -16,7 +16,7 @@ from BrainDiffLogic.commands.view import require_viewer, serve
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
 from BrainDiffLogic.motion.presets import PRESETS
-from BrainDiffLogic.volume import ras_axes
+from BrainDiffLogic.volume import affine_from, ras_axes
 
 if TYPE_CHECKING:
     from BrainDiffLogic.metrics.quality import Comparison
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from BrainDiffLogic.correction import correct
     from BrainDiffLogic.correction_files import write_correction
     from BrainDiffLogic.images import read_volume, write_volume
-    from BrainDiffLogic.images.outputs import staged_outputs
+    from BrainDiffLogic.images.outputs import make_folder, staged_outputs
     from BrainDiffLogic.models.checkpoints import load_checkpoint
     from BrainDiffLogic.motion.traces import write_trajectory
     from BrainDiffLogic.pictures import difference_picture
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("matplotlib") is None:
         raise InputError("the demo draws with matplotlib: pip install 'braindiff[demo]'")
     model = load_checkpoint(DEFAULT_MODEL)
-    _make_folder(args.out)
+    make_folder(args.out, "choose another --out")
     print(f"head: {SOURCE}", flush=True)
     clean = with_air_above(read_volume(head))
     simulation = simulated(clean, args.preset, args.severity)
@@ -108,16 +108,8 @@ def with_air_above(volume: Volume) -> Volume:
     axes, signs = ras_axes(volume.affine)
     pads = [(0, 0)] * 3
     pads[axes[2]] = (0, AIR_VOXELS) if signs[2] > 0 else (AIR_VOXELS, 0)
-    affine = volume.affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ [before for before, _ in pads]
+    affine = affine_from(volume.affine, [-before for before, _ in pads])
     return replace(volume, array=np.pad(volume.array, pads), affine=affine)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from None
 
 
 def simulated(clean: Volume, kind: str = MOTION, severity: float = SEVERITY_MM) -> Simulation:

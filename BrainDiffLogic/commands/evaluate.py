@@ -52,11 +52,12 @@ def run(args: argparse.Namespace) -> int:
         return _safety(args, pairs)
 
     from BrainDiffLogic.evaluation.report import MARKDOWN, write_report
-    from BrainDiffLogic.evaluation.run import Setting, evaluate
+    from BrainDiffLogic.evaluation.run import EvaluationSettings, evaluate
 
-    setting = Setting(tuple(args.models) if args.models else None, args.device, register, args.views, args.gated)
+    models = tuple(args.models) if args.models else None
+    settings = EvaluationSettings(models, args.device, register, args.views, args.gated)
     with shown_progress() as progress:
-        rows = evaluate(pairs, args.out, setting, args.jobs, progress)
+        rows = evaluate(pairs, args.out, settings, args.jobs, progress)
     page = write_report(args.out, rows, [*notes, _about(len(pairs), register)])
     print(f"{page.with_name(MARKDOWN).read_text(encoding='utf-8').split('### Change')[0].strip()}\n\nwritten: {page}")
     return 0

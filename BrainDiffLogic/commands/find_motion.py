@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything, search, print and write."""
     from BrainDiffLogic.images import read_volume
+    from BrainDiffLogic.images.nifti import phase_encoding_beside
     from BrainDiffLogic.images.outputs import check_outputs
-    from BrainDiffLogic.images.sidecar import phase_encoding_beside
     from BrainDiffLogic.models.checkpoints import PHYSICS, find_checkpoint, load_checkpoint
     from BrainDiffLogic.motion.estimate import estimate_motion
     from BrainDiffLogic.motion.traces import write_trajectory
@@ -38,15 +38,15 @@ def run(args: argparse.Namespace) -> int:
     say_notes("find-motion", args.input, volume.notes)
     axis = phase_encoding_beside(args.input) if args.pe_axis == "auto" else args.pe_axis
     with shown_progress() as progress:
-        found = estimate_motion(volume, axis, limits=limits, progress=progress)
+        estimate = estimate_motion(volume, axis, limits=limits, progress=progress)
     if args.save_trajectory:
-        write_trajectory(found.trajectory, args.save_trajectory)
+        write_trajectory(estimate.trajectory, args.save_trajectory)
     if args.json:
-        print(json.dumps(found.as_dict()))
+        print(json.dumps(estimate.as_dict()))
         return 0
-    moved = "motion" if found.moved else "no motion"
-    mean, largest = (found.facts[f"{which}_displacement_mm"] for which in ("mean", "largest"))
+    moved = "motion" if estimate.moved else "no motion"
+    mean, largest = (estimate.facts[f"{which}_displacement_mm"] for which in ("mean", "largest"))
     size = f"{mean:.2f} mm on average, {largest:.2f} at most"
     written = f"; written: {args.save_trajectory}" if args.save_trajectory else ""
-    print(f"{moved} ({found.reason}); phase encoding {found.pe_axis}; the likeliest trajectory: {size}{written}")
+    print(f"{moved} ({estimate.reason}); phase encoding {estimate.pe_axis}; the likeliest trajectory: {size}{written}")
     return 0

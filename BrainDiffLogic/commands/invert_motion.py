@@ -49,16 +49,16 @@ def run(args: argparse.Namespace) -> int:
     say_notes("invert-motion", args.input, (*volume.notes, *grid_notes(volume, args.output)))
     say_notes("invert-motion", args.trajectory, trace_notes(args.trajectory, trajectory))
     with shown_progress() as progress:
-        found = invert_motion(
+        inversion = invert_motion(
             volume, trajectory, args.pe_axis, anchor=args.frame == "scan", progress=progress,
             damping=DAMPING if args.damping is None else args.damping,
         )  # fmt: skip
     with staged_outputs(paths) as staged:
-        write_volume(found.still, staged[0])
+        write_volume(inversion.still, staged[0])
         if args.difference:
             stored = read_volume(staged[0]).array.astype("float32")
             write_volume(volume.with_array(stored - volume.array, kind="difference"), staged[1])
-    before, after = found.residuals[0], found.residuals[-1]
+    before, after = inversion.residuals[0], inversion.residuals[-1]
     if after > max(SMALL, UNEXPLAINED * before):
         note = "leaves much of this scan unexplained: noise, or is it of another scan, incomplete, or --pe-axis wrong?"
         say_notes("invert-motion", args.trajectory, [note])

@@ -18,6 +18,7 @@ from BrainDiffLogic.data.split import bids_label, names_subject, one_person, sub
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
+from BrainDiffLogic.images.outputs import make_folder, write_json
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS, draw_trajectory, parse_level
 from BrainDiffLogic.motion.simulation import simulate_motion
@@ -35,7 +36,7 @@ PART = ".part-"
 
 
 @dataclass(frozen=True)
-class Settings:
+class CohortSettings:
     """What the motion of a cohort depends on, beside the scans.
 
     levels    presets, with the number of events where they have one: "nod5", "drift"; the n-th becomes
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the cohort, or the part of it that is missing."""
-    settings = Settings(tuple(args.levels), tuple(args.severity), args.pe_axis, args.seed)
+    settings = CohortSettings(tuple(args.levels), tuple(args.severity), args.pe_axis, args.seed)
     with shown_progress() as progress:
         subjects = simulate_cohort(args.input, args.output, settings, args.pattern, args.jobs, progress)
     print(f"{len(subjects)} subjects, levels standard {' '.join(settings.levels)}, simulated motion: {args.output}")
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def simulate_cohort(
-    source: Path, target: Path, settings: Settings, pattern: str = "*", jobs: int = 1, progress: Progress = silent
+    source: Path, target: Path, settings: CohortSettings, pattern: str = "*", jobs: int = 1, progress: Progress = silent
 ) -> list[str]:
     """Make a BIDS dataset like MR-ART's from still volumes; returns its subjects, sorted.
 
@@ -104,11 +105,11 @@ def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
     if target.resolve() == source.resolve():
         raise InputError(f"{target}: the cohort would be written among the scans; name another folder")
     try:
-        found = sorted(path for path in source.glob(pattern) if file_suffix(path) in WRITABLE and path.is_file())
+        paths = sorted(path for path in source.glob(pattern) if file_suffix(path) in WRITABLE and path.is_file())
     except (ValueError, NotImplementedError) as error:
         raise InputError(f"--pattern {pattern!r}: {error}; give a pattern such as '**/*_T1w.nii.gz'") from error
     scans: dict[str, Path] = {}
-    for path in found:
+    for path in paths:
         if path.resolve().is_relative_to(target.resolve()):
             continue
         subject = bids_label(path.name)
@@ -126,16 +127,16 @@ def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
 def _refuse_visits(scans: dict[str, Path]) -> None:
     """InputError where two files may be visits of one person, whom a split would put on both of its sides."""
     stems = {subject_of(path.name): path for path in scans.values() if not names_subject(path.name)}
-    found = one_person(stems)
-    if found is not None:
-        person, one, other = found
+    shared = one_person(stems)
+    if shared is not None:
+        person, one, other = shared
         raise InputError(
             f"{stems[one]} and {stems[other].name} may be one person, {person}; keep one with --pattern, or call both"
             " by their subjects, as sub-A.nii.gz"
         )
 
 
-def _check(settings: Settings, jobs: int) -> None:
+def _check(settings: CohortSettings, jobs: int) -> None:
     for level in settings.levels:
         parse_level(level)
     if not settings.levels:
@@ -151,7 +152,7 @@ def _check(settings: Settings, jobs: int) -> None:
             raise InputError(f"--{name} {number}: give a whole number, {lowest} or more")
 
 
-def _prepare(target: Path, settings: Settings) -> None:
+def _prepare(target: Path, settings: CohortSettings) -> None:
     """Make the folder and describe it; refuse one that holds something else or other motion."""
     description = target / DESCRIPTION
     wanted = json.loads(json.dumps(asdict(settings)))
@@ -164,14 +165,11 @@ def _prepare(target: Path, settings: Settings) -> None:
             raise InputError(f"{target}: holds a cohort with other levels, severity, axis or seed; give another folder")
     elif target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: is not an empty folder; give another one")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{target}: the folder cannot be made ({error.strerror}); choose another") from error
+    make_folder(target)
     for part in target.glob(f"{PART}*"):  # of a run that was killed
         shutil.rmtree(part)
     if not description.exists():
-        _write_json(description, {
+        write_json(description, {
             "Name": "T1-weighted scans with simulated head motion", "BIDSVersion": "1.9.0", "DatasetType": "raw",
             "GeneratedBy": [{"Name": "braindiff simulate-cohort", "Version": __version__, "Settings": wanted}],
         })  # fmt: skip
@@ -192,7 +190,7 @@ def _is_finished(target: Path, subject: str, source: Path) -> bool:
     return True
 
 
-def simulate_subject(subject: str, path: Path, target: Path, settings: Settings) -> None:
+def simulate_subject(subject: str, path: Path, target: Path, settings: CohortSettings) -> None:
     """Write the scans of one subject into a folder beside its place, which then moves there."""
     volume = read_volume(path)
     part, traces = target / f"{PART}{subject}", target / TRAJECTORIES / f"sub-{subject}"
@@ -214,7 +212,7 @@ def simulate_subject(subject: str, path: Path, target: Path, settings: Settings)
 
 
 def _moved(
-    volume: Volume, subject: str, level: int, settings: Settings
+    volume: Volume, subject: str, level: int, settings: CohortSettings
 ) -> tuple[Volume, Trajectory, dict[str, Any]]:
     """The volume with the motion of a level, 1 or more; its trajectory, and what the sidecar says of it."""
     lines = volume.shape[phase_encode_axis(volume.affine, settings.pe_axis)]
@@ -237,15 +235,10 @@ def _scan_name(subject: str, level: int) -> str:
 
 def _write_scan(part: Path, name: str, volume: Volume, facts: dict[str, Any]) -> None:
     write_volume(volume, part / "anat" / f"{name}.nii.gz")
-    _write_json(part / "anat" / f"{name}.json", facts)
+    write_json(part / "anat" / f"{name}.json", facts)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with staged_output(path) as staged:
-        staged.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _write_tables(target: Path, settings: Settings) -> None:
+def _write_tables(target: Path, settings: CohortSettings) -> None:
     """participants.tsv and derivatives/scores.tsv of every subject that is there."""
     subjects = sorted(folder.name.removeprefix("sub-") for folder in target.glob("sub-*"))
     scores = {level: min(1 + level, WORST_SCORE) for level in range(len(settings.levels) + 1)}
@@ -258,4 +251,4 @@ def _write_tables(target: Path, settings: Settings) -> None:
         with staged_output(target / name) as staged:
             staged.write_text("\n".join(lines) + "\n", encoding="utf-8")
     meaning = "1, 2, 3 by the level of the simulated motion; not rated by anybody, the still scan is taken to be good"
-    _write_json((target / SCORES).with_suffix(".json"), {"score": {"Description": meaning}})
+    write_json((target / SCORES).with_suffix(".json"), {"score": {"Description": meaning}})

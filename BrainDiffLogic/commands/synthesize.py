@@ -13,7 +13,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import SUFFIX
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.injection.inject import Plan
+    from BrainDiffLogic.injection.inject import InjectionSettings
     from BrainDiffLogic.injection.job import InjectedPairs
 
 
@@ -71,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def plan_of(args: argparse.Namespace) -> InjectionSettings:
     """The plan that the arguments ask for: the defaults, or the paper's with --paper, and what is named beside it."""
-    from BrainDiffLogic.injection.inject import PAPER, Plan
+    from BrainDiffLogic.injection.inject import PAPER, InjectionSettings
 
     if args.paper and args.signal:
         raise InputError("--signal and --paper both say where to inject; give one of them")
-    plan = replace(PAPER if args.paper else Plan(), variants=args.variants, seed=args.seed)
+    plan = replace(PAPER if args.paper else InjectionSettings(), variants=args.variants, seed=args.seed)
     if args.mode:
         plan = replace(plan, mode=args.mode)
     if args.steps is not None:
@@ -95,16 +95,11 @@ def _steps(text: str) -> int:
 
 
 def draw(pairs: InjectedPairs, path: Path) -> None:
-    """A picture of the slice with most accepted versions, of those the fullest."""
+    """A picture of the fullest slice and its versions."""
     from BrainDiffLogic.images.outputs import staged_output
     from BrainDiffLogic.pictures import injection_picture
 
-    versions: dict[int, list[int]] = {}
-    for number, facts in enumerate(pairs.facts):
-        versions.setdefault(facts["index"], []).append(number)
-    most = max(len(numbers) for numbers in versions.values())
-    fullest = [numbers for numbers in versions.values() if len(numbers) == most]
-    chosen = max(fullest, key=lambda numbers: float(pairs[numbers[0]]["clean"].sum()))
+    chosen = pairs.fullest()
     shown = [pairs.facts[number] for number in chosen]
     captions = [
         f"signal {fact['signal']:.2f} (t {fact['t']})\ndrift: similarity {fact['similarity']:.2f}" for fact in shown

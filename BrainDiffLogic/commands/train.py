@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import check_output
 from BrainDiffLogic.models.checkpoints import SUFFIX
-from BrainDiffLogic.training.corrector import export_corrector
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import CorrectorConfiguration
@@ -101,17 +100,18 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
-    from BrainDiffLogic.training.corrector import train
+    from BrainDiffLogic.training.corrector import export_corrector, train
 
     configuration = _configuration(args)
     if configuration.data == "pairs":
         return _pair_corrector(args, configuration)
     if args.vae is not None:
         raise InputError("--vae belongs to a configuration with data: pairs; leave it out")
-    checkpoint = train(
-        configuration, args.data, args.folder, cache=args.cache, hardware=_hardware(args), jobs=args.jobs,
-        initial=args.initial, report=_report,
-    )  # fmt: skip
+    with shown_progress() as progress:
+        checkpoint = train(
+            configuration, args.data, args.folder, cache=args.cache, hardware=_hardware(args), jobs=args.jobs,
+            initial=args.initial, progress=progress,
+        )  # fmt: skip
     if not args.export or not _is_first():
         return None
     return export_corrector(configuration, checkpoint, args.export, args.data, args.initial)
@@ -161,10 +161,11 @@ def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
     from BrainDiffLogic.training.severity import export_severity, train_severity
 
     plan = read_section(SeverityConfiguration, args.config, epochs=args.epochs)
-    checkpoint = train_severity(
-        plan, args.data, args.folder, _hardware(args), cache=args.cache, pairs=args.pairs, jobs=args.jobs,
-        report=_report,
-    )  # fmt: skip
+    with shown_progress() as progress:
+        checkpoint = train_severity(
+            plan, args.data, args.folder, _hardware(args), cache=args.cache, pairs=args.pairs, jobs=args.jobs,
+            progress=progress,
+        )  # fmt: skip
     if not args.export or not _is_first():
         return None
     return export_severity(plan, checkpoint, args.export, args.data, cache=args.cache, pairs=args.pairs)
@@ -194,11 +195,3 @@ def _configuration(args: argparse.Namespace) -> CorrectorConfiguration:
         return configuration
     last = replace(configuration.stages[-1], steps=args.steps)
     return replace(configuration, stages=[*configuration.stages[:-1], last])
-
-
-def _report(done: int, total: int) -> None:
-    """A line that counts up on a terminal; elsewhere a line at every twentieth pair."""
-    terminal = sys.stderr.isatty()
-    if terminal or done % 20 == 0 or done == total:
-        end = "\r" if terminal and done < total else "\n"
-        print(f"simulated pair {done} of {total}", end=end, file=sys.stderr, flush=True)

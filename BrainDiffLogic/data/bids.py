@@ -33,7 +33,7 @@ NO_CONTENT = "a broken link or an empty file", "datalad get it, or copy it again
 
 
 @dataclass(frozen=True)
-class Scan:
+class BidsScan:
     """One T1-weighted scan of a BIDS folder.
 
     path      the NIfTI file
@@ -65,7 +65,7 @@ class Scan:
         return None
 
 
-def find_scans(folder: str | Path, allow_missing: bool = False) -> list[Scan]:
+def find_scans(folder: str | Path, allow_missing: bool = False) -> list[BidsScan]:
     """The T1w scans below ``folder``/sub-*/[ses-*/]anat, ordered by subject, session and name.
 
     allow_missing  leave out scans without content (links of a datalad clone that were not fetched, empty files)
@@ -126,7 +126,7 @@ def parse_name(name: str) -> dict[str, str] | None:
     return entities if len(entities) == len(parts) else None
 
 
-def pairs(scans: Iterable[Scan]) -> list[tuple[Scan, Scan]]:
+def pairs(scans: Iterable[BidsScan]) -> list[tuple[BidsScan, BidsScan]]:
     """(still, motion) pairs of scans that agree in subject, session and every other entity but ``acq``.
 
     Only scans with a level are paired; one without a partner is in no pair. Ordered as ``scans`` has the motion scans.
@@ -137,7 +137,7 @@ def pairs(scans: Iterable[Scan]) -> list[tuple[Scan, Scan]]:
     return [(still[key], scan) for scan in moved if (key := _apart_from_level(scan)) in still]
 
 
-def without_bad_stills(scans: Iterable[Scan], worst: int = GOOD) -> list[Scan]:
+def without_bad_stills(scans: Iterable[BidsScan], worst: int = GOOD) -> list[BidsScan]:
     """The scans without those that should be still but were rated worse than ``worst``.
 
     In MR-ART 29 of 148 standard scans were rated 2 or 3: motion that training would take for anatomy. Standard scans
@@ -146,15 +146,15 @@ def without_bad_stills(scans: Iterable[Scan], worst: int = GOOD) -> list[Scan]:
     return [scan for scan in scans if not (scan.level == STANDARD and (scan.score or GOOD) > worst)]
 
 
-def _apart_from_level(scan: Scan) -> frozenset[tuple[str, str]]:
+def _apart_from_level(scan: BidsScan) -> frozenset[tuple[str, str]]:
     return frozenset((key, value) for key, value in scan.entities.items() if key != "acq")
 
 
-def _scan(path: Path, entities: dict[str, str], scores: dict[frozenset[tuple[str, str]], int]) -> Scan:
+def _scan(path: Path, entities: dict[str, str], scores: dict[frozenset[tuple[str, str]], int]) -> BidsScan:
     acquisition = entities.get("acq", "")
     level = acquisition if acquisition == STANDARD or MOTION_LEVEL.fullmatch(acquisition) else ""
     score = scores.get(frozenset(entities.items()))
-    return Scan(path, entities["sub"], entities.get("ses", ""), entities, level, score)
+    return BidsScan(path, entities["sub"], entities.get("ses", ""), entities, level, score)
 
 
 def nothing_found(folder: Path) -> str:
@@ -207,9 +207,9 @@ def _read_scores(folder: Path) -> dict[frozenset[tuple[str, str]], int]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: cannot be read ({error}); repair or remove the table of scores") from error
     for number, row in enumerate(rows, start=2):
-        if (found := _score(f"{table}, line {number}", row)) is None:
+        if (entry := _score(f"{table}, line {number}", row)) is None:
             continue
-        key, score = found
+        key, score = entry
         if scores.setdefault(key, score) != score:
             raise InputError(f"{table}, line {number}: {row['bids_name']} has two scores; remove one of the lines")
     return scores

@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import READABLE, file_suffix
-from BrainDiffLogic.images.outputs import staged_output
+from BrainDiffLogic.images.outputs import as_json, write_json
 
 ENTITY = re.compile(r"sub-[A-Za-z0-9]+(?=[_.])")
 REST = re.compile(r"_T1w|\.nii|\.nrrd|\.mha")
@@ -36,8 +37,8 @@ def subject_of(name: str, pattern: str | None = None) -> str:
     _T1w or the extension. Raises InputError where the pattern finds nothing.
     """
     if pattern is not None:
-        found = re.search(pattern, name)
-        text = found[min(1, found.re.groups)] if found else None
+        match = re.search(pattern, name)
+        text = match[min(1, match.re.groups)] if match else None
         if not text:
             raise InputError(f"{name}: the subject pattern {pattern!r} finds nothing in it; change one of the two")
         return text
@@ -88,8 +89,8 @@ def one_person(names: Iterable[str]) -> tuple[str, str, str] | None:
 
 def _people(name: str) -> set[str]:
     """The persons that a name may be of: its own, and what is left without a visit."""
-    found = (form.fullmatch(name) for form in (VISIT, NUMBERED))
-    return {name, *(match["person"] for match in found if match)}
+    matches = (form.fullmatch(name) for form in (VISIT, NUMBERED))
+    return {name, *(match["person"] for match in matches if match)}
 
 
 FORMAT = 1
@@ -126,7 +127,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """A short name for exactly this split."""
-        return digest(_as_text(self))[:12]
+        return digest(as_json(_content(self)))[:12]
 
 
 def split_subjects(
@@ -179,12 +180,7 @@ def extended(manifest: Manifest, subjects: Iterable[str]) -> Manifest:
     return Manifest(manifest.salt, manifest.shares, manifest.cohort, grown)
 
 
-def cohort_manifest(
-    path: str | Path,
-    subjects: Iterable[str],
-    shares: Mapping[str, float] | None = None,
-    salt: str = DEFAULT_SALT,
-) -> Manifest:
+def cohort_manifest(path: str | Path, subjects: Iterable[str], shares: Mapping[str, float] | None = None) -> Manifest:
     """The manifest in ``path`` (manifest.json) for these subjects: made, or read and extended where there is one.
 
     What was written is read again. Raises InputError where the file is of other shares or another salt: its splits
@@ -194,21 +190,20 @@ def cohort_manifest(
     if path.exists():
         before = read_manifest(path)
         wanted = dict(DEFAULT_SHARES if shares is None else shares)
-        if before.salt != salt or dict(before.shares) != wanted:
+        if before.salt != DEFAULT_SALT or dict(before.shares) != wanted:
             raise InputError(f"{path}: made with other shares or another salt; use those, or another run folder")
         manifest = extended(before, subjects)
         if manifest == before:
             return before
     else:
-        manifest = split_subjects(subjects, shares, salt)
+        manifest = split_subjects(subjects, shares)
     write_manifest(manifest, path)
     return read_manifest(path)
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write manifest.json, whole or not at all; the rule is told in it."""
-    with staged_output(path) as staged:
-        staged.write_text(_as_text(manifest), encoding="utf-8")
+    write_json(path, _content(manifest))
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -282,13 +277,8 @@ def _hash(subject: str, salt: str) -> str:
     return digest(f"{salt}:{subject}")
 
 
-def _as_text(manifest: Manifest) -> str:
-    content = {
-        "format": FORMAT,
-        "rule": RULE,
-        "salt": manifest.salt,
-        "shares": {split: manifest.shares[split] for split in SPLITS},
-        "cohort": list(manifest.cohort),
-        "splits": {split: list(manifest.splits[split]) for split in SPLITS},
-    }
-    return json.dumps(content, indent=1) + "\n"
+def _content(manifest: Manifest) -> dict[str, Any]:
+    """As JSON holds it."""
+    shares, splits = ({split: part[split] for split in SPLITS} for part in (manifest.shares, manifest.splits))
+    known = {"salt": manifest.salt, "shares": shares, "cohort": manifest.cohort, "splits": splits}
+    return {"format": FORMAT, "rule": RULE, **known}

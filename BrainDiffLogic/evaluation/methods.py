@@ -130,21 +130,21 @@ def build_methods(
     """
     rows: dict[str, Method] = {NOTHING: nothing}
     rows |= {name: partial(denoised, denoiser=name) for name in (GAUSSIAN, NON_LOCAL_MEANS)}
-    found = [ModelMethod(model, device) for model in (checkpoints.networks() if models is None else models)]
-    if found:
+    networks = [ModelMethod(model, device) for model in (checkpoints.networks() if models is None else models)]
+    if networks:
         from BrainDiffLogic.inference import choose_device
 
         choose_device(device)
-    more = [ModelMethod(model.path, device, views=True) for model in found if views]
-    if gated and found:
-        usual = [model.path for model in found if model.path.stem == checkpoints.DEFAULT_MODEL] or [found[0].path]
+    more = [ModelMethod(model.path, device, views=True) for model in networks if views]
+    if gated and networks:
+        usual = [model.path for model in networks if model.path.stem == checkpoints.DEFAULT_MODEL] or [networks[0].path]
         more.append(ModelMethod(usual[0], device, gated=True))
-    for model in found + more:
+    for model in networks + more:
         if model.name in (*rows, ENSEMBLE):
             raise InputError(f"{model.path}: there is a row {model.name!r} already; rename the file and its card")
         rows[model.name] = model
-    if len(found) > 1:
-        rows[ENSEMBLE] = Ensemble(found)
+    if len(networks) > 1:
+        rows[ENSEMBLE] = Ensemble(networks)
     return rows
 
 

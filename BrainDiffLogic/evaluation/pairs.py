@@ -15,7 +15,7 @@ import numpy as np
 from BrainDiffLogic.data import bids
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import READABLE, file_suffix
-from BrainDiffLogic.images.sidecar import phase_encoding, read_sidecar
+from BrainDiffLogic.images.nifti import phase_encoding, read_sidecar
 
 REQUIRED = ("moved", "reference", "subject")
 FACTS = ("severity_mm", "scanner", "pe_axis", "plane", "simulator", "group")
@@ -188,7 +188,7 @@ def find_pairs(folder: str | Path) -> tuple[list[Pair], list[str]]:
     return named, notes
 
 
-def _facts(scan: bids.Scan) -> dict[str, str]:
+def _facts(scan: bids.BidsScan) -> dict[str, str]:
     content = read_sidecar(scan.path)
     axis = phase_encoding(scan.path, content)
     scanner = " ".join(str(content[key]) for key in ("Manufacturer", "ManufacturersModelName") if content.get(key))

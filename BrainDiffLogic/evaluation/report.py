@@ -14,8 +14,8 @@ from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.pairs import FACTS
 from BrainDiffLogic.evaluation.run import MEASURED, PICTURES, REFERENCE, REFUSED, Row
 from BrainDiffLogic.evaluation.statistics import FEWEST, STATISTICS, Estimate, Stratum, Summary, summarise
-from BrainDiffLogic.images.outputs import as_csv, staged_outputs
-from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, EVALUATION_CONVENTION, METRICS, WITHOUT_REFERENCE
+from BrainDiffLogic.images.outputs import as_csv, as_markdown, staged_outputs
+from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, EVALUATION_CONVENTION, MEASURES, WITHOUT_REFERENCE
 from BrainDiffLogic.pages import render
 from BrainDiffLogic.pictures import CAPTION
 
@@ -49,13 +49,13 @@ def write_report(out: Path, rows: Sequence[Row], notes: Iterable[str] = ()) -> P
     notes  what a reader must know of the pairs
     """
     summaries = summarise(rows)
-    found = sections(summaries)
+    tables = sections(summaries)
     lines = [*notes, *_refusals(rows)]
     content = {
         VOLUMES: as_csv(COLUMNS, rows),
         TABLES: as_csv(_table_columns(), map(_table_row, summaries)),
-        MARKDOWN: _markdown(found, lines),
-        PAGE: _page(found, lines, showcases(rows), out),
+        MARKDOWN: _markdown(tables, lines),
+        PAGE: _page(tables, lines, showcases(rows), out),
     }
     with staged_outputs(out / name for name in content) as staged:
         for path, text in zip(staged, content.values(), strict=True):
@@ -66,7 +66,7 @@ def write_report(out: Path, rows: Sequence[Row], notes: Iterable[str] = ()) -> P
 def showcases(rows: Sequence[Row]) -> list[Showcase]:
     """For each method the volume of its median change of the MRE, and that of its worst."""
     before = {row["name"]: row["mre"] for row in rows if row["method"] == NOTHING}
-    found = []
+    cases = []
     for method in dict.fromkeys(row["method"] for row in rows if row["method"] != NOTHING):
         mine = [row for row in rows if row["method"] == method and row["status"] == MEASURED]
         mine = [row for row in mine if row["mre"] is not None and before[row["name"]] is not None]
@@ -74,8 +74,8 @@ def showcases(rows: Sequence[Row]) -> list[Showcase]:
         chosen = {"median": ranked[len(ranked) // 2], "worst": ranked[-1]} if ranked else {}
         for kind, row in chosen.items():
             picture = f"{PICTURES}/{row['name']}/{method}.png"
-            found.append(Showcase(method, kind, row["name"], before[row["name"]], row["mre"], picture))
-    return found
+            cases.append(Showcase(method, kind, row["name"], before[row["name"]], row["mre"], picture))
+    return cases
 
 
 def _refusals(rows: Sequence[Row]) -> list[str]:
@@ -86,7 +86,7 @@ def _table_columns() -> list[str]:
     parts = ("", "_low", "_high", "_change", "_change_low", "_change_high", "_p")
     harm = ("worse_volumes", "worse_subjects", "flags")
     return ["by", "stratum", "method", "subjects", "volumes", "refused", *harm] + [
-        m + p for m in METRICS for p in parts
+        m + p for m in MEASURES for p in parts
     ]
 
 
@@ -105,29 +105,24 @@ def _table_row(summary: Summary) -> dict[str, Any]:
     return row
 
 
-def _markdown(found: Sequence[Section], notes: Sequence[str]) -> str:
+def _markdown(tables: Sequence[StratumTables], notes: Sequence[str]) -> str:
     lines = [f"# {TITLE}", "", f"BrainDiff {__version__}. {STATISTICS[0].upper()}{STATISTICS[1:]}.", ""]
     lines += [*(f"- {note}" for note in notes), ""] if notes else []
-    for section in found:
+    for section in tables:
         lines += [f"## {section.title}", ""]
         for table in section.tables:
-            lines += [f"### {table.title}", "", *_markdown_table(table), ""]
+            cells = [[cell.text for cell in line] for line in table.lines]
+            lines += [f"### {table.title}", "", *as_markdown([column.title for column in table.columns], cells), ""]
             lines += [*table.notes, *([""] if table.notes else [])]
             lines += [f"Convention: {EVALUATION_CONVENTION}.", ""]
     return "\n".join(lines)
 
 
-def _markdown_table(table: Table) -> list[str]:
-    head = [column.title for column in table.columns]
-    cells = [head, ["---", *["---:"] * (len(head) - 1)], *([cell.text for cell in line] for line in table.lines)]
-    return [f"| {' | '.join(text.replace('|', '/') for text in line)} |" for line in cells]
-
-
-def _page(found: Sequence[Section], notes: Sequence[str], shown: Sequence[Showcase], out: Path) -> str:
+def _page(tables: Sequence[StratumTables], notes: Sequence[str], shown: Sequence[Showcase], out: Path) -> str:
     """The page as one file: style, script and pictures within it."""
     pictures = [(case, base64.b64encode((out / case.picture).read_bytes()).decode("ascii")) for case in shown]
     return render(
-        "evaluation", title=TITLE, statistics=STATISTICS, convention=EVALUATION_CONVENTION, sections=found,
+        "evaluation", title=TITLE, statistics=STATISTICS, convention=EVALUATION_CONVENTION, sections=tables,
         notes=notes, pictures=pictures, caption=CAPTION,
     )  # fmt: skip
 
@@ -159,20 +154,20 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class StratumTables:
     """The tables of one stratum."""
 
     title: str
     tables: Sequence[Table]
 
 
-def sections(summaries: Sequence[Summary]) -> list[Section]:
+def sections(summaries: Sequence[Summary]) -> list[StratumTables]:
     """Three tables for each stratum: against the reference, changes against doing nothing, without reference."""
     groups: dict[Stratum, list[Summary]] = {}
     for summary in summaries:
         groups.setdefault(summary.stratum, []).append(summary)
     return [
-        Section(stratum.title, (_quality(group), _changes(group), _without_reference(group)))
+        StratumTables(stratum.title, (_quality(group), _changes(group), _without_reference(group)))
         for stratum, group in groups.items()
     ]
 
@@ -214,7 +209,7 @@ def _without_reference(group: Sequence[Summary]) -> Table:
 
 
 def _columns(names: Iterable[str]) -> list[Column]:
-    return [Column(METRICS[name].title, ARROWS[METRICS[name].better]) for name in names]
+    return [Column(MEASURES[name].title, ARROWS[MEASURES[name].better]) for name in names]
 
 
 def _few(group: Sequence[Summary], test: bool = False) -> list[str]:
@@ -229,7 +224,7 @@ def _few(group: Sequence[Summary], test: bool = False) -> list[str]:
 def _estimate(metric: str, estimate: Estimate, sign: str = "") -> Cell:
     if math.isnan(estimate.mean):
         return Cell(MISSING)
-    digits = METRICS[metric].digits
+    digits = MEASURES[metric].digits
     low, high = estimate.interval
     interval = "" if math.isnan(low) else f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
     return Cell(f"{estimate.mean:{sign}.{digits}f}{interval}", estimate.mean)

@@ -16,7 +16,7 @@ from BrainDiffLogic.evaluation.methods import NOTHING, Method, build_methods, ma
 from BrainDiffLogic.evaluation.pairs import Pair
 from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.images.outputs import write_json
+from BrainDiffLogic.images.outputs import make_folder, write_json
 from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION, StillReference
 from BrainDiffLogic.metrics.quality import finite_or_none
 from BrainDiffLogic.pictures import write_strip
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSettings:
     """What is measured beside the pairs.
 
     models    names or .safetensors files; None: all that are available
@@ -49,13 +49,9 @@ class Setting:
     views: bool = False
     gated: bool = False
 
-    def methods(self) -> dict[str, Method]:
-        """Every method by its name."""
-        return build_methods(self.models, self.device, self.views, self.gated)
-
 
 def evaluate(
-    pairs: Sequence[Pair], out: Path, setting: Setting, jobs: int = 1, progress: Progress = silent
+    pairs: Sequence[Pair], out: Path, settings: EvaluationSettings, jobs: int = 1, progress: Progress = silent
 ) -> list[Row]:
     """Measure what is not yet measured; returns a row for each pair and method, and one for each still scan.
 
@@ -66,12 +62,12 @@ def evaluate(
     for pairs that cannot be read or do not fit together.
     """
     _methods.cache_clear()  # the weights may have changed since the last call
-    methods = _methods(setting)
+    methods = _methods(settings)
     prepare_folder(out)
-    todo = [pair for pair in pairs if _missing(_Case.read(pair, out, setting), methods)]
-    tasks = [partial(_measure_alone, pair, out, setting) for pair in todo]
+    todo = [pair for pair in pairs if _missing(_Case.read(pair, out, settings), methods)]
+    tasks = [partial(_measure_alone, pair, out, settings) for pair in todo]
     run_all(tasks, jobs, progress, "Measuring")
-    return [row for pair in pairs for row in _rows(pair, _Case.read(pair, out, setting), methods)]
+    return [row for pair in pairs for row in _rows(pair, _Case.read(pair, out, settings), methods)]
 
 
 def prepare_folder(out: Path) -> None:
@@ -79,30 +75,27 @@ def prepare_folder(out: Path) -> None:
     marker = out / MARKER
     if not marker.exists() and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is neither an empty folder nor an evaluation; name another folder")
-    try:
-        (out / CASES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: the folder cannot be made ({error.strerror}); choose another") from None
+    make_folder(out / CASES)
     if not marker.exists():
         write_json(marker, {"format": FORMAT, "convention": EVALUATION_CONVENTION})
 
 
 @lru_cache(maxsize=1)
-def _methods(setting: Setting) -> dict[str, Method]:
+def _methods(settings: EvaluationSettings) -> dict[str, Method]:
     """Of each process: the models are loaded once."""
-    return setting.methods()
+    return build_methods(settings.models, settings.device, settings.views, settings.gated)
 
 
-def _measure_alone(pair: Pair, out: Path, setting: Setting) -> None:
-    measure_pair(pair, out, setting, _methods(setting))
+def _measure_alone(pair: Pair, out: Path, settings: EvaluationSettings) -> None:
+    measure_pair(pair, out, settings, _methods(settings))
 
 
-def measure_pair(pair: Pair, out: Path, setting: Setting, methods: dict[str, Method]) -> None:
+def measure_pair(pair: Pair, out: Path, settings: EvaluationSettings, methods: dict[str, Method]) -> None:
     """Measure the methods that are missing on one pair; each is kept as soon as it is done."""
-    case = _Case.read(pair, out, setting)
+    case = _Case.read(pair, out, settings)
     missing = _missing(case, methods)
     moved = read_volume(pair.moved)
-    still = _reference(pair, moved, setting)
+    still = _reference(pair, moved, settings)
     sources = made_by(methods)
     for name in missing:
         if name == REFERENCE:
@@ -113,10 +106,10 @@ def measure_pair(pair: Pair, out: Path, setting: Setting, methods: dict[str, Met
         case.write()
 
 
-def _reference(pair: Pair, moved: Volume, setting: Setting) -> StillReference:
+def _reference(pair: Pair, moved: Volume, settings: EvaluationSettings) -> StillReference:
     still = read_volume(pair.reference)
     try:
-        if not setting.register:
+        if not settings.register:
             return StillReference(still)
         from BrainDiffLogic.data.pairing import align_reference
 
@@ -157,8 +150,8 @@ class _Case:
     entries: dict[str, Any]
 
     @classmethod
-    def read(cls, pair: Pair, out: Path, setting: Setting) -> _Case:
-        path, facts = out / CASES / f"{pair.name}.json", _identity(pair, setting)
+    def read(cls, pair: Pair, out: Path, settings: EvaluationSettings) -> _Case:
+        path, facts = out / CASES / f"{pair.name}.json", _identity(pair, settings)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             entries = content["methods"] if content["pair"] == facts else {}
@@ -170,10 +163,10 @@ class _Case:
         write_json(self.path, {"pair": self.pair, "methods": self.entries})
 
 
-def _identity(pair: Pair, setting: Setting) -> dict[str, Any]:
+def _identity(pair: Pair, settings: EvaluationSettings) -> dict[str, Any]:
     """What the numbers of a pair depend on beside the method."""
     files = {part: file_digest(path) for part, path in (("moved", pair.moved), ("reference", pair.reference))}
-    return {**files, "registered": setting.register, "convention": EVALUATION_CONVENTION, "version": __version__}
+    return {**files, "registered": settings.register, "convention": EVALUATION_CONVENTION, "version": __version__}
 
 
 def _rows(pair: Pair, case: _Case, methods: dict[str, Method]) -> list[Row]:

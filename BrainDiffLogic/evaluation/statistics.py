@@ -140,13 +140,13 @@ class Summary:
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
     """A summary for each stratum and method of the rows of ``run.evaluate``, in their order."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    found = []
+    summaries = []
     for group in strata(rows):
         inside = [row for row in rows if row["name"] in group.names]
         before = {row["name"]: row for row in inside if row["method"] == NOTHING}
         for method in methods:
-            found.append(_summary(group, method, [row for row in inside if row["method"] == method], before))
-    return found
+            summaries.append(_summary(group, method, [row for row in inside if row["method"] == method], before))
+    return summaries
 
 
 def _summary(
@@ -160,7 +160,7 @@ def _summary(
     if method in (NOTHING, REFERENCE):
         return Summary(stratum, method, subjects, len(done), refused, values)
     differences = {name: _over_subjects(done, name, before) for name in names}
-    changes = {name: _estimate(list(found), test=True) for name, found in differences.items()}
+    changes = {name: _estimate(list(by_subject), test=True) for name, by_subject in differences.items()}
     moving = [row for row in done if severity_of(row) != 0 and None not in (row["mre"], before[row["name"]]["mre"])]
     volumes = [is_worse(row["mre"], before[row["name"]]["mre"]) for row in moving]
     people = [change > ROUNDING for change in _over_subjects(moving, "mre", before)]

@@ -80,11 +80,11 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
         raise InputError(f"{path}: not DICOM, so it has no series {series}; leave --series out")
     if suffix in NIFTI:
         from BrainDiffLogic.images.nifti import is_analyze, read_nifti
-        from BrainDiffLogic.images.old_formats import read_analyze
+        from BrainDiffLogic.images.other_formats import read_analyze
 
         return read_analyze(path, kind) if suffix in PAIR and is_analyze(path) else read_nifti(path, kind)
     if suffix in MINC:
-        from BrainDiffLogic.images.old_formats import read_minc
+        from BrainDiffLogic.images.other_formats import read_minc
 
         return read_minc(path, kind)
     if suffix in META_NRRD:
@@ -92,7 +92,7 @@ def read_volume(path: str | PathLike[str], series: str | None = None, kind: str 
 
         return read_meta_nrrd(path, kind)
     if suffix in MGH:
-        from BrainDiffLogic.images.mgh import read_mgh
+        from BrainDiffLogic.images.other_formats import read_mgh
 
         return read_mgh(path, kind)
     if suffix in DICOM or is_dicom_file(path):
@@ -127,20 +127,18 @@ def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:
 def write_volume(
     volume: Volume,
     path: str | PathLike[str],
-    like: Volume | None = None,
     dtype: OutputType = "input",
     provenance: str = "",
 ) -> Storage:
     """Write a volume to .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh, replacing what is there; returns
     how it was stored.
 
-    like   the volume whose storage (type, slope, intercept, header) is repeated, default: the volume's own
-    dtype  "input": the type of ``like`` where the values fit, else the next wider one (``choose_storage``;
-           values are rounded to the nearest integer and never clipped); "float32"
+    dtype  "input": the type of the volume's storage where the values fit, else the next wider one
+           (``choose_storage``; values are rounded to the nearest integer and never clipped); "float32"
     provenance  what was done, in words, for the headers of a DICOM series
 
     NIfTI goes to NIfTI with the same codes, units and description, bit-equal geometry included. A folder takes a
-    DICOM series, derived from the one that ``like`` was read from (``dicom_output``). The file or folder appears
+    DICOM series, derived from the one that the volume was read from (``dicom_output``). The file or folder appears
     atomically; after a failure nothing is left behind. Of a header with detached data (.nhdr, .mhd) the data are
     renamed into place first, the header last.
 
@@ -148,8 +146,8 @@ def write_volume(
     """
     path = Path(path)
     if is_series(path):
-        return _write_series(volume, path, (like or volume).storage, dtype, provenance)
-    storage = _storage_in(path, volume, like, dtype)
+        return _write_series(volume, path, dtype, provenance)
+    storage = _storage_in(path, volume, dtype)
     stored = values_to_store(volume.array, storage)
     if volume.fill is not None and volume.kind != "mask":
         values = volume.fill.values[:, None]
@@ -161,41 +159,39 @@ def write_volume(
     return storage
 
 
-def as_stored(
-    volume: Volume, path: str | PathLike[str], like: Volume | None = None, dtype: OutputType = "input"
-) -> Volume:
+def as_stored(volume: Volume, path: str | PathLike[str], dtype: OutputType = "input") -> Volume:
     """What ``read_volume`` gives of the file that ``write_volume`` makes of the same arguments, without either."""
     if is_series(path):
         from BrainDiffLogic.images.dicom_output import as_stored_in_series
 
-        return as_stored_in_series(volume, Path(path), (like or volume).storage)
-    storage = _storage_in(Path(path), volume, like, dtype)
+        return as_stored_in_series(volume, Path(path))
+    storage = _storage_in(Path(path), volume, dtype)
     stored = values_to_store(volume.array, storage)
     if (storage.slope, storage.intercept) != (1.0, 0.0):
         stored = real_values(stored, storage.slope, storage.intercept)
     return volume.with_array(stored, storage=storage)
 
 
-def _storage_in(path: Path, volume: Volume, like: Volume | None, dtype: OutputType) -> Storage:
+def _storage_in(path: Path, volume: Volume, dtype: OutputType) -> Storage:
     suffix = file_suffix(path)
     check_suffix(path)
     types = MGH_TYPES if suffix in MGH else None
-    return choose_storage(volume, (like or volume).storage, dtype, can_scale=suffix in NIFTI, types=types)
+    return choose_storage(volume, dtype, can_scale=suffix in NIFTI, types=types)
 
 
-def _write_series(volume: Volume, path: Path, like: Storage | None, dtype: OutputType, provenance: str) -> Storage:
+def _write_series(volume: Volume, path: Path, dtype: OutputType, provenance: str) -> Storage:
     from BrainDiffLogic.images.dicom_output import write_series
 
     if dtype == "float32":
         raise InputError(f"{path}: a DICOM series of MR images holds integers; leave --dtype away or name a file")
     with staged_output(path) as staged:
-        return write_series(volume, staged, like, provenance)
+        return write_series(volume, staged, provenance)
 
 
 def _write(stored: np.ndarray, volume: Volume, storage: Storage, path: Path) -> None:
     suffix = file_suffix(path)
     if suffix in MGH:
-        from BrainDiffLogic.images.mgh import write_mgh
+        from BrainDiffLogic.images.other_formats import write_mgh
 
         write_mgh(stored, volume, storage, path)
     elif suffix in NIFTI:

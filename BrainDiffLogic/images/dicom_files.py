@@ -130,14 +130,14 @@ def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[st
         if header is None:
             raise InputError(f"{path}: this is no DICOM file, or it is damaged; export it again")
         if header.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
-            found = list(grouped(path.parent.iterdir()))
-            own = [one for one in found if path in one.files] or [Series("", (path,), 1, header)]
-            return _named(found, wanted, path) if wanted else (own[0], ())
+            present = list(grouped(path.parent.iterdir()))
+            own = [one for one in present if path in one.files] or [Series("", (path,), 1, header)]
+            return _named(present, wanted, path) if wanted else (own[0], ())
         path = path.parent
-    found = list(grouped(path.iterdir())) or list(grouped(path.rglob("*")))
-    if not found:
+    present = list(grouped(path.iterdir())) or list(grouped(path.rglob("*")))
+    if not present:
         raise InputError(f"{path}: no DICOM image lies in this folder; give the folder of the series' files")
-    chosen, notes = _named(found, wanted, path) if wanted else _chosen(found, path)
+    chosen, notes = _named(present, wanted, path) if wanted else _chosen(present, path)
     folders = {file.parent for file in chosen.files}
     if len(folders) == 1 and folders != {path}:
         notes = (f"read from the folder {next(iter(folders)).relative_to(path)} below", *notes)
@@ -226,25 +226,25 @@ def _listed(series: list[Series]) -> str:
     return "; ".join(map(str, series[:LISTED])) + ("; ..." if len(series) > LISTED else "")
 
 
-def _named(found: list[Series], wanted: str, path: Path) -> tuple[Series, tuple[str, ...]]:
-    same = [one for one in found if wanted in (one.uid, one.number) or wanted == one.number.lstrip("0")]
+def _named(present: list[Series], wanted: str, path: Path) -> tuple[Series, tuple[str, ...]]:
+    same = [one for one in present if wanted in (one.uid, one.number) or wanted == one.number.lstrip("0")]
     if len(same) == 1:
         return same[0], ()
     if not same:
-        raise InputError(f"{path}: no series has the number or UID {wanted}; there are {_listed(found)}")
+        raise InputError(f"{path}: no series has the number or UID {wanted}; there are {_listed(present)}")
     uids = ", ".join(one.uid for one in same[:LISTED])
     raise InputError(f"{path}: {len(same)} series have the number {wanted}; name one by its UID: {uids}")
 
 
-def _chosen(found: list[Series], path: Path) -> tuple[Series, tuple[str, ...]]:
-    if len(found) == 1:
-        return found[0], ()
-    heads = [one for one in found if one.is_t1_head]
+def _chosen(present: list[Series], path: Path) -> tuple[Series, tuple[str, ...]]:
+    if len(present) == 1:
+        return present[0], ()
+    heads = [one for one in present if one.is_t1_head]
     left = [one for one in heads if one.is_first_choice] if len(heads) > 1 else heads
     if len(left) == 1:
-        return left[0], (f"of {len(found)} series the only T1-weighted head was taken: {left[0]}",)
+        return left[0], (f"of {len(present)} series the only T1-weighted head was taken: {left[0]}",)
     several = f"{len(left or heads)} may be T1-weighted heads" if heads else "none is plainly a T1-weighted head"
     raise InputError(
-        f"{path}: {len(found)} DICOM series, {several}: {_listed(found)}; give a file of the one you mean"
+        f"{path}: {len(present)} DICOM series, {several}: {_listed(present)}; give a file of the one you mean"
         " (braindiff correct also takes --series NUMBER)"
     )

@@ -84,12 +84,12 @@ def _damaged(file: Path) -> InputError:
 
 def spoken_of(header: Dataset, index: int) -> list[Dataset]:
     """What speaks of a frame, the nearest first: its functional groups, the shared ones, the file as a whole."""
-    found = []
+    items = []
     for name, item in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
         groups = header.get(name) or []
         if item < len(groups):
-            found += [element.value[0] for element in groups[item] if element.VR == "SQ" and element.value]
-    return [*found, header]
+            items += [element.value[0] for element in groups[item] if element.VR == "SQ" and element.value]
+    return [*items, header]
 
 
 def said(places: list[Dataset], keyword: str) -> Any:

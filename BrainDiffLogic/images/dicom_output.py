@@ -76,17 +76,16 @@ class _Derived:
     window: float
 
 
-def write_series(volume: Volume, folder: Path, like: Storage | None = None, provenance: str = "") -> Storage:
+def write_series(volume: Volume, folder: Path, provenance: str = "") -> Storage:
     """Write the files of a series into a new folder; returns how the values were stored.
 
-    volume      a magnitude ("corrected") or a difference, on the grid of the series in ``like``
-    like        the storage of a volume that was read from DICOM, default: the volume's own
+    volume      a magnitude ("corrected") or a difference, on the grid of the series that its storage names
     provenance  what was done, for DerivationDescription
 
     Slope and intercept are the source's, a difference has no intercept. Raises InputError where the volume was not read
     from DICOM, its source is gone, or its values do not fit 16 bits at the source's slope.
     """
-    source = _source(volume, folder, like)
+    source = _source(volume, folder)
     part: Part = "difference" if volume.kind == "difference" else "corrected"
     stored, storage = _stored(volume, source, folder)
     window = float(np.percentile(np.abs(volume.array), WINDOWED)) if part == "difference" else 0.0
@@ -102,16 +101,16 @@ def write_series(volume: Volume, folder: Path, like: Storage | None = None, prov
     return storage
 
 
-def as_stored_in_series(volume: Volume, folder: Path, like: Storage | None = None) -> Volume:
+def as_stored_in_series(volume: Volume, folder: Path) -> Volume:
     """What reading the series gives that ``write_series`` makes of a magnitude, without either."""
-    source = _source(volume, folder, like)
+    source = _source(volume, folder)
     stored, storage = _stored(volume, source, folder)
     real = source.real_values(stored)
     return volume.with_array(real if volume.fill is None else volume.fill.taken_out_of(real), storage=storage)
 
 
-def _source(volume: Volume, folder: Path, like: Storage | None) -> SeriesSource:
-    storage = like or volume.storage
+def _source(volume: Volume, folder: Path) -> SeriesSource:
+    storage = volume.storage
     if storage is None or not isinstance(storage.header, SeriesSource):
         raise InputError(f"{folder}: a DICOM series is made from one, {volume.name} is none; name a file")
     return storage.header

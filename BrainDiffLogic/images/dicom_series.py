@@ -33,12 +33,12 @@ def expected_slices(series: Series, path: Path) -> tuple[int, str]:
 
     A series of several frames a file counts its frames itself.
     """
-    found = [_in_directory(series, path)]
+    counts = [_in_directory(series, path)]
     header = read_header(series.files[0])
     if header is not None and "NumberOfFrames" not in header:
-        found += [(_whole(header.get(keyword)), keyword) for keyword in COUNTS]
-        found += [(_private(header, group, creator, at), name) for group, creator, at, name in PRIVATE_COUNTS]
-    return max(found)
+        counts += [(_whole(header.get(keyword)), keyword) for keyword in COUNTS]
+        counts += [(_private(header, group, creator, at), name) for group, creator, at, name in PRIVATE_COUNTS]
+    return max(counts)
 
 
 def _whole(value: object) -> int:

@@ -178,15 +178,15 @@ def quiet() -> Iterator[None]:
         for descriptor in (1, 2):
             with suppress(OSError):
                 saved.append((descriptor, os.dup(descriptor)))
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        sink = os.open(os.devnull, os.O_WRONLY)
         try:
             for descriptor, _ in saved:
-                os.dup2(nowhere, descriptor)
+                os.dup2(sink, descriptor)
             yield
         finally:
             if os.name == "posix":
                 ctypes.CDLL(None).fflush(None)
-            os.close(nowhere)
+            os.close(sink)
             for descriptor, copy in saved:
                 os.dup2(copy, descriptor)
                 os.close(copy)

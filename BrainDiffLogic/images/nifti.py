@@ -1,11 +1,13 @@
-"""NIfTI-1 and NIfTI-2 files: single (.nii, .nii.gz) and, to read, pairs (.hdr/.img), gzipped or not."""
+"""NIfTI-1 and NIfTI-2 files, single (.nii, .nii.gz) and, to read, pairs (.hdr/.img), and their BIDS sidecars."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -146,10 +148,10 @@ def _parts(path: Path) -> list[Path]:
     for wanted in (".hdr", ".img"):
         other = wanted.upper() if suffix.isupper() else wanted
         beside = [path.with_name(stem + other + end) for end in (path.name[len(name) :], "", ".gz")]
-        found = next((file for file in beside if file.exists()), None)
-        if found is None:
+        part = next((file for file in beside if file.exists()), None)
+        if part is None:
             raise InputError(f"{path}: {beside[0].name} is missing beside it; copy both files of the pair")
-        parts.append(found)
+        parts.append(part)
     return parts
 
 
@@ -169,10 +171,12 @@ def _fill_dimensions(header: nib.Nifti1Header) -> None:
 
 def _notes(header: nib.Nifti1Header) -> tuple[str, ...]:
     sizes = header["pixdim"][1:4]
-    found = [(not header["sform_code"] > 0 and not np.all(sizes), NO_SIZE)]
-    found.append((not header["sform_code"] > 0 and not header["qform_code"] > 0, NO_AXES))
-    found.append((header["sform_code"] > 0 and header["qform_code"] > 0 and _forms_disagree(header), FORMS_DISAGREE))
-    return tuple(note for is_so, note in found if is_so)
+    sform, qform = header["sform_code"] > 0, header["qform_code"] > 0
+    conditions = [
+        (not sform and not np.all(sizes), NO_SIZE), (not sform and not qform, NO_AXES),
+        (sform and qform and _forms_disagree(header), FORMS_DISAGREE),
+    ]  # fmt: skip
+    return tuple(note for is_so, note in conditions if is_so)
 
 
 def _forms_disagree(header: nib.Nifti1Header) -> bool:
@@ -216,3 +220,50 @@ def _check_header(header: nib.Nifti1Header, path: Path) -> None:
     if int(header["xyzt_units"]) & 7 in (1, 3):
         unit = header.get_xyzt_units()[0]
         raise InputError(f"{path}: the header gives lengths in {unit}s; convert the geometry and xyzt_units to mm")
+
+
+PATIENT_AXES = ("LR", "AP", "SI")
+"""Named by their ends, in the order of RAS."""
+
+
+def read_sidecar(image: str | Path) -> dict[str, Any]:
+    """The entries of NAME.json beside NAME.nii or NAME.nii.gz; none where there is no such file.
+
+    Raises InputError for a sidecar that is no JSON object.
+    """
+    image = Path(image)
+    sidecar = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{sidecar}: not a readable sidecar ({error}); repair or remove it") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{sidecar}: not a readable sidecar (no JSON object); repair or remove it")
+    return content
+
+
+def phase_encoding(image: str | Path, content: dict[str, Any] | None = None) -> str | None:
+    """The patient axis, "LR", "AP" or "SI", that a NIfTI file's sidecar names; None where it names none.
+
+    "j-" is the second array axis. dcm2niix writes PhaseEncodingAxis ("j") where it does not know the sign; our own
+    simulated cohorts name the patient axis. Of a 3D scan it names one of its two phase-encoded axes.
+    """
+    content = read_sidecar(image) if content is None else content
+    named = content.get("PhaseEncodingAxis") or content.get("PhaseEncodingDirection")
+    if named in PATIENT_AXES:
+        return str(named)
+    array_axis = str(named or "")[:1]
+    if array_axis not in ("i", "j", "k"):
+        return None
+    along = nifti_affine(Path(image))[:3, "ijk".index(array_axis)]
+    return PATIENT_AXES[int(np.argmax(np.abs(along)))]
+
+
+def phase_encoding_beside(source: str | Path) -> str | None:
+    """``phase_encoding`` of a file, where it is NIfTI and has a readable sidecar that says it; else None."""
+    if not str(source).endswith((".nii", ".nii.gz")):
+        return None
+    try:
+        return phase_encoding(source)
+    except InputError:
+        return None

@@ -230,6 +230,14 @@ def staged_outputs(paths: Iterable[Path]) -> Iterator[list[Path]]:
         raise
 
 
+def make_folder(path: Path, remedy: str = "choose another") -> None:
+    """Make a folder where there is none. Raises InputError, which ends with the remedy, where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made ({error.strerror}); {remedy}") from None
+
+
 def remove_output(path: Path) -> None:
     """Take away a file, or the folder of a series."""
     if path.is_dir() and not path.is_symlink():
@@ -247,6 +255,12 @@ def write_json(path: str | PathLike[str], content: Any) -> None:
 def as_json(content: Any) -> str:
     """The text of a JSON file; what is not finite must have become None before."""
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def as_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; what stands in its first column begins on the left, the rest ends on the right."""
+    cells = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
+    return [f"| {' | '.join(text.replace('|', '/') for text in line)} |" for line in cells]
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -75,10 +74,6 @@ class NoiseSchedule:
     def alpha_bar(self, t: np.ndarray) -> np.ndarray:
         """The share of the variance that is signal at levels ``t``, each ``CLEAN`` or 0 to levels - 1."""
         return self._signal_variance[np.asarray(t) + 1]
-
-    def signal(self, t: int) -> float:
-        """The signal fraction sqrt(alpha_bar) at level t."""
-        return math.sqrt(self._signal_variance[t + 1])
 
     def level(self, signal: float) -> int:
         """The level whose signal fraction is nearest to ``signal``; ``CLEAN`` for 1."""
@@ -185,7 +180,7 @@ BATCHES = {"cpu": 8, "mps": 16, "cuda": 64}
 
 
 @dataclass(frozen=True)
-class Plan:
+class InjectionSettings:
     """How motion is injected.
 
     mode      "transplant": x + D(z_m) - D(E(x)), which leaves the autoencoder's own blur out of the pair, so that no
@@ -214,7 +209,7 @@ class Plan:
                 raise InputError(f"{name} {value}: must be {lowest} or more")
 
 
-PAPER = Plan(mode="decode", signal=None, steps=None)
+PAPER = InjectionSettings(mode="decode", signal=None, steps=None)
 """BrainDiff as we read it: t uniform in [0.35 T, 0.65 T], DDPM through every level, plain decode."""
 
 
@@ -282,7 +277,7 @@ def load_prior(vae: Path, ldm: Path, device: str = "auto", bf16: bool = False) -
     Raises InputError as the loaders do, and where the LDM was trained on the latents of another VAE.
     """
     from BrainDiffLogic.inference import choose_device
-    from BrainDiffLogic.training.generative_checkpoints import check_partners, load_ldm, load_vae
+    from BrainDiffLogic.models.generative import check_partners, load_ldm, load_vae
 
     target = choose_device(device)
     autoencoder, vae_card = load_vae(vae, frozen=True)
@@ -300,7 +295,7 @@ def variant_seed(seed: int, item: str, variant: int) -> int:
 
 @torch.inference_mode()
 def inject(
-    prior: MotionPrior, images: np.ndarray, items: Sequence[str], plan: Plan, batch: int | None = None
+    prior: MotionPrior, images: np.ndarray, items: Sequence[str], plan: InjectionSettings, batch: int | None = None
 ) -> Injection:
     """``plan.variants`` moved versions of each slice of images (N, H, W) float32 in network units.
 
@@ -334,7 +329,7 @@ def inject(
 
 def _moved(
     prior: MotionPrior,
-    plan: Plan,
+    plan: InjectionSettings,
     latents: Tensor,
     still: Tensor,
     levels: np.ndarray,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,12 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.images.outputs import staged_output
-from BrainDiffLogic.injection.inject import Injection, MotionPrior, Plan, inject
+from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.outputs import make_folder, staged_output, write_json
+from BrainDiffLogic.injection.inject import Injection, InjectionSettings, MotionPrior, inject
 from BrainDiffLogic.metrics.quality import SSIM_K1, SSIM_K2
-from BrainDiffLogic.progress import Progress
-from BrainDiffLogic.training.generative_checkpoints import check_slices
-from BrainDiffLogic.training.slice_store import LARGEST, PairRun, SlicePairs, SliceStore
+from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.training.slice_store import LARGEST, PairRun, SlicePairs, SliceStore, check_slices
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.fit import Hardware
@@ -54,7 +53,7 @@ and another head. The outline does not (ghosts move it as much), so that its lim
 
 
 @dataclass(frozen=True)
-class Summary:
+class InjectionSummary:
     """What a folder holds: clean slices, moved versions of them, and how many of these keep the anatomy."""
 
     slices: int
@@ -68,20 +67,19 @@ class Summary:
 
 
 def synthesize(
-    store: SliceStore, prior: MotionPrior, cards: Mapping[str, Any], folder: str | Path, plan: Plan, *,
-    split: str = SPLIT, group: int = GROUP, batch: int | None = None, progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> Summary:  # fmt: skip
+    store: SliceStore, prior: MotionPrior, cards: Mapping[str, Any], folder: str | Path, plan: InjectionSettings, *,
+    split: str = SPLIT, group: int = GROUP, batch: int | None = None, progress: Progress = silent,
+) -> InjectionSummary:  # fmt: skip
     """Inject motion into every clean slice of a split; groups that are there already are kept.
 
     cards      {"vae", "ldm"} of the prior, kept in job.json; each group names the LDM and the scans it was trained
                on. A prior of clean scans makes the control
     group      slices in a file
     batch      as in ``inject``
-    progress   called with (share done, stage) after each group; cancelled is asked before each
+    progress   called with (share done, stage) after each group
 
     Raises InputError where the split has no clean slice, where the LDM comes from a store that is split otherwise,
-    where ``folder`` holds another job, and where the prior gives no finite images; Cancelled when told to stop.
+    where ``folder`` holds another job, and where the prior gives no finite images.
     """
     folder = Path(folder)
     chosen = store.select(split=split, group="clean")
@@ -92,19 +90,16 @@ def synthesize(
     _open_folder(folder, _job(store, cards, plan, split, group, len(chosen)))
     parts = [chosen[start : start + group] for start in range(0, len(chosen), group)]
     for number, indices in enumerate(parts):
-        if cancelled and cancelled():
-            raise Cancelled
         path = _group_file(folder, number)
         if not path.exists():
             injected = _inject(store, indices, prior, plan, batch)
             _write_group(path, injected, store, indices, cards["ldm"])
-        if progress:
-            progress((number + 1) / len(parts), "Injecting motion")
+        progress((number + 1) / len(parts), "Injecting motion")
     return summary(folder)
 
 
 def _job(
-    store: SliceStore, cards: Mapping[str, Any], plan: Plan, split: str, group: int, slices: int
+    store: SliceStore, cards: Mapping[str, Any], plan: InjectionSettings, split: str, group: int, slices: int
 ) -> dict[str, Any]:
     return {
         "format": FORMAT, "store": store.digest, "split": split, "slices": slices, "group": group,
@@ -124,18 +119,15 @@ def _open_folder(folder: Path, job: dict[str, Any]) -> None:
         for remains in folder.glob(".braindiff-*"):  # of a killed process
             shutil.rmtree(remains, ignore_errors=True)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.glob("group-*.json"))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be created ({error.strerror}); choose another folder") from None
-    if occupied:
+    make_folder(folder, "choose another folder")
+    if any(folder.glob("group-*.json")):
         raise InputError(f"{folder}: has groups but no {JOB}; name another folder or delete it")
-    with staged_output(folder / JOB) as staged:
-        staged.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / JOB, job)
 
 
-def _inject(store: SliceStore, indices: np.ndarray, prior: MotionPrior, plan: Plan, batch: int | None) -> Injection:
+def _inject(
+    store: SliceStore, indices: np.ndarray, prior: MotionPrior, plan: InjectionSettings, batch: int | None
+) -> Injection:
     clean = np.asarray(store.array[indices], dtype=np.float32)
     injection = inject(prior, clean, [item_name(store.items[n]) for n in indices], plan, batch)
     if not np.isfinite(injection.images).all():
@@ -210,11 +202,11 @@ def _read_groups(folder: Path) -> list[list[dict[str, Any]]]:
     return [_read_json(_group_file(folder, n))["items"] for n in range(-(-job["slices"] // job["group"]))]
 
 
-def summary(folder: str | Path) -> Summary:
+def summary(folder: str | Path) -> InjectionSummary:
     """Count what a finished job has made. Raises InputError where a group is missing or damaged."""
     items = [item for group in _read_groups(Path(folder)) for item in group]
     versions = [version for item in items for version in item["versions"]]
-    return Summary(len(items), len(versions), sum(version["accepted"] for version in versions))
+    return InjectionSummary(len(items), len(versions), sum(version["accepted"] for version in versions))
 
 
 def versions(folder: str | Path) -> Iterator[np.ndarray]:
@@ -229,27 +221,31 @@ class InjectedPairs(SlicePairs):
     """The accepted pairs of a finished job.
 
     facts     of each pair: the slice's description, and variant, t, signal, seed, similarity, overlap
-    subjects  that they come from, to split further by
 
     Raises InputError where the job is not finished or all of its versions were rejected.
 
         loader = DataLoader(InjectedPairs("run/injected"), batch_size=16, shuffle=True)
     """
 
-    def __init__(self, folder: str | Path, subjects: Sequence[str] | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         super().__init__()
         folder = Path(folder)
         for number, items in enumerate(_read_groups(folder)):
             path = _group_file(folder, number).with_suffix(".npy")
             for row, item in enumerate(items):
-                if subjects is not None and item["subject"] not in subjects:
-                    continue
                 for version in item["versions"]:
                     if version["accepted"]:
                         self.facts.append({**{k: v for k, v in item.items() if k != "versions"}, **version})
                         self.places.append((path, (row, 1 + version["variant"]), (row, 0)))
         if not self.places:
             raise InputError(f"{folder}: no pair was accepted; inject at a higher --signal")
+
+    def fullest(self) -> list[int]:
+        """The pairs of the slice with most accepted versions, of several such slices the brightest."""
+        versions: dict[int, list[int]] = {}
+        for number, facts in enumerate(self.facts):
+            versions.setdefault(facts["index"], []).append(number)
+        return max(versions.values(), key=lambda pairs: (len(pairs), float(self[pairs[0]]["clean"].sum())))
 
 
 def injected_run(folder: str | Path, vae: Path | None = None, hardware: Hardware | None = None) -> PairRun:

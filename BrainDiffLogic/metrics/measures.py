@@ -17,12 +17,13 @@ from BrainDiffLogic.metrics.quality import (
     CONVENTION,
     HIGH_PERCENTILE,
     LOW_PERCENTILE,
+    Tissues,
     assess,
     compare,
     has_measured_air,
     scaled_between,
+    tissue_masks,
 )
-from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, to_sagittal
 
@@ -44,7 +45,7 @@ OF_AIR = ("efc", "fber")
 
 
 @dataclass(frozen=True)
-class Metric:
+class Measure:
     """How a metric is shown: its title, digits, and which way is ``better``: "higher", "lower" or "near 1"."""
 
     title: str
@@ -52,13 +53,13 @@ class Metric:
     better: str
 
 
-METRICS = {
-    "psnr": Metric("PSNR (dB)", 2, "higher"), "ssim": Metric("SSIM", 4, "higher"), "mre": Metric("MRE", 4, "lower"),
-    "vif": Metric("VIF", 3, "higher"), "hfen": Metric("HFEN", 3, "lower"),
-    "tenengrad_ratio": Metric("Tenengrad ratio", 3, "near 1"),
-    "worst_slice_ssim": Metric("SSIM, worst slice", 3, "higher"), "cjv": Metric("CJV", 3, "lower"),
-    "efc": Metric("EFC", 3, "lower"), "fber": Metric("FBER", 1, "higher"), "snr_total": Metric("SNR", 2, "higher"),
-    "aes": Metric("AES", 4, "higher"),
+MEASURES = {
+    "psnr": Measure("PSNR (dB)", 2, "higher"), "ssim": Measure("SSIM", 4, "higher"), "mre": Measure("MRE", 4, "lower"),
+    "vif": Measure("VIF", 3, "higher"), "hfen": Measure("HFEN", 3, "lower"),
+    "tenengrad_ratio": Measure("Tenengrad ratio", 3, "near 1"),
+    "worst_slice_ssim": Measure("SSIM, worst slice", 3, "higher"), "cjv": Measure("CJV", 3, "lower"),
+    "efc": Measure("EFC", 3, "lower"), "fber": Measure("FBER", 1, "higher"), "snr_total": Measure("SNR", 2, "higher"),
+    "aes": Measure("AES", 4, "higher"),
 }  # fmt: skip
 
 Numbers = dict[str, float]
@@ -98,24 +99,24 @@ class StillReference:
 
         NaN where a number cannot be had. Raises InputError as ``quality.compare`` does.
         """
-        found = compare(image, self.reference, self.mask)
+        compared = compare(image, self.reference, self.mask)
         scaled, clean = self._scaled(image), self._scaled(self.reference)
         x, y = (to_sagittal(image.with_array(array, kind="difference")) for array in (scaled, clean))
         inside = to_sagittal(self.reference.with_array(self.mask, kind="mask"))
         return {
-            "psnr": min(found.psnr, HIGHEST_PSNR), "ssim": found.ssim, "mre": found.mre,
+            "psnr": min(compared.psnr, HIGHEST_PSNR), "ssim": compared.ssim, "mre": compared.mre,
             "vif": visual_information_fidelity(x, y, inside),
             "hfen": high_frequency_error(scaled, clean, self.mask),
-            "tenengrad_ratio": found.tenengrad_ratio, "worst_slice_ssim": found.worst_slice_ssim,
-            "slice_ssim_mean": found.slice_ssim_mean, "worst_slice": found.worst_slice,
+            "tenengrad_ratio": compared.tenengrad_ratio, "worst_slice_ssim": compared.worst_slice_ssim,
+            "slice_ssim_mean": compared.slice_ssim_mean, "worst_slice": compared.worst_slice,
             **self.without_reference(image),
         }  # fmt: skip
 
     def without_reference(self, image: Volume) -> Numbers:
         """``WITHOUT_REFERENCE`` of a volume on the grid: the reference's own are what a correction should reach."""
         assessed = assess(image, self.mask, self.tissues)
-        found = {name: getattr(assessed, name) for name in WITHOUT_REFERENCE}
-        return found if self._air else found | dict.fromkeys(OF_AIR, float("nan"))
+        values = {name: getattr(assessed, name) for name in WITHOUT_REFERENCE}
+        return values if self._air else values | dict.fromkeys(OF_AIR, float("nan"))
 
     def _scaled(self, volume: Volume) -> np.ndarray:
         return scaled_between(volume.array, self._low, self._high)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
+from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, mask_box
@@ -22,9 +23,64 @@ from BrainDiffLogic.metrics.sharpness import (
     gradient_entropy,
     tenengrad,
 )
-from BrainDiffLogic.metrics.tissues import TOO_FEW, Tissues, tissue_masks
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume, to_sagittal, voxels
+
+PURE = 0.85
+"""Posterior above which a voxel belongs to a tissue (MRIQC's summary_stats, same number on FAST's partial volumes)."""
+TOO_FEW = 100
+"""Voxels of a tissue below which its statistics mean nothing (MRIQC warns below 1,000)."""
+BINS = 256
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """Three disjoint boolean masks (I, J, K), named by the order of T1 contrast: csf darkest, wm brightest."""
+
+    csf: np.ndarray
+    gm: np.ndarray
+    wm: np.ndarray
+
+
+def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
+    """Voxels of ``array`` (I, J, K) inside ``brain`` that are clearly csf, gm or wm.
+
+    Multi-Otsu splits the intensities in three; a voxel belongs to a class if its posterior under Gaussians of
+    equal weight and the pooled variance about the class means exceeds 0.85, and each mask is then eroded by
+    one voxel (18 neighbours) where that leaves enough, as MRIQC does with the partial volumes of FSL FAST.
+    A strong bias field should be removed first.
+
+    Raises InputError where the voxels inside the brain hold no three classes.
+    """
+    box = mask_box(brain)
+    part = np.ascontiguousarray(brain[box])
+    inside = np.ascontiguousarray(array[box])[part].astype(np.float64)
+    low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (0.0, 0.0)
+    if high <= low:
+        raise InputError("no tissue contrast inside the brain mask: check that the mask covers the brain")
+    values = inside[(inside >= low) & (inside <= high)]  # vessels and fat are brighter than white matter
+    try:
+        labels = np.digitize(values, threshold_multiotsu(values, classes=3, nbins=BINS))
+    except ValueError as error:
+        raise InputError("the brain mask holds fewer than three intensities: check image and mask") from error
+    means = np.array([values[labels == label].mean() for label in range(3)])
+    variance = float(np.mean((values - means[labels]) ** 2))
+    log = -0.5 * (inside - means[:, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
+    posterior = np.exp(log - log.max(axis=0))
+    pure = (posterior > PURE * posterior.sum(axis=0)) & (inside <= high)
+    masks = [np.zeros_like(brain) for _ in pure]
+    for mask, chosen in zip(masks, pure, strict=True):
+        mask[box] = _core(part, chosen)
+    return Tissues(*masks)
+
+
+def _core(brain: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(i, j, k) bool: the chosen voxels (n,) of a brain, without their outermost layer."""
+    mask = np.zeros_like(brain)
+    mask[brain] = chosen
+    eroded = ndimage.binary_erosion(np.pad(mask, 1), structure=ndimage.generate_binary_structure(3, 2))
+    return eroded[1:-1, 1:-1, 1:-1] if np.count_nonzero(eroded) >= TOO_FEW else mask
+
 
 HEAD = "the reference's head"
 """The mask where none is given."""
@@ -109,7 +165,7 @@ def compare(image: Image, reference: Image, mask: Image | None = None) -> Compar
     low, high = np.percentile(voxels(clean.array), [LOW_PERCENTILE, HIGH_PERCENTILE])
     if high <= low:
         raise InputError(f"{clean.name}: percentiles 1 and 99.9 are equal; choose a reference with contrast")
-    box = _bounding_box(inside, SSIM_RADIUS)
+    box = mask_box(inside, SSIM_RADIUS)
     cut = inside[box]
     x, y = (scaled_between(volume.array[box], low, high) for volume in (moved, clean))
     error = np.abs(x[cut].astype(np.float64) - y[cut])
@@ -126,11 +182,6 @@ def compare(image: Image, reference: Image, mask: Image | None = None) -> Compar
         tenengrad_ratio=tenengrad(x, cut) / sharp if sharp > 0 else float("nan"),
         **_by_slice(clean.with_array(full_map, kind="difference"), clean.with_array(inside, kind="mask")),
     )
-
-
-def is_smoothing(before: Comparison, after: Comparison) -> bool:
-    """Whether a gain in SSIM came with a loss of sharpness: then the correction mostly blurred."""
-    return after.ssim > before.ssim and after.tenengrad_ratio < min(1.0, before.tenengrad_ratio)
 
 
 def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -209,7 +260,7 @@ def assess(image: Image | Scan, mask: Image | None = None, tissues: Tissues | No
 def _sharpness(volume: Volume, head: np.ndarray) -> dict[str, float]:
     low, high = np.percentile(voxels(volume.array), [LOW_PERCENTILE, HIGH_PERCENTILE])
     stack, inside = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
-    box = _bounding_box(inside, CANNY_REACH)
+    box = mask_box(inside, CANNY_REACH)
     inside = np.ascontiguousarray(inside[box])
     scaled = scaled_between(np.ascontiguousarray(stack[box]), low, high if high > low else low + 1)
     energy = gradient_energy(scaled)[inside]
@@ -228,14 +279,14 @@ def has_measured_air(air: np.ndarray) -> bool:
 def _tissue_metrics(scan: Scan, tissues: Tissues | None, air_sd: float, reasons: dict[str, str]) -> dict[str, float]:
     names = ("cjv", "cnr", "snr_csf", "snr_gm", "snr_wm", "snr_total")
     try:
-        found = tissues or tissue_masks(scan.volume.array, scan.inner)
+        masks = tissues or tissue_masks(scan.volume.array, scan.inner)
     except InputError as error:
         reasons |= dict.fromkeys(names, str(error))
         return dict.fromkeys(names, float("nan"))
     volume = scan.volume
-    if found.wm.shape != volume.shape:
-        raise InputError(f"tissue masks {found.wm.shape} do not fit {volume.name} {volume.shape}: use its grid")
-    values = {name: voxels(volume.array, getattr(found, name)).astype(np.float64) for name in ("csf", "gm", "wm")}
+    if masks.wm.shape != volume.shape:
+        raise InputError(f"tissue masks {masks.wm.shape} do not fit {volume.name} {volume.shape}: use its grid")
+    values = {name: voxels(volume.array, getattr(masks, name)).astype(np.float64) for name in ("csf", "gm", "wm")}
     few = [name for name, part in values.items() if part.size < TOO_FEW]
     numbers = {f"snr_{name}": _or_nan(signal_to_noise, part) for name, part in values.items()}
     numbers["snr_total"] = float(np.mean([numbers[f"snr_{name}"] for name in values]))
@@ -329,10 +380,6 @@ def _mask(mask: Image, volume: Volume) -> np.ndarray:
     if not inside.any():
         raise InputError(f"the mask for {volume.name} is empty: mark the voxels to compare with 1")
     return inside
-
-
-def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    return tuple(slice(max(0, side.start - margin), side.stop + margin) for side in mask_box(mask))
 
 
 def finite_or_none(numbers: Mapping[str, Any]) -> dict[str, Any]:

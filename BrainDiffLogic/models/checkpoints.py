@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.errors import InputError
@@ -87,6 +87,7 @@ all of its weights: its residual changes by 0.011 %, with every kernel rounded b
 PHYSICS = "motion"
 """The family that finds the motion and undoes it, beside the default network; its numbers are limits, not weights."""
 Card = dict[str, Any]
+Module = TypeVar("Module", bound="torch.nn.Module")
 HEADLINE = "all above 1 mm"
 """The row of a card's table that stands for it."""
 
@@ -103,10 +104,10 @@ def imported_folder() -> Path:
 
 def available() -> dict[str, Path]:
     """The weights by model name; a shipped model comes before an imported one of the same name."""
-    found: dict[str, Path] = {}
+    models: dict[str, Path] = {}
     for folder in (imported_folder(), shipped_folder()):
-        found.update({path.stem: path for path in sorted(folder.glob("*" + SUFFIX))})
-    return found
+        models.update({path.stem: path for path in sorted(folder.glob("*" + SUFFIX))})
+    return models
 
 
 def networks() -> dict[str, Path]:
@@ -143,14 +144,11 @@ def read_card(checkpoint: str | os.PathLike[str]) -> Card:
     if missing:
         raise InputError(f"{path}: not a model card ({missing[0]!r} is missing); get the model again")
     if card["format"] != FORMAT:
-        raise InputError(
-            f"{path}: card of format {card['format']}, this version reads {FORMAT}; update BrainDiff"
-        )
+        raise InputError(f"{path}: card of format {card['format']}, this version reads {FORMAT}; update BrainDiff")
     wrong = [name for name, kind in KINDS.items() if not isinstance(card[name], kind)]
     if wrong or not _is_range(card["input"].get("spacing_mm")):
-        raise InputError(
-            f"{path}: not a model card ({(wrong or ['spacing_mm'])[0]!r} is malformed); get the model again"
-        )
+        malformed = (wrong or ["spacing_mm"])[0]
+        raise InputError(f"{path}: not a model card ({malformed!r} is malformed); get the model again")
     return card
 
 
@@ -165,17 +163,15 @@ def verify(checkpoint: str | os.PathLike[str]) -> Card:
     """
     path, card = Path(checkpoint), read_card(checkpoint)
     try:
-        found = file_digest(path)
+        sha256 = file_digest(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); make the weights readable") from None
     if card["name"] != path.stem:
         raise InputError(f"{path}: its card is that of {card['name']!r}; give weights and card the card's name")
-    if path.resolve().parent.parent == resources() and found != SHIPPED.get(path.stem):
+    if path.resolve().parent.parent == resources() and sha256 != SHIPPED.get(path.stem):
         raise InputError(f"{path}: not the weights that BrainDiff ships (sha256 differs); install BrainDiff again")
-    if found != card["sha256"]:
-        raise InputError(
-            f"{path}: the weights are not those of the card (sha256 differs); get the model again"
-        )
+    if sha256 != card["sha256"]:
+        raise InputError(f"{path}: the weights are not those of the card (sha256 differs); get the model again")
     return card
 
 
@@ -188,9 +184,6 @@ def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Any, Card]:
     Raises InputError for an unknown model, weights that are not the card's, or a card that does not fit the
     weights.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = find_checkpoint(model)
     card = verify(path)
     if card["family"] == PHYSICS:
@@ -201,13 +194,47 @@ def load_checkpoint(model: str | os.PathLike[str]) -> tuple[Any, Card]:
         corrector = build(card["family"], card["arguments"])
     except InputError as error:
         raise InputError(f"{path.with_suffix('.json')}: {error}; get the model again") from None
+    return _with_views(with_weights(corrector, path), card, path).eval(), card
+
+
+def with_weights(network: Module, path: str | os.PathLike[str]) -> Module:
+    """A network with the weights of a .safetensors file, ready to be asked. Raises InputError where they do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        corrector.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except (SafetensorError, RuntimeError, AttributeError):
-        raise InputError(
-            f"{path}: the weights do not fit the network of their card; get the model again"
-        ) from None
-    return _with_views(corrector, card, path).eval(), card
+        raise InputError(f"{path}: the weights do not fit the network of their card; get the model again") from None
+    return network.eval()
+
+
+def verify_of(path: str | os.PathLike[str], family: str, title: str) -> Card:
+    """``verify`` of weights that must be there, of a ``family`` that messages call ``title``."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such {title}; make one with `braindiff train {family} --export`")
+    card = verify(path)
+    if card["family"] != family:
+        raise InputError(f"{path}: the weights of no {title}; give those of `braindiff train {family}`")
+    return card
+
+
+def read_torch_state(path: str | os.PathLike[str], remedy: str) -> dict[str, torch.Tensor]:
+    """The tensors in a file of ``torch.save``; code in it is never run.
+
+    Raises InputError, which ends with the remedy, for anything else.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {remedy}") from None
+    except Exception:  # whatever unpickling a foreign or damaged file raises
+        raise InputError(f"{path}: not a torch file of weights; {remedy}") from None
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path}: not a state dict; {remedy}")
+    return content
 
 
 def _limits(path: Path) -> Limits:
@@ -276,7 +303,7 @@ def _packed(tensor: torch.Tensor) -> torch.Tensor:
 
 def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Copy a checkpoint and its card, verified and loaded once, to the user's models; returns the copy."""
-    from BrainDiffLogic.images.outputs import staged_output
+    from BrainDiffLogic.images.outputs import make_folder, staged_output
 
     path = find_checkpoint(source)
     load_checkpoint(path)
@@ -287,12 +314,7 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
         raise InputError(
             f"{target}: a model of this name is there already; rename yours or allow it with --overwrite"
         )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{target.parent}: cannot be created ({error.strerror}); name another folder in {OWN_FOLDER}"
-        ) from None
+    make_folder(target.parent, f"name another folder in {OWN_FOLDER}")
     with staged_output(target) as staged:
         shutil.copyfile(path, staged)
         shutil.copyfile(path.with_suffix(".json"), staged.with_suffix(".json"))

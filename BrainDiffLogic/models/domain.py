@@ -111,7 +111,7 @@ def outside_domain(volume: Volume | Scan, card: Card) -> list[str]:
     """What of the volume's geometry lies outside what the model was trained on, one sentence each."""
     scan = Scan.of(volume)
     low, high = card["input"]["spacing_mm"]
-    found = [
+    reasons = [
         f"voxels of {size:.2f} mm along {PATIENT_AXES[axis]}: the model was trained on {low} to {high} mm"
         for axis, size in sorted(zip(PLANES[scan.plane], scan.slice_spacing, strict=True))
         if not low <= size <= high
@@ -120,8 +120,8 @@ def outside_domain(volume: Volume | Scan, card: Card) -> list[str]:
     extent = float(min(np.array([rows, columns]) * scan.slice_spacing[1:]))
     smallest = card["input"].get("extent_mm", 0.0)
     if extent < smallest:
-        found.append(f"{scan.plane} slices of {extent:.0f} mm: a head needs {smallest:.0f} mm or more")
-    return found
+        reasons.append(f"{scan.plane} slices of {extent:.0f} mm: a head needs {smallest:.0f} mm or more")
+    return reasons
 
 
 def far_outside_domain(volume: Volume | Scan, card: Card) -> str | None:
@@ -151,18 +151,18 @@ def no_head(look: Look) -> str | None:
 
 def doubts(look: Look, anatomy: str = "head or brain") -> list[str]:
     """What about a volume is unlike a T1-weighted image of the card's ``anatomy``, one sentence each."""
-    found = []
+    reasons = []
     if not SMALLEST_LITRES <= look.litres <= LARGEST_LITRES:
-        found.append(f"a foreground of {look.litres:.2f} l is not that of a head or a brain")
+        reasons.append(f"a foreground of {look.litres:.2f} l is not that of a head or a brain")
     elif look.litres < BRAIN_VOLUME_ML / 1000 and "brain" not in anatomy:
-        found.append(f"a foreground of {look.litres:.1f} l is a stripped brain: the model was trained on whole heads")
+        reasons.append(f"a foreground of {look.litres:.1f} l is a stripped brain: the model was trained on whole heads")
     if look.air > BRIGHTEST_AIR:
-        found.append("the background is as bright as the head: an inverted image?")
+        reasons.append("the background is as bright as the head: an inverted image?")
     if np.isnan(look.lead):
-        found.append("too little of the inside of a head is shown to tell whether it is T1-weighted")
+        reasons.append("too little of the inside of a head is shown to tell whether it is T1-weighted")
     elif look.lead < LEAST_LEAD:
-        found.append("the contrast is not T1's: white matter, the compact tissue, is not the brightest")
-    return found
+        reasons.append("the contrast is not T1's: white matter, the compact tissue, is not the brightest")
+    return reasons
 
 
 def look_at(volume: Volume | Scan) -> Look:
@@ -234,15 +234,15 @@ def _without_field(blocks: np.ndarray, deep: np.ndarray, size: np.ndarray) -> np
 
 def _smoothness(blocks: np.ndarray, deep: np.ndarray, size: np.ndarray) -> float:
     """The voxels' correlation with those REACH_MM away, mean over the axes that reach so far."""
-    found = []
+    correlations = []
     for axis in range(3):
         lag = max(1, round(REACH_MM / float(size[axis])))
         along, inside = np.moveaxis(blocks, axis, 0), np.moveaxis(deep, axis, 0)
         both = inside[:-lag] & inside[lag:]
         if np.count_nonzero(both) > 1:
             pair = np.corrcoef(along[:-lag][both], along[lag:][both])[0, 1]
-            found.append(float(pair) if np.isfinite(pair) else 1.0)
-    return float(np.mean(found)) if found else float("nan")
+            correlations.append(float(pair) if np.isfinite(pair) else 1.0)
+    return float(np.mean(correlations)) if correlations else float("nan")
 
 
 def _uniformity(values: np.ndarray) -> float:

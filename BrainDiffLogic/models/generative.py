@@ -6,7 +6,7 @@ Weights of the package monai-generative (0.2.3), where the two came from, are im
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -18,7 +18,11 @@ from monai.networks.schedulers.ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.checkpoints import Card, verify_of, with_weights
 from BrainDiffLogic.models.layers import build_from
+
+FAMILIES = {"vae": "autoencoder", "ldm": "diffusion model"}
+"""And what their cards are titled."""
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -108,12 +112,12 @@ def build_diffusion(arguments: Mapping[str, Any]) -> DiffusionModelUNet:
     return build_from(DiffusionModelUNet, {"spatial_dims": 2}, arguments, "diffusion network")
 
 
-def build_schedule(schedule: Mapping[str, Any] = SCHEDULE) -> DDPMScheduler:
+def build_schedule() -> DDPMScheduler:
     """The noise schedule of DDPM (Ho 2020): ``add_noise(z, noise, timesteps)`` gives sqrt(a) z + sqrt(1 - a) noise.
 
     Latents are no images: nothing is clipped to [-1, 1], as MONAI would by default.
     """
-    return DDPMScheduler(**schedule, clip_sample=False)
+    return DDPMScheduler(**SCHEDULE, clip_sample=False)
 
 
 def translate_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,19 +127,6 @@ def translate_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     renamed = {RENAMED.get(name, name): value for name, value in arguments.items() if name != "spatial_dims"}
     return {**renamed, "include_fc": False, "use_combined_linear": False}
-
-
-def read_old_state(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """The tensors in a file of ``torch.save(network.state_dict(), path)``; code in it is never run."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; give the weights of a monai-generative network") from None
-    except Exception:  # whatever unpickling a foreign or damaged file raises
-        raise InputError(f"{path}: not a file of weights; save network.state_dict() with torch.save") from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: not a state dict; save network.state_dict() with torch.save")
-    return content
 
 
 def load_old_state(network: nn.Module, old: Mapping[str, Tensor]) -> None:
@@ -159,3 +150,33 @@ def load_old_state(network: nn.Module, old: Mapping[str, Tensor]) -> None:
     if unused := {name for name in rest if ".proj_attn." not in name}:
         raise InputError(f"the weights do not fit the network: it has no place for {min(unused)}")
     network.load_state_dict(new)
+
+
+def load_vae(path: str | PathLike[str], frozen: bool = False) -> tuple[AutoencoderKL, Card]:
+    """The autoencoder of a .safetensors file, in evaluation mode, and its card.
+
+    frozen  its weights take no gradient; one flows through it all the same
+    Raises InputError where a file is missing, no autoencoder, damaged, or not that of the card.
+    """
+    return _load(path, "vae", build_autoencoder, frozen)
+
+
+def load_ldm(path: str | PathLike[str], frozen: bool = False) -> tuple[DiffusionModelUNet, Card]:
+    """The diffusion model of a .safetensors file, in evaluation mode, and its card; as ``load_vae``."""
+    return _load(path, "ldm", build_diffusion, frozen)
+
+
+def _load(
+    path: str | PathLike[str], family: str, build: Callable[[Mapping[str, Any]], Any], frozen: bool
+) -> tuple[Any, Card]:
+    card = verify_of(path, family, FAMILIES[family])
+    return with_weights(build(card["arguments"]), path).requires_grad_(not frozen), card
+
+
+def check_partners(vae_card: Card, ldm_card: Card) -> None:
+    """Raise InputError where the diffusion model was trained on latents of another autoencoder."""
+    if ldm_card["vae"]["sha256"] != vae_card["sha256"]:
+        raise InputError(
+            f"{ldm_card['name']}: was trained on the latents of another autoencoder ({ldm_card['vae']['name']},"
+            f" sha256 {ldm_card['vae']['sha256'][:12]}...) than {vae_card['name']}; give that one"
+        )

@@ -56,13 +56,11 @@ def within(window: Window, x: Tensor) -> Window:
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
     """Normalisation over channels of (N, C, H, W): "batch", "instance" (with affine) or "none"."""
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
+    if norm not in ("batch", "instance", "none"):
+        raise InputError(f'norm must be "batch", "instance" or "none", not "{norm}"')
     if norm == "none":
         return nn.Identity()
-    raise InputError(f'norm must be "batch", "instance" or "none", not "{norm}"')
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels, affine=True)
 
 
 def activation_layer(activation: str) -> nn.Module:
@@ -76,11 +74,11 @@ def activation_layer(activation: str) -> nn.Module:
     raise InputError(f'activation must be "relu", "leaky-relu" or "silu", not "{activation}"')
 
 
-def init_he_normal(module: nn.Module, slope: float = 0.0) -> None:
+def init_he_normal(module: nn.Module) -> None:
     """He-normal weights and zero biases in every convolution of `module` (He 2015, fan in)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, a=slope, nonlinearity="leaky_relu")
+            nn.init.kaiming_normal_(layer.weight, a=0.0, nonlinearity="leaky_relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

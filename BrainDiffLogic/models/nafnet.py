@@ -59,8 +59,8 @@ class NafBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        found = self.before(x)
-        x = x + self.beta * self.after(found * self.attention(found))
+        features = self.before(x)
+        x = x + self.beta * self.after(features * self.attention(features))
         return x + self.gamma * self.pointwise(x)
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models import checkpoints
-from BrainDiffLogic.models.checkpoints import SUFFIX, Card, verify
+from BrainDiffLogic.models.checkpoints import SUFFIX, Card, verify_of, with_weights
 from BrainDiffLogic.models.layers import activation_layer, build_from, init_he_normal, norm_layer
 
 PATCH, STEP = 8, 4
@@ -133,24 +133,12 @@ def load_severity(path: str | os.PathLike[str]) -> SeverityModel:
 
     Raises InputError for a file that is missing, of another family, or not that of its card.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there are no such weights; make some with `braindiff train severity --export`")
-    card = verify(path)
+    card = verify_of(path, FAMILY, "severity network")
     _check(card, path)
-    network = build_severity(card["arguments"])
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError):
-        raise InputError(f"{path}: the weights do not fit the network of their card; get them again") from None
-    return SeverityModel(network.eval(), card)
+    return SeverityModel(with_weights(build_severity(card["arguments"]), path), card)
 
 
 def _check(card: Card, path: str | os.PathLike[str]) -> None:
-    if card["family"] != FAMILY:
-        raise InputError(f"{path}: the weights of no severity network; give those of `braindiff train severity`")
     table = card.get("calibration")
     columns = [table.get(name) for name in CALIBRATION] if isinstance(table, dict) else []
     lengths = {len(column) if isinstance(column, list) else 0 for column in columns}

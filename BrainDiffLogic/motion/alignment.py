@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import fft, ndimage
 
-from BrainDiffLogic.motion.kspace import image_of, moved_kspace
+from BrainDiffLogic.motion.kspace import Acquisition, image_of
 from BrainDiffLogic.motion.sampling import line_weights
 from BrainDiffLogic.motion.trajectory import Trajectory, inverse_pose
 
@@ -69,7 +69,7 @@ def _offsets(
 
     def offset_of(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
         central = Trajectory(trajectory.translations[lines], trajectory.rotations[lines])
-        kspace = moved_kspace(coarse, coarse_affine, central, axis, centre, accuracy=1e-3)
+        kspace = Acquisition(coarse.shape, coarse_affine, central, axis, centre, accuracy=1e-3).kspace(coarse)
         moved = np.abs(image_of(kspace if weights is None else kspace * weights))
         offset = displacement(still, moved, basis)
         return offset[:3], offset[3:]

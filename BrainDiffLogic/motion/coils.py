@@ -25,7 +25,7 @@ from numpy.polynomial.legendre import legvander
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion.kspace import ACCURACY, Acquisition, _rows, image_of
+from BrainDiffLogic.motion.kspace import Acquisition, image_of
 from BrainDiffLogic.motion.sampling import Sampling, fill_lines
 from BrainDiffLogic.motion.trajectory import Trajectory, rotation_matrices
 from BrainDiffLogic.volume import ras_axes
@@ -235,16 +235,9 @@ class Receiver:
         kspaces = np.stack([fft.fftn(field * image, workers=-1) for field in self.maps.values()])
         return self._image(kspaces)
 
-    def moved(
-        self,
-        image: np.ndarray,
-        affine: np.ndarray,
-        poses: Trajectory,
-        centre: np.ndarray,
-        accuracy: float = ACCURACY,
-    ) -> np.ndarray:
-        """(I, J, K) float32 magnitudes of a head that moves: one pose for each line, as in ``Acquisition``."""
-        return self._image(moved_kspaces(image, affine, poses, self.axis, centre, self.maps, accuracy))
+    def moved(self, image: np.ndarray, model: Acquisition) -> np.ndarray:
+        """(I, J, K) float32 magnitudes of a head that moves as the model says."""
+        return self._image(moved_kspaces(image, model, self.maps))
 
     def _image(self, kspaces: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng(self.seed)
@@ -256,20 +249,12 @@ class Receiver:
         return combined((image_of(kspace) for kspace in kspaces), self.maps, self.combine)
 
 
-def moved_kspaces(
-    image: np.ndarray,
-    affine: np.ndarray,
-    poses: Trajectory,
-    axis: int,
-    centre: np.ndarray,
-    maps: CoilMaps,
-    accuracy: float = ACCURACY,
-) -> np.ndarray:
+def moved_kspaces(image: np.ndarray, model: Acquisition, maps: CoilMaps) -> np.ndarray:
     """(C, I, J, K) complex64: what each coil receives of ``image`` (I, J, K) that moves while it is acquired."""
-    model = Acquisition(image.shape, affine, poses, axis, centre, accuracy)
-    weights, fields = _components(maps.seen_by_head(affine, poses, centre), maps.weighed(image))
-    weights = weights[_rows(image.shape, affine, axis)].astype(np.complex64)
-    along = [-1 if d == axis else 1 for d in range(3)]
+    seen = maps.seen_by_head(model.affine, model.trajectory, model.centre)
+    weights, fields = _components(seen, maps.weighed(image))
+    weights = weights[model.rows].astype(np.complex64)
+    along = [-1 if d == model.axis else 1 for d in range(3)]
     kspaces = np.zeros((len(maps), *image.shape), dtype=np.complex64)
     for k, field in enumerate(fields):
         values = model.kspace(maps.field(field) * image)

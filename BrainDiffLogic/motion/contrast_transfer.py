@@ -25,7 +25,7 @@ import numpy as np
 from scipy import ndimage
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.volume import ras_axes
 
 WINDOWS = 3
@@ -41,14 +41,11 @@ change with |k| is the head's, anisotropy that does is rings."""
 
 def windows(image: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     """Size (3,) of the windows in voxels, and their first voxels: WINDOWS along each axis over the head."""
-    inside = head_mask(image)
     starts = []
     size = size.copy()
-    for axis in range(3):
-        held = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        first, end = (int(held[0]), int(held[-1]) + 1) if len(held) else (0, image.shape[axis])
-        size[axis] = min(size[axis], end - first)
-        starts.append(np.round(np.linspace(first, end - size[axis], WINDOWS)).astype(int))
+    for axis, side in enumerate(mask_box(head_mask(image))):
+        size[axis] = min(size[axis], side.stop - side.start)
+        starts.append(np.round(np.linspace(side.start, side.stop - size[axis], WINDOWS)).astype(int))
     return size, [(int(a), int(b), int(c)) for a in starts[0] for b in starts[1] for c in starts[2]]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import fft
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.intensity import seen_through_mask
+from BrainDiffLogic.intensity import mask_box, seen_through_mask
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.motion.alignment import displacement, low_resolution, rigid_basis
 from BrainDiffLogic.motion.joint import Problem, descend, evidence, moved_by
@@ -26,7 +26,7 @@ from BrainDiffLogic.motion.simulation import head_centre
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.volume import Volume
+from BrainDiffLogic.volume import Volume, affine_from
 
 MARGIN_MM = 9.0
 """Air left around the head along the axes that are not phase-encoded."""
@@ -59,7 +59,7 @@ class MagnitudeScan:
         self.centre = head_centre(self.array, volume.affine)
         self.seen = seen_through_mask(self.array)
         self.head = scan.head
-        self.box = _box(scan.head, volume.spacing)
+        self.box = mask_box(scan.head, np.ceil(MARGIN_MM / volume.spacing))
 
     def cut(self, axis: int) -> tuple[slice, ...]:
         """The head's box, whole along the phase-encode axis."""
@@ -73,8 +73,7 @@ class MagnitudeScan:
     def problem(self, axis: int, spacing: float | None = None) -> tuple[Problem, slice]:
         """The scan in its box on voxels of about ``spacing`` mm (None: its own), and which of all lines it shows."""
         cut = self.cut(axis)
-        affine = self.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [side.start or 0 for side in cut]
+        affine = affine_from(self.affine, [side.start or 0 for side in cut])
         image, seen, lines = self.array[cut], None, slice(0, self.array.shape[axis])
         if self.seen is not None:
             seen = self.seen[cut].astype(np.float32)
@@ -95,16 +94,6 @@ def tapered(image: np.ndarray) -> np.ndarray:
         kspace *= weights.reshape([-1 if d == axis else 1 for d in range(3)])
     values: np.ndarray = fft.ifftn(kspace, workers=-1).real.astype(np.float32)
     return values
-
-
-def _box(head: np.ndarray, spacing: np.ndarray) -> tuple[slice, ...]:
-    sides = []
-    for axis, size in enumerate(head.shape):
-        inside = np.flatnonzero(head.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN_MM / spacing[axis]))
-        first, last = (inside[0], inside[-1]) if len(inside) else (0, size - 1)
-        sides.append(slice(max(0, int(first) - margin), min(size, int(last) + margin + 1)))
-    return tuple(sides)
 
 
 EVEN_STEPS, ODD_STEPS = 5, 6
@@ -133,7 +122,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search_poses found.
+    """What a search found.
 
     best      the hypothesis of lowest evidence
     still     the hypothesis of no motion
@@ -235,8 +224,7 @@ class MotionEstimate:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the facts and the trajectory, a row a line: mm along and degrees about R, A, S."""
-        rows = np.concatenate([self.trajectory.translations, self.trajectory.rotations], axis=1)
-        return {**self.facts, "trajectory": np.round(rows, 4).tolist()}
+        return {**self.facts, "trajectory": np.round(self.trajectory.rows, 4).tolist()}
 
 
 @dataclass(frozen=True)
@@ -287,19 +275,19 @@ def estimate_motion(
     name = pe_axis or list(PE_AXES)[axes.index(axis)]
     progress(AXIS_DONE, "Finding the motion")
     problem, lines = scan.problem(axis, SPACING)
-    found = search_poses(problem, cancelled)
+    search = search_poses(problem, cancelled)
     progress(SEARCH_DONE, "Finding the motion")
-    hypotheses = _hypotheses(found, lines, scan.array.shape[axis])
-    moved, reason = decision(found, limits)
-    shape, judged = found.best.shape, {"moved": moved, "reason": reason}
+    hypotheses = _hypotheses(search, lines, scan.array.shape[axis])
+    moved, reason = decision(search, limits)
+    shape, judged = search.best.shape, {"moved": moved, "reason": reason}
     if seen is not None:
         agreements = _agreements(scan, axis, hypotheses, seen)
         shape = max(agreements, key=lambda one: agreements[one])
         judged = {"agreement": round(agreements[shape], 3)}
     poses = _laid_on_scan(problem, hypotheses[shape], lines)
-    trajectory = Trajectory(poses[:, :3], poses[:, 3:], scan.centre)
+    trajectory = Trajectory.of_rows(poses, scan.centre)
     progress(1.0, "Finding the motion")
-    facts = {"pe_axis": name, **judged, **_facts(found, trajectory), "shape": shape}
+    facts = {"pe_axis": name, **judged, **_facts(search, trajectory), "shape": shape}
     return MotionEstimate(trajectory, name, moved, reason, facts)
 
 
@@ -317,9 +305,8 @@ def artifact(
     axis = phase_encode_axis(scan.affine, estimate.pe_axis)
     problem, _ = scan.problem(axis)
     problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan)))
-    poses = np.concatenate([estimate.trajectory.translations, estimate.trajectory.rotations], axis=1)
     change = np.zeros(scan.array.shape, np.float32)
-    change[scan.cut(axis)] = _artifact(problem, poses, SOLVE_ROUNDS, SOLVE_ITERATIONS) * scan.scale
+    change[scan.cut(axis)] = _artifact(problem, estimate.trajectory.rows, SOLVE_ROUNDS, SOLVE_ITERATIONS) * scan.scale
     return change
 
 
@@ -355,12 +342,12 @@ def _trusted(poses: np.ndarray) -> np.ndarray:
     return np.pad(poses[outer : len(poses) - outer], ((outer, outer), (0, 0)), mode="edge")
 
 
-def _hypotheses(found: Search, lines: slice, count: int) -> dict[str, np.ndarray]:
+def _hypotheses(search: Search, lines: slice, count: int) -> dict[str, np.ndarray]:
     """The poses (``count``, 6) of all lines by name, from those of the coarse problem, whose lines are ``lines``."""
     outside = ((lines.start, count - lines.stop), (0, 0))
-    poses = {one.shape: np.pad(_trusted(one.poses), outside, mode="edge") for one in found.tried[1:]}
+    poses = {one.shape: np.pad(_trusted(one.poses), outside, mode="edge") for one in search.tried[1:]}
     time = np.arange(count) - count // 2
-    slope = np.polyfit(time[lines], found.ramp, 1)[0]
+    slope = np.polyfit(time[lines], search.ramp, 1)[0]
     return {**poses, "drift": time[:, None] * slope}
 
 
@@ -370,11 +357,11 @@ def _agreements(
     """How far the artifact of each hypothesis is correlated in the head with what another method has ``seen``."""
     problem, lines = scan.problem(axis, JUDGED_SPACING)
     other, inside = _seen_on(scan, axis, JUDGED_SPACING, seen)
-    found = {}
+    agreements = {}
     for name, poses in hypotheses.items():
         shown = problem.centred(poses[lines])
-        found[name] = correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
-    return found
+        agreements[name] = correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
+    return agreements
 
 
 def _seen_on(
@@ -404,31 +391,30 @@ def _laid_on_scan(problem: Problem, every: np.ndarray, lines: slice) -> np.ndarr
         poses = every[lines]
         still = problem.solve(poses, None, 2)
         offset = displacement(still, problem.scan, rigid_basis(still, problem.affine, problem.centre))
-        seen = Trajectory(every[:, :3], every[:, 3:]).relative_to((offset[:3], offset[3:]))
-        every = np.concatenate([seen.translations, seen.rotations], axis=1)
+        every = Trajectory.of_rows(every).relative_to((offset[:3], offset[3:])).rows
     return every
 
 
-def decision(found: Search, limits: Limits) -> tuple[bool, str]:
+def decision(search: Search, limits: Limits) -> tuple[bool, str]:
     """Whether a search explains the scan, and why, in words.
 
     Rings in the spectrum and the evidence tell that a head moved, not that these poses are its own (pycortex-S1, drift
     of 2 mm: the evidence fell by 5 %, the poses were wrong), so that they alone are not acted on.
     """
-    fall = f"the misfit falls by {found.cost_fall:.2%}"
-    if found.cost_fall >= limits.cost_fall:
+    fall = f"the misfit falls by {search.cost_fall:.2%}"
+    if search.cost_fall >= limits.cost_fall:
         return True, fall
-    if found.rings > MOVED_RINGS:
+    if search.rings > MOVED_RINGS:
         return False, f"the head moved (rings in the spectrum), but how was not found: {fall}, as in a still head"
     return False, f"no motion explains this scan: {fall}, as in a still head"
 
 
-def _facts(found: Search, trajectory: Trajectory) -> dict[str, Any]:
+def _facts(search: Search, trajectory: Trajectory) -> dict[str, Any]:
     return {
         "mean_displacement_mm": round(float(trajectory.displacement.mean()), 3),
         "largest_displacement_mm": round(float(trajectory.displacement.max()), 3),
-        "cost_still": round(found.still.cost, 3), "cost": round(found.best.cost, 3),
-        "evidence_still": round(found.still.evidence, 3), "evidence": round(found.best.evidence, 3),
-        "cost_fall": round(found.cost_fall, 5), "evidence_fall": round(found.evidence_fall, 5),
-        "rings": round(found.rings, 2), "rings_shape": found.rings_shape,
+        "cost_still": round(search.still.cost, 3), "cost": round(search.best.cost, 3),
+        "evidence_still": round(search.still.evidence, 3), "evidence": round(search.best.evidence, 3),
+        "cost_fall": round(search.cost_fall, 5), "evidence_fall": round(search.evidence_fall, 5),
+        "rings": round(search.rings, 2), "rings_shape": search.rings_shape,
     }  # fmt: skip

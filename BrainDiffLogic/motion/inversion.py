@@ -128,8 +128,8 @@ def _solve(
     size = scan.size
     wanted = (back(scan) + damping * last).ravel()
     operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
-    found, _ = cg(operator, wanted, x0=last.ravel(), maxiter=iterations, rtol=1e-5)
-    solution: np.ndarray = found.reshape(scan.shape).astype(np.float32)
+    vector, _ = cg(operator, wanted, x0=last.ravel(), maxiter=iterations, rtol=1e-5)
+    solution: np.ndarray = vector.reshape(scan.shape).astype(np.float32)
     return solution
 
 

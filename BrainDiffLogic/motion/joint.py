@@ -189,8 +189,9 @@ class Problem:
 
     def model(self, poses: np.ndarray) -> Acquisition:
         """The acquisition in poses (N, 6): mm, degrees about R, A, S in the order of ``rigid``."""
-        trajectory = Trajectory(poses[:, :3], poses[:, 3:])
-        return Acquisition(self.scan.shape, self.affine, trajectory, self.axis, self.centre, ACCURACY)
+        return Acquisition(
+            self.scan.shape, self.affine, Trajectory.of_rows(poses), self.axis, self.centre, ACCURACY
+        )
 
     def masked(self, image: np.ndarray) -> np.ndarray:
         """The image where the scan was seen, 0 elsewhere."""
@@ -249,8 +250,8 @@ def _conjugate_gradients(normal, wanted, start, scale, iterations) -> np.ndarray
     size = wanted.size
     operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
     preconditioner = LinearOperator((size, size), matvec=lambda v: v / scale, dtype=np.float32)
-    found, _ = cg(operator, wanted.ravel(), x0=start.ravel(), M=preconditioner, maxiter=iterations, rtol=1e-4)
-    solution: np.ndarray = found.reshape(wanted.shape).astype(np.float32)
+    vector, _ = cg(operator, wanted.ravel(), x0=start.ravel(), M=preconditioner, maxiter=iterations, rtol=1e-4)
+    solution: np.ndarray = vector.reshape(wanted.shape).astype(np.float32)
     return solution
 
 
@@ -306,10 +307,10 @@ def descend(
         trial = problem.centred(trial)
         model = problem.model(trial)
         solved = problem.solve(trial, np.maximum(image + delta, 0), 1, 3, model)
-        found = problem.cost(trial, solved, model)
-        if found < cost:
-            slow = slow + 1 if cost - found < SLOW * cost else 0
-            poses, image, cost, sensitivity, failures = trial, solved, found, None, 0
+        trial_cost = problem.cost(trial, solved, model)
+        if trial_cost < cost:
+            slow = slow + 1 if cost - trial_cost < SLOW * cost else 0
+            poses, image, cost, sensitivity, failures = trial, solved, trial_cost, None, 0
             over = min(1.4 * over, most)
             if slow == 2:
                 break
@@ -354,11 +355,11 @@ def _joint_step(
     prior = scale * pose_prior(poses)
     wanted = join(misfit - weight * smoothed(image, weights), sensitivity.adjoint(misfit) - prior)
     total = size + 6 * lines
-    found, _ = cg(
+    vector, _ = cg(
         LinearOperator((total, total), matvec=normal, dtype=np.float64), wanted, maxiter=JOINT_ITERATIONS, rtol=1e-3,
         M=LinearOperator((total, total), matvec=precondition, dtype=np.float64),
     )  # fmt: skip
-    part, change = split(found)
+    part, change = split(vector)
     return change, part
 
 

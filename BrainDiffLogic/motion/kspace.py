@@ -65,7 +65,7 @@ class Acquisition:
             )
         self.shape, self.affine, self.axis, self.accuracy = shape, affine, axis, accuracy
         self.trajectory, self.centre = trajectory, centre
-        self.rows = _rows(shape, affine, axis)
+        self.rows = line_rows(shape, affine, axis)
         self.shifts = _shifts(shape, affine, trajectory, centre)
         turned = np.abs(rotation_matrices(trajectory.rotations) - np.eye(3)).max(axis=(1, 2)) > STILL
         self.points = None  # translations alone: the plain FFT is exact
@@ -117,18 +117,6 @@ class Acquisition:
         return self._cut
 
 
-def moved_kspace(
-    image: np.ndarray,
-    affine: np.ndarray,
-    trajectory: Trajectory,
-    axis: int,
-    centre: np.ndarray,
-    accuracy: float = ACCURACY,
-) -> np.ndarray:
-    """(I, J, K) complex64: k-space of ``image`` that moves while it is acquired, as ``Acquisition`` says."""
-    return Acquisition(image.shape, affine, trajectory, axis, centre, accuracy).kspace(image)
-
-
 def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndarray, axis: int) -> np.ndarray:
     """Where the still image's spectrum is sampled: (3, lines, A, B) float32, radians per voxel along I, J, K.
 
@@ -138,7 +126,7 @@ def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndar
     k, turns = [along.astype(np.float32) for along in _frequencies(shape)], _voxel_turns(affine, rotations)
     first, second = _readout_axes(axis)
     points = np.empty((3, shape[axis], shape[first], shape[second]), dtype=np.float32)
-    turns = turns[_rows(shape, affine, axis)].astype(np.float32)
+    turns = turns[line_rows(shape, affine, axis)].astype(np.float32)
 
     def fill(line: int) -> None:
         turn = turns[line]
@@ -167,7 +155,7 @@ def _shift_lines(
     """Multiply each line (A, B) by exp(-i k . shift) of its pose, shifts (N, 3) in voxels; in place."""
     k = _frequencies(shape)
     first, second = _readout_axes(axis)
-    for line, row in enumerate(_rows(shape, affine, axis)):
+    for line, row in enumerate(line_rows(shape, affine, axis)):
         shift = shifts[row]
         along_first = np.exp(-1j * (k[first] * shift[first] + k[axis][line] * shift[axis]))
         along_second = np.exp(-1j * k[second] * shift[second])
@@ -178,15 +166,15 @@ def _shift_lines(
 def _outside_band(points: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """The indices (lines, A, B) of what lies more than half a sample outside the band."""
     limits = [np.float32(np.pi * (1 + 1 / size)) for size in shape]
-    found = []
+    samples = []
     for line in range(points.shape[1]):
         outside = np.zeros(points.shape[2:], dtype=bool)
         for along, limit in zip(points[:, line], limits, strict=True):
             if along.max() > limit or along.min() < -limit:
                 outside |= np.abs(along) > limit
         first, second = np.nonzero(outside)
-        found.append((np.full(len(first), line), first, second))
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        samples.append((np.full(len(first), line), first, second))
+    return tuple(np.concatenate(parts) for parts in zip(*samples, strict=True))
 
 
 def _frequencies(shape: tuple[int, ...]) -> list[np.ndarray]:
@@ -194,7 +182,7 @@ def _frequencies(shape: tuple[int, ...]) -> list[np.ndarray]:
     return [2 * np.pi * fft.fftfreq(size) for size in shape]
 
 
-def _rows(shape: tuple[int, ...], affine: np.ndarray, axis: int) -> np.ndarray:
+def line_rows(shape: tuple[int, ...], affine: np.ndarray, axis: int) -> np.ndarray:
     """(lines,) the row of the trajectory for each line along ``axis`` in FFT order."""
     axes, signs = ras_axes(affine)
     lines, sign = shape[axis], signs[list(axes).index(axis)]
@@ -214,7 +202,7 @@ def _readout_axes(axis: int) -> tuple[int, int]:
 
 
 def image_of(kspace: np.ndarray) -> np.ndarray:
-    """The complex image (I, J, K) of ``moved_kspace``."""
+    """The complex image (I, J, K) of ``Acquisition.kspace``."""
     return fft.ifftn(kspace, workers=-1)
 
 

@@ -56,11 +56,11 @@ def propose(
     """
     model = ContrastTransfer(image, affine, axis, centre)
     shapes = odd_shapes(model.lines)
-    found = {name: best_poses(model, basis, cancelled) for name, basis in shapes.items()}
-    proposals = [model.proposal(shapes[name] @ best[0][0], best[0][1], name) for name, best in found.items()]
-    proposals.append(curve(model, found["ramp"][0][0]))
+    best_of = {name: best_poses(model, basis, cancelled) for name, basis in shapes.items()}
+    proposals = [model.proposal(shapes[name] @ best[0][0], best[0][1], name) for name, best in best_of.items()]
+    proposals.append(curve(model, best_of["ramp"][0][0]))
     _check(cancelled)
-    proposals += segments(model, np.array([p[0] for name, best in found.items() if "step" in name for p, _ in best]))
+    proposals += segments(model, np.array([p[0] for name, best in best_of.items() if "step" in name for p, _ in best]))
     return sorted(proposals, key=lambda proposal: -proposal.score)
 
 
@@ -74,11 +74,11 @@ def best_poses(
     for start in starts:
         _check(cancelled)
         values.append(model.gain(courses, start, fits=1)[0])
-    found = []
+    optima = []
     for start in _distinct(starts[np.argsort(values)[::-1]], REFINED):
         _check(cancelled)
-        found.append(refined(model, courses, start[None]))
-    return sorted(found, key=lambda one: -one[1])
+        optima.append(refined(model, courses, start[None]))
+    return sorted(optima, key=lambda one: -one[1])
 
 
 def curve(model: ContrastTransfer, ramp: np.ndarray) -> Proposal:
@@ -97,21 +97,21 @@ def segments(model: ContrastTransfer, poses: np.ndarray) -> list[Proposal]:
     its own that the spectrum does not tell: one proposal for each choice, the one that changes least from segment to
     segment first, the signs of the largest FLIPPED segments being tried.
     """
-    basis, found, value = np.zeros((model.lines, 0)), np.zeros((0, 6)), 0.0
+    basis, segment_poses, value = np.zeros((model.lines, 0)), np.zeros((0, 6)), 0.0
     for _ in range(2):
-        candidates = np.vstack([np.zeros(6), poses, found])
-        choice = _cheapest_path(model.line_values(candidates, basis, found), SWITCH)
+        candidates = np.vstack([np.zeros(6), poses, segment_poses])
+        choice = _cheapest_path(model.line_values(candidates, basis, segment_poses), SWITCH)
         new_basis, start = _segment_basis(model.lines, choice, candidates)
         if not len(start):
             break
         new, new_value = refined(model, model.courses(new_basis), start)
         if new_value <= value:
             break
-        basis, found, value = new_basis, _signs_aligned(new), new_value
+        basis, segment_poses, value = new_basis, _signs_aligned(new), new_value
     proposals = []
-    for signs in _sign_choices(basis, found):
+    for signs in _sign_choices(basis, segment_poses):
         name = "segments " + "".join("-" if sign < 0 else "+" for sign in signs)
-        proposals.append(model.proposal(basis @ (found * signs[:, None]), value, name))
+        proposals.append(model.proposal(basis @ (segment_poses * signs[:, None]), value, name))
     return proposals
 
 

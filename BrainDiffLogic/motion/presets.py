@@ -54,7 +54,7 @@ def drift(lines: int, rng: np.random.Generator) -> Trajectory:
     settling = rng.uniform(0.2, 2.0)
     course = (1 - np.exp(-time / settling)) / (1 - np.exp(-1 / settling))
     direction = rng.normal(size=6) * WOBBLE
-    return _poses(2.0 * course[:, None] * direction + 0.15 * _wander(lines, rng, 4) * WOBBLE)
+    return Trajectory.of_rows(2.0 * course[:, None] * direction + 0.15 * _wander(lines, rng, 4) * WOBBLE)
 
 
 def steps(lines: int, rng: np.random.Generator, count: int | None = None) -> Trajectory:
@@ -67,7 +67,7 @@ def steps(lines: int, rng: np.random.Generator, count: int | None = None) -> Tra
         if rng.random() < 1 / 3:
             moved &= time < start + rng.uniform(5, 60)
         rows += 2.0 * rng.normal(size=6) * WOBBLE * moved[:, None]
-    return _poses(rows)
+    return Trajectory.of_rows(rows)
 
 
 def swallow(lines: int, rng: np.random.Generator, count: int | None = None) -> Trajectory:
@@ -83,12 +83,12 @@ def swallow(lines: int, rng: np.random.Generator, count: int | None = None) -> T
             [0, 0.5 * rng.normal(), 3 * rng.uniform(0.5, 1), 3 * rng.uniform(-1, 1), 0.3 * rng.normal(), 0]
         )
         rows += decay[:, None] * jerk
-    return _poses(rows)
+    return Trajectory.of_rows(rows)
 
 
 def tremor(lines: int, rng: np.random.Generator) -> Trajectory:
     """Restless motion on all axes: band-limited noise whose power falls with frequency."""
-    return _poses(1.5 * _wander(lines, rng, max(3, lines // int(rng.integers(2, 12)))) * WOBBLE)
+    return Trajectory.of_rows(1.5 * _wander(lines, rng, max(3, lines // int(rng.integers(2, 12)))) * WOBBLE)
 
 
 PRESETS: dict[str, Callable[..., Trajectory]] = {
@@ -109,10 +109,6 @@ def preset(name: str, lines: int, seed: int | np.random.Generator) -> Trajectory
 
 def _times(lines: int) -> np.ndarray:
     return (np.arange(lines) + 0.5) * SCAN_SECONDS / lines
-
-
-def _poses(rows: np.ndarray) -> Trajectory:
-    return Trajectory(rows[:, :3], rows[:, 3:])
 
 
 def _wander(lines: int, rng: np.random.Generator, bands: int) -> np.ndarray:

@@ -9,10 +9,10 @@ from numpy.polynomial.legendre import legvander
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.motion.alignment import aligned
 from BrainDiffLogic.motion.coils import CoilMaps, Receiver, complex_noise, moved_kspaces
-from BrainDiffLogic.motion.kspace import ACCURACY, _rows, image_of, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.kspace import ACCURACY, Acquisition, image_of, line_rows, phase_encode_axis
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling, in_kspace_order
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled, with_severity
 from BrainDiffLogic.volume import Volume
@@ -64,22 +64,11 @@ class Simulation:
 
 
 def simulate_motion(
-    volume: Volume,
-    trajectory: Trajectory,
-    pe_axis: str = "AP",
-    *,
-    severity: float | None = None,
-    noise: float = 0.0,
-    seed: int = 0,
-    phase: np.ndarray | None = None,
-    align: bool = True,
-    accuracy: float = ACCURACY,
-    sampling: Sampling = EVERY_LINE,
-    order: str = "linear",
-    coils: np.ndarray | None = None,
-    combine: str = "rss",
-    receive: np.ndarray | None = None,
-) -> Simulation:
+    volume: Volume, trajectory: Trajectory, pe_axis: str = "AP", *,
+    severity: float | None = None, noise: float = 0.0, seed: int = 0, phase: np.ndarray | None = None,
+    align: bool = True, accuracy: float = ACCURACY, sampling: Sampling = EVERY_LINE, order: str = "linear",
+    coils: np.ndarray | None = None, combine: str = "rss", receive: np.ndarray | None = None,
+) -> Simulation:  # fmt: skip
     """Simulate the acquisition of a 3D Cartesian scan while the head follows a trajectory.
 
     trajectory  poses in the order of time, resampled to the number of lines along ``pe_axis`` ("AP", "SI" or "LR", the
@@ -114,31 +103,23 @@ def simulate_motion(
     still = volume.array.astype(np.float32)
     if floor < 0:
         still -= np.float32(floor)
+    skipped = np.zeros(volume.shape[axis], bool) if receiver is None else sampling.skipped(volume.shape[axis])
+    keeps = sampling.keeps(volume.shape[axis])
+    poses, severity = _poses_of_lines(trajectory, volume, axis, order, skipped, keeps & ~skipped, severity)
     centre = head_centre(still, volume.affine) if trajectory.centre is None else np.asarray(trajectory.centre)
-    lines, skipped = volume.shape[axis], None if receiver is None else sampling.skipped(volume.shape[axis])
-    poses = resampled(in_kspace_order(trajectory, lines, order, skipped), lines)
-    keeps = sampling.keeps(lines)
-    measured = _in_patient_order(keeps if skipped is None else keeps & ~skipped, volume, axis)
-    poses = anchored(poses if severity is None else with_severity(poses, severity, measured))
-    severity = float(poses.displacement[measured].mean())
     if align and severity > NO_MOTION:
         poses = aligned(still, volume.affine, poses, axis, centre, keeps=keeps)
     poses = Trajectory(poses.translations, poses.rotations, centre)
 
     acquired = still if phase is None else still * np.exp(1j * phase).astype(np.complex64)
-    if receiver is None:
-        if receive is None:
-            kspace = moved_kspace(acquired, volume.affine, poses, axis, centre, accuracy)
-        else:
-            field = CoilMaps.fitted(receive[None], volume.affine)
-            (kspace,) = moved_kspaces(acquired, volume.affine, poses, axis, centre, field, accuracy)
-            acquired = acquired * next(field.values())
-        grain = complex_noise(acquired.shape, noise, np.random.default_rng(seed)) if noise > 0 else None
-        moved, reference = _one_coil(acquired, kspace, axis, sampling, grain)
+    model = Acquisition(volume.shape, volume.affine, poses, axis, centre, accuracy)
+    if receiver is not None:
+        reference = receiver.still(acquired)
+        moved = receiver.moved(acquired, model) if severity > NO_MOTION else reference
     else:
-        moved = reference = receiver.still(acquired)
-        if severity > NO_MOTION:
-            moved = receiver.moved(acquired, volume.affine, poses, centre, accuracy)
+        field = None if receive is None else CoilMaps.fitted(receive[None], volume.affine)
+        grain = complex_noise(acquired.shape, noise, np.random.default_rng(seed)) if noise > 0 else None
+        moved, reference = _one_coil(acquired, model, field, sampling, grain)
     return Simulation(_above(floor, moved, volume), _above(floor, reference, volume), poses, severity)
 
 
@@ -151,12 +132,19 @@ def _receiver(
 
 
 def _one_coil(
-    still: np.ndarray, kspace: np.ndarray, axis: int, sampling: Sampling, grain: np.ndarray | None
+    still: np.ndarray, model: Acquisition, field: CoilMaps | None, sampling: Sampling, grain: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(moved, reference) magnitudes (I, J, K) from the k-space of the moved head and the image of the still one.
+    """(moved, reference) magnitudes (I, J, K) of the image of a still head.
 
+    field  the map of the coil; None: it receives all alike
     grain  noise as an image, the same for both; the sampling comes after it: lines that are not acquired hold none
     """
+    axis = model.axis
+    if field is None:
+        kspace = model.kspace(still)
+    else:
+        (kspace,) = moved_kspaces(still, model, field)
+        still = still * next(field.values())
     if grain is not None:
         kspace, still = kspace + fft.fftn(grain, workers=-1), still + grain
     if not sampling.full_fourier:
@@ -165,11 +153,20 @@ def _one_coil(
     return np.abs(moved), np.abs(still).astype(np.float32)
 
 
-def _in_patient_order(lines: np.ndarray, volume: Volume, axis: int) -> np.ndarray:
-    """(N,) bool in the order of the trajectory, along the patient's axis, of lines in the order of the array axis."""
-    found = np.zeros_like(lines)
-    found[_rows(volume.shape, volume.affine, axis)] = fft.ifftshift(lines)
-    return found
+def _poses_of_lines(
+    trajectory: Trajectory, volume: Volume, axis: int, order: str, skipped: np.ndarray, measured: np.ndarray,
+    severity: float | None,
+) -> tuple[Trajectory, float]:  # fmt: skip
+    """The pose of each line, anchored and scaled, and the severity in mm; lines are in the order of the array axis.
+
+    skipped   (N,) bool: lines that take no time
+    measured  (N,) bool: lines that count for the severity
+    """
+    poses = resampled(in_kspace_order(trajectory, len(skipped), order, skipped), len(skipped))
+    counted = np.zeros_like(measured)  # in the order of the trajectory, along the patient's axis
+    counted[line_rows(volume.shape, volume.affine, axis)] = fft.ifftshift(measured)
+    poses = anchored(poses if severity is None else with_severity(poses, severity, counted))
+    return poses, float(poses.displacement[counted].mean())
 
 
 def head_centre(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -179,14 +176,8 @@ def head_centre(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """
     steps = [2 if size >= COARSE_FROM else 1 for size in array.shape]
     inside = head_mask(np.ascontiguousarray(array[tuple(slice(None, None, step) for step in steps)]))
-    ends = []
-    for axis, step in enumerate(steps):
-        occupied = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        if len(occupied):
-            ends.append(step * (occupied[0] + occupied[-1]) / 2)
-        else:
-            ends.append((array.shape[axis] - 1) / 2)
-    return affine[:3, :3] @ np.array(ends) + affine[:3, 3]
+    middle = [step * (side.start + side.stop - 1) / 2 for step, side in zip(steps, mask_box(inside), strict=True)]
+    return affine[:3, :3] @ np.array(middle) + affine[:3, 3]
 
 
 def _above(floor: float, magnitude: np.ndarray, volume: Volume) -> Volume:

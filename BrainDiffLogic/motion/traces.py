@@ -81,7 +81,7 @@ def write_trajectory(trajectory: Trajectory, path: str | Path, seconds: float | 
     path = Path(path)
     if path.suffix.lower() != ".csv":
         raise InputError(f"{path}: trajectories are written as .csv; choose a name that ends in .csv")
-    names, rows = list(CSV_HEADER), np.hstack([trajectory.translations, trajectory.rotations])
+    names, rows = list(CSV_HEADER), trajectory.rows
     if seconds is not None:
         times = (np.arange(len(rows)) + 0.5) * seconds / len(rows)
         names, rows = [TIME, *names], np.hstack([times[:, None], rows])

@@ -49,7 +49,7 @@ def composed_poses(
 
 
 def inverse_pose(translations: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse_pose of each pose, (N, 3) mm and (N, 3) degrees about the same centre."""
+    """The inverse of each pose, (N, 3) mm and (N, 3) degrees about the same centre."""
     back = Rotation.from_euler(EULER_ORDER, rotations, degrees=True).inv()
     return -back.apply(translations), back.as_euler(EULER_ORDER, degrees=True)
 
@@ -98,6 +98,16 @@ class Trajectory:
                 f"a trajectory has {len(self.translations)} translations but {len(self.rotations)} rotations;"
                 " give one of each per time point"
             )
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray, centre: np.ndarray | None = None) -> Trajectory:
+        """From poses (N, 6): mm along R, A, S, then degrees about them."""
+        return cls(rows[:, :3], rows[:, 3:], centre)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N, 6) mm along and degrees about R, A, S."""
+        return np.hstack([self.translations, self.rotations])
 
     def __len__(self) -> int:
         return len(self.translations)
@@ -168,8 +178,8 @@ def with_severity(trajectory: Trajectory, severity: float, measured: np.ndarray 
     still, counted = anchored(trajectory), slice(None) if measured is None else measured
     if severity == 0:
         return scaled(still, 0.0)
-    found = float(still.displacement[counted].mean())
-    if found < 1e-6:
+    unscaled = float(still.displacement[counted].mean())
+    if unscaled < 1e-6:
         raise InputError(
             "the trajectory holds no motion, so it cannot be scaled to a severity; choose another trace"
         )
@@ -177,7 +187,7 @@ def with_severity(trajectory: Trajectory, severity: float, measured: np.ndarray 
     def excess(factor: float) -> float:
         return float(scaled(still, factor).displacement[counted].mean()) - severity
 
-    upper = severity / found
+    upper = severity / unscaled
     while excess(upper) < 0:
         upper *= 1.5
         if np.abs(still.rotations).max() * upper > 180:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from BrainDiffLogic.data.bids import Scan
+from BrainDiffLogic.data.bids import BidsScan
 from BrainDiffLogic.data.pairing import align_reference
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.methods import DENOISERS
@@ -21,9 +21,10 @@ from BrainDiffLogic.files import SHORT, digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.inference import choose_device
-from BrainDiffLogic.injection.inject import PAPER, Plan, inject, load_prior
+from BrainDiffLogic.injection.inject import PAPER, InjectionSettings, inject, load_prior
 from BrainDiffLogic.injection.job import InjectedPairs, injected_run, item_name, summary, synthesize, versions
 from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import draw_up_to
 from BrainDiffLogic.motion.simulation import simulate_motion
@@ -50,19 +51,17 @@ from BrainDiffLogic.papers.table import (
     SliceMethod,
     TableRow,
     correction,
-    measure,
+    measure_slices,
     nothing,
     one_by_one,
-    write_report,
+    write_paper_table,
 )
 from BrainDiffLogic.pictures import injection_picture
 from BrainDiffLogic.progress import run_all
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, LdmConfiguration, VaeConfiguration
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.ldm import export_ldm, prior_slices, train_ldm
 from BrainDiffLogic.training.slice_store import (
-    PairRun,
     SliceStore,
     StackPairs,
     build_store,
@@ -100,7 +99,7 @@ class BrainDiffSettings(RecipeSettings):
     vae: VaeConfiguration
     ldm: LdmConfiguration
     corrector: CorrectorConfiguration
-    injection: Plan = field(default_factory=Plan)
+    injection: InjectionSettings = field(default_factory=InjectionSettings)
     step: int = 1
     physics_levels: tuple[str, ...] = PHYSICS_LEVELS
     physics_severity_mm: tuple[float, float] = PHYSICS_SEVERITY_MM
@@ -134,7 +133,7 @@ def braindiff_settings(
         canvas=(192, 256) if suffix else (96, 128), spacing_mm=1.0 if suffix else 2.0, step=1 if suffix else 3,
         vae=vae, ldm=read_section(LdmConfiguration, f"ldm{suffix}"),
         corrector=read_section(CorrectorConfiguration, f"braindiff{suffix}"),
-        injection=replace(PAPER if paper_injection else Plan(), seed=seed),
+        injection=replace(PAPER if paper_injection else InjectionSettings(), seed=seed),
     )  # fmt: skip
 
 
@@ -171,17 +170,8 @@ def autoencoder(work: Work[BrainDiffSettings]) -> Facts:
     return {"subjects": sorted(used), "validation": card["training"]["validation"]}
 
 
-def motion_prior(work: Work[BrainDiffSettings]) -> Facts:
-    """Phase 2 on scans with motion."""
-    return _prior(work, "motion", "ldm")
-
-
-def clean_prior(work: Work[BrainDiffSettings]) -> Facts:
-    """Phase 2 on clean scans: what its injection changes is the autoencoder's and the sampler's, not motion."""
-    return _prior(work, "clean", "ldm-clean")
-
-
-def _prior(work: Work[BrainDiffSettings], group: str, name: str) -> Facts:
+def prior(work: Work[BrainDiffSettings], group: str, name: str) -> Facts:
+    """Phase 2 on the scans of a group."""
     plan, folder, store = replace(work.settings.ldm, group=group), work.out / "slices", work.store
     used = {store.items[n]["subject"] for n in prior_slices(store, group)}
     assert_split(name, used, work.manifest, "prior")
@@ -219,13 +209,9 @@ def _inject(work: Work[BrainDiffSettings], folder: str, ldm: str, name: str) -> 
 
 
 def _draw(work: Work[BrainDiffSettings], path: Path) -> None:
-    """The fullest clean slice of those with most accepted versions, its versions, and those of the clean prior."""
+    """The fullest slice, its versions, and those of the clean prior."""
     pairs = InjectedPairs(work.out / "injected")
-    versions: dict[int, list[int]] = {}
-    for number, facts in enumerate(pairs.facts):
-        versions.setdefault(facts["index"], []).append(number)
-    store = work.store
-    index = max(versions, key=lambda n: (len(versions[n]), float(store.array[n].sum(dtype=np.float64))))
+    store, index = work.store, pairs.facts[pairs.fullest()[0]]["index"]
     item, clean = store.items[index], store.array[index].astype(np.float32)
     moved, captions = {}, {}
     for title, ldm in (("motion prior", "ldm"), ("clean prior", "ldm-clean")):
@@ -240,14 +226,14 @@ EMPTY = 0.1
 """A reference slice whose brightest pixel is darker, in network units, lies outside the still scan: not compared."""
 
 
-def physics_pairs(work: Work[BrainDiffSettings]) -> dict[str, Any]:
+def physics_pairs(work: Work[BrainDiffSettings]) -> Facts:
     """Motion simulated on the still scans of the correction split: the slices that injection has, as many versions."""
     manifest, store, settings = work.manifest, work.store, work.settings
     scans = work.cohort.of(manifest.splits["correction"], "clean")
     assert_split("physics", {scan.subject for scan in scans}, manifest, "correction")
     folder = work.out / "physics"
     tasks = [
-        partial(simulate, scan, level, slices_of(store, scan), settings, folder)
+        partial(simulate_scan, scan, level, slices_of(store, scan), settings, folder)
         for scan in scans for level in settings.physics_levels if not has_stack(folder, f"{scan.name}_{level}")
     ]  # fmt: skip
     run_all(tasks, work.jobs, work.progress, "Simulating")
@@ -255,7 +241,7 @@ def physics_pairs(work: Work[BrainDiffSettings]) -> dict[str, Any]:
     return {"pairs": len(pairs), "subjects": pairs.subjects, "motion": list(settings.physics_levels)}
 
 
-def simulate(scan: Scan, level: str, slices: Sequence[int], settings: BrainDiffSettings, folder: Path) -> None:
+def simulate_scan(scan: BidsScan, level: str, slices: Sequence[int], settings: BrainDiffSettings, folder: Path) -> None:
     """Write the pair of one still scan and one kind of motion; it depends on the scan's name and the kind alone."""
     seed = [settings.injection.seed, zlib.crc32(scan.name.encode()), zlib.crc32(level.encode())]
     low, high = np.log(settings.physics_severity_mm)
@@ -268,7 +254,7 @@ def simulate(scan: Scan, level: str, slices: Sequence[int], settings: BrainDiffS
     write_stack(folder, f"{scan.name}_{level}", stacks, {**facts, "slices": list(slices)})
 
 
-def motion_test_pairs(work: Work[BrainDiffSettings]) -> dict[str, Any]:
+def motion_test_pairs(work: Work[BrainDiffSettings]) -> Facts:
     """The pairs of the test split: still scans registered with the moved ones, resampled onto them, at their gain."""
     manifest, store = work.manifest, work.store
     chosen = [pair for pair in work.cohort.pairs if pair[1].subject in manifest.splits["test"]]
@@ -286,7 +272,7 @@ def motion_test_pairs(work: Work[BrainDiffSettings]) -> dict[str, Any]:
     return {"pairs": len(pairs), "scans": len(chosen), "subjects": pairs.subjects}
 
 
-def align(still: Scan, moved: Scan, slices: Sequence[int], settings: BrainDiffSettings, folder: Path) -> None:
+def align(still: BidsScan, moved: BidsScan, slices: Sequence[int], settings: BrainDiffSettings, folder: Path) -> None:
     """Write the slices of a moved scan, never resampled in 3D, and of its aligned reference."""
     if still.subject != moved.subject:
         raise AssertionError(f"{still.name} and {moved.name} are no pair")
@@ -301,12 +287,12 @@ def align(still: Scan, moved: Scan, slices: Sequence[int], settings: BrainDiffSe
     write_stack(folder, moved.name, stacks[:, kept], facts)
 
 
-def slices_of(store: SliceStore, scan: Scan) -> list[int]:
+def slices_of(store: SliceStore, scan: BidsScan) -> list[int]:
     """The indices of a scan's slices that the store holds. Raises InputError for none."""
-    found = [item["slice"] for item in store.items if item["scan"] == scan.path.name]
-    if not found:
+    indices = [item["slice"] for item in store.items if item["scan"] == scan.path.name]
+    if not indices:
         raise InputError(f"{scan.path}: has no slices in {store.folder}; delete that folder and make them again")
-    return found
+    return indices
 
 CORRECTORS = {
     "corrector": "corrector, L1 + InfoNCE",
@@ -316,26 +302,16 @@ CORRECTORS = {
 """Stage: what the table calls it."""
 
 
-def corrector(work: Work[BrainDiffSettings]) -> dict[str, Any]:
-    """Phase 4."""
-    return train_corrector(work, "corrector", work.settings.corrector, _injected(work))
-
-
-def corrector_without_contrast(work: Work[BrainDiffSettings]) -> dict[str, Any]:
-    """Phase 4 without the contrastive term."""
-    return train_corrector(work, "corrector-l1", without_contrast(work.settings.corrector), _injected(work))
-
-
-def physics_corrector(work: Work[BrainDiffSettings]) -> dict[str, Any]:
-    """The network, loss and slices of phase 4, the motion simulated."""
-    start = stack_run(
-        work.out / "physics", work.settings.spacing_mm, "simulated", work.weights("vae"), work.hardware
-    )
-    return train_corrector(work, "corrector-physics", work.settings.corrector, start)
-
-
-def _injected(work: Work[BrainDiffSettings]) -> PairRun:
-    return injected_run(work.out / "injected", work.weights("vae"), work.hardware)
+def corrector(work: Work[BrainDiffSettings], name: str) -> Facts:
+    """Phase 4; without its contrastive term; or its network, loss and slices, the motion simulated."""
+    configuration, vae = work.settings.corrector, work.weights("vae")
+    if name == "corrector-l1":
+        configuration = without_contrast(configuration)
+    if name == "corrector-physics":
+        start = stack_run(work.out / "physics", work.settings.spacing_mm, "simulated", vae, work.hardware)
+    else:
+        start = injected_run(work.out / "injected", vae, work.hardware)
+    return train_corrector(work, name, configuration, start)
 
 
 CLEAN, INJECTION = "clean test slices", "injection into clean test slices"
@@ -360,19 +336,19 @@ LAYOUT = Layout(
 """BrainDiff, Table I."""
 
 
-def tabulate(work: Work[BrainDiffSettings]) -> dict[str, Any]:
+def tabulate(work: Work[BrainDiffSettings]) -> Facts:
     """Measure everything on the test split and write the table."""
     work.progress(0.0, "Measuring")
     sections = [*reconstruction(work), *injections(work)]
     methods = all_methods(work)
     injected = InjectedPairs(work.out / "injected-test")
-    sections.append(measure(INJECTED, injected, methods, work.manifest))
+    sections.append(measure_slices(INJECTED, injected, methods, work.manifest))
     work.progress(0.5, "Measuring")
     if any((work.out / "motion-test").glob("*.json")):
-        sections.append(measure(MOTION, StackPairs(work.out / "motion-test"), methods, work.manifest))
+        sections.append(measure_slices(MOTION, StackPairs(work.out / "motion-test"), methods, work.manifest))
     rows = [row for section in sections for row in section.rows()]
     cohort = describe(work.cohort, work.manifest, work.settings.uses)
-    write_report(work.out, LAYOUT, rows, cohort, notes(work, rows), work.log())
+    write_paper_table(work.out, LAYOUT, rows, cohort, notes(work, rows), work.log())
     work.progress(1.0, "Measuring")
     return {"rows": len(rows), "ssim_fell": [f"{row.section}: {row.method}" for row in rows if row.ssim_fell]}
 
@@ -383,7 +359,7 @@ def notes(work: Work[BrainDiffSettings], rows: list[TableRow]) -> list[str]:
         name: summary(work.out / folder).rejected_share
         for name, folder in (("motion", "injected-test"), ("clean", "injected-test-clean"))
     }
-    found = [
+    lines = [
         "Injected slices: accepted versions only; rejected for drifted anatomy:"
         f" {100 * rejected['motion']:.1f} % of the motion prior's, {100 * rejected['clean']:.1f} % of the control's.",
         f"The changes that the two priors make from the same noise correlate with {shared_change(work):.2f} (mean over"
@@ -394,14 +370,14 @@ def notes(work: Work[BrainDiffSettings], rows: list[TableRow]) -> list[str]:
     ]
     mre = {(row.section, row.method): row.mre for row in rows}
     if mre.get((MOTION, Measured.INPUT), np.inf) <= mre[CLEAN, RECONSTRUCTION]:
-        found.append(
+        lines.append(
             f"The autoencoder alone loses more (MRE {mre[CLEAN, RECONSTRUCTION]:.3f}) than the motion costs"
             f" ({mre[MOTION, Measured.INPUT]:.3f}): a prior of its latents cannot hold such motion. Train it longer"
             " or on smaller pixels, or give scans with more motion."
         )
     if not any(row.section == MOTION for row in rows):
-        found.append("No subject of the test split has a pair of a still and a moved scan: no motion rows.")
-    return found
+        lines.append("No subject of the test split has a pair of a still and a moved scan: no motion rows.")
+    return lines
 
 
 def reconstruction(work: Work[BrainDiffSettings]) -> list[Measured]:
@@ -462,17 +438,23 @@ STAGES: tuple[RecipeStage[BrainDiffSettings], ...] = (
     split_stage(lambda settings: settings.corrector.validation_share > 0),
     RecipeStage("slices", (MANIFEST,), ("slices/slices.json",), slices),
     RecipeStage("vae", ("slices",), ("vae.safetensors",), autoencoder),
-    RecipeStage("ldm", ("vae",), ("ldm.safetensors",), motion_prior),
-    RecipeStage("ldm-clean", ("vae",), ("ldm-clean.safetensors",), clean_prior),
+    RecipeStage("ldm", ("vae",), ("ldm.safetensors",), partial(prior, group="motion", name="ldm"),
+                "Phase 2 on scans with motion"),
+    RecipeStage("ldm-clean", ("vae",), ("ldm-clean.safetensors",), partial(prior, group="clean", name="ldm-clean"),
+                "Phase 2 on clean scans: what its injection changes is the autoencoder's and the sampler's"),
     RecipeStage("injected", ("ldm", "ldm-clean"), ("injected/job.json",), injection),
     RecipeStage(
         "injected-test", ("ldm", "ldm-clean"), ("injected-test/job.json", "injected-test-clean/job.json"),
         injection_for_test,
     ),
     RecipeStage("motion-test", ("slices",), ("motion-test",), motion_test_pairs),
-    RecipeStage("corrector", ("injected",), ("corrector.safetensors",), corrector),
-    RecipeStage("corrector-l1", ("injected",), ("corrector-l1.safetensors",), corrector_without_contrast),
+    RecipeStage("corrector", ("injected",), ("corrector.safetensors",), partial(corrector, name="corrector"),
+                "Phase 4"),
+    RecipeStage("corrector-l1", ("injected",), ("corrector-l1.safetensors",), partial(corrector, name="corrector-l1"),
+                "Phase 4 without the contrastive term"),
     RecipeStage("physics", ("slices",), ("physics",), physics_pairs),
-    RecipeStage("corrector-physics", ("physics", "vae"), ("corrector-physics.safetensors",), physics_corrector),
+    RecipeStage("corrector-physics", ("physics", "vae"), ("corrector-physics.safetensors",),
+                partial(corrector, name="corrector-physics"),
+                "The network, loss and slices of phase 4, the motion simulated"),
     RecipeStage("table", ("injected-test", "motion-test", *CORRECTORS), TABLES, tabulate),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from BrainDiffLogic.data.bids import Scan
+from BrainDiffLogic.data.bids import BidsScan
 from BrainDiffLogic.evaluation.methods import DENOISERS
 from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import read_volume
@@ -32,7 +32,7 @@ from BrainDiffLogic.papers.run import (
     split_stage,
     train_corrector,
 )
-from BrainDiffLogic.papers.table import Measured, SliceMethod, correction, measure, nothing, one_by_one
+from BrainDiffLogic.papers.table import Measured, SliceMethod, correction, measure_slices, nothing, one_by_one
 from BrainDiffLogic.progress import run_all
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.slice_store import StackPairs, has_stack, on_canvas, pair_slices, stack_run, write_stack
@@ -105,7 +105,7 @@ class PairPlan:
         return preset, traces.make(preset, float(size), seed)
 
 
-def simulate(scan: Scan, traces: Traces, numbers: Sequence[int], plan: PairPlan, folder: Path) -> None:
+def simulate_traces(scan: BidsScan, traces: Traces, numbers: Sequence[int], plan: PairPlan, folder: Path) -> None:
     """Write the missing pairs of one still scan, one file a trace; each depends on the scan and the trace alone."""
     missing = [number for number in numbers if not has_stack(folder, _name(scan, number))]
     if not missing:
@@ -146,8 +146,7 @@ def middle_slices(volume: Volume, count: int, gap_mm: float) -> list[int]:
 
 def trace_name(preset: str, trace: Trajectory) -> str:
     """A name for exactly this motion."""
-    poses = np.concatenate([trace.translations, trace.rotations], axis=1).round(6)
-    return f"{preset}-{digest(poses.tobytes())[:10]}"
+    return f"{preset}-{digest(trace.rows.round(6).tobytes())[:10]}"
 
 
 def assert_other_traces(training: StackPairs, test: StackPairs) -> None:
@@ -157,7 +156,7 @@ def assert_other_traces(training: StackPairs, test: StackPairs) -> None:
         raise AssertionError(f"trace {min(both)} is both in training and in test")
 
 
-def _name(scan: Scan, number: int) -> str:
+def _name(scan: BidsScan, number: int) -> str:
     return f"{scan.name}_trace{number:03d}"
 
 
@@ -216,7 +215,7 @@ def simulate_pairs(work: ComparisonWork, traces: Traces) -> dict[str, Any]:
     for splits, folder, numbers in zip((TRAINING, ("test",)), folders, both, strict=True):
         scans = work.cohort.of([subject for split in splits for subject in manifest.splits[split]], "clean")
         assert_split(folder.name, {scan.subject for scan in scans}, manifest, *splits)
-        tasks += [partial(simulate, scan, traces, numbers, plan, folder) for scan in scans]
+        tasks += [partial(simulate_traces, scan, traces, numbers, plan, folder) for scan in scans]
     run_all(tasks, work.jobs, work.progress, "Simulating")
     training, test = (StackPairs(folder) for folder in folders)
     assert_other_traces(training, test)
@@ -242,7 +241,7 @@ def measure_variants(
     methods[DENOISER] = one_by_one(DENOISERS[DENOISER])
     pairs = StackPairs(work.out / traces.test_folder)
     assert_other_traces(StackPairs(work.out / traces.folder), pairs)
-    return measure(traces.title, pairs, methods, work.manifest), pairs, methods
+    return measure_slices(traces.title, pairs, methods, work.manifest), pairs, methods
 
 
 def _holds_out(settings: ComparisonSettings) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic.images.outputs import as_csv, staged_output
+from BrainDiffLogic.models.corrector import CONFIGURATIONS
 from BrainDiffLogic.motion.presets import preset
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored
 from BrainDiffLogic.papers.comparison import (
@@ -23,7 +24,17 @@ from BrainDiffLogic.papers.comparison import (
     measure_variants,
 )
 from BrainDiffLogic.papers.run import check_size, describe
-from BrainDiffLogic.papers.table import PSNR, REST, SSIM, Cell, Layout, Measured, PaperTable, TableRow, write_report
+from BrainDiffLogic.papers.table import (
+    PSNR,
+    REST,
+    SSIM,
+    CellText,
+    Layout,
+    Measured,
+    PaperTable,
+    TableRow,
+    write_paper_table,
+)
 from BrainDiffLogic.pictures import GREY, dark_figure, darken
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.losses import total_variation
@@ -175,10 +186,7 @@ def mcnet_settings(size: str, seed: int = 0) -> ComparisonSettings:
 
 def _compact() -> CorrectorConfiguration:
     """Two halves of equal steps; the same steps, rates and pairs for every variant."""
-    network = {
-        "context": 1, "shuffle": 2, "residual": True, "zero_init": True, "gain": 0.05, "design": "unet",
-        "filters": [24, 48, 96, 192, 256], "norm": "batch",
-    }  # fmt: skip
+    network = {**CONFIGURATIONS["mc-net"]["compact"], "context": 1}
     half = Stage(1000, {}, learning_rate=1e-3, warmup=100, decay=0.5, balance=False)
     return CorrectorConfiguration(
         "mc-net", [half, half], data="pairs", network=network, batch=8, weight_decay=0.0, ema=0.99, epoch_steps=200,
@@ -200,7 +208,7 @@ def _paper() -> CorrectorConfiguration:
     )  # fmt: skip
 
 
-SPREAD: dict[str, Cell] = {
+SPREAD: dict[str, CellText] = {
     "SSIM of slices, mean +- SD": lambda row: f"{row.ssim_slices:.3f} +- {row.ssim_sd:.3f}",
     "the paper's (own data)": lambda row: _published(row),
 }
@@ -217,21 +225,21 @@ LAYOUT = Layout(
 
 def _published(row: TableRow) -> str:
     name = "Corrupted image" if row.method == Measured.INPUT else row.method
-    found = {model: f"{mean:.3f} +- {sd:.3f}" for model, mean, sd in PAPER[row.section]}
-    return found.get(name, "")
+    texts = {model: f"{mean:.3f} +- {sd:.3f}" for model, mean, sd in PAPER[row.section]}
+    return texts.get(name, "")
 
 
 def tabulate(work: ComparisonWork) -> dict[str, Any]:
     """Measure everything on the test pairs; the table, and SSIM against the motion's magnitude (Fig. 5)."""
-    rows, points, found = [], [], []
+    rows, points, shares = [], [], []
     for number, traces in enumerate(SETS):
         work.progress(number / len(SETS), "Measuring")
         measured, pairs, _ = measure_variants(work, traces, TITLES)
         rows += measured.rows()
         points += magnitude_points(traces.name, pairs.facts, measured)
-        found.append(_share_of_tv(traces, pairs))
+        shares.append(_share_of_tv(traces, pairs))
     cohort = describe(work.cohort, work.manifest, work.settings.uses)
-    write_report(work.out, LAYOUT, rows, cohort, [*notes(work.settings), *found], work.log())
+    write_paper_table(work.out, LAYOUT, rows, cohort, [*notes(work.settings), *shares], work.log())
     write_points(points, work.out / POINTS)
     drawn = find_spec("matplotlib") is not None
     if drawn:

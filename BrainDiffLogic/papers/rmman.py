@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device
-from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.models.corrector import Corrector
+from BrainDiffLogic.models.checkpoints import load_checkpoint, read_torch_state
+from BrainDiffLogic.models.corrector import CONFIGURATIONS, Corrector
 from BrainDiffLogic.motion.presets import draw_up_to
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.papers.comparison import (
@@ -30,7 +30,17 @@ from BrainDiffLogic.papers.comparison import (
     stage_name,
 )
 from BrainDiffLogic.papers.run import check_size, describe
-from BrainDiffLogic.papers.table import BATCH, PSNR, REST, Cell, Layout, PaperTable, SliceMethod, TableRow, write_report
+from BrainDiffLogic.papers.table import (
+    BATCH,
+    PSNR,
+    REST,
+    CellText,
+    Layout,
+    PaperTable,
+    SliceMethod,
+    TableRow,
+    write_paper_table,
+)
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.slice_store import SlicePairs
 
@@ -64,12 +74,12 @@ def class_probabilities(images: np.ndarray, classifier: nn.Module, device: torch
 
 def score_of_method(method: SliceMethod, pairs: SlicePairs, classifier: nn.Module, device: torch.device) -> float:
     """The Inception Score of what a method makes of the moved slices."""
-    found = []
+    probabilities = []
     for start in range(0, len(pairs), BATCH):
         numbers = range(start, min(start + BATCH, len(pairs)))
         moved = np.stack([pairs[n]["moved"][0].numpy() for n in numbers])
-        found.append(class_probabilities(method(moved), classifier, device))
-    return inception_score(np.concatenate(found))
+        probabilities.append(class_probabilities(method(moved), classifier, device))
+    return inception_score(np.concatenate(probabilities))
 
 
 def load_classifier(path: Path) -> nn.Module:
@@ -81,16 +91,12 @@ def load_classifier(path: Path) -> nn.Module:
         from torchvision.models import inception_v3
     except ImportError:
         raise InputError("--inception needs torchvision: pip install torchvision, or leave the option out") from None
+    remedy = "give --inception torchvision's inception_v3 weights"
+    network: nn.Module = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        network: nn.Module = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
-        network.load_state_dict(state)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: there is no such file; give --inception torchvision's inception_v3 weights"
-        ) from None
-    except Exception:  # whatever unpickling a foreign or damaged file raises
-        raise InputError(f"{path}: not the weights of inception_v3; give --inception torchvision's file") from None
+        network.load_state_dict(read_torch_state(path, remedy))
+    except RuntimeError:
+        raise InputError(f"{path}: not the weights of inception_v3; {remedy}") from None
     return network.eval()
 
 VARIANTS: dict[str, tuple[str, str, int]] = {
@@ -145,15 +151,9 @@ def rmman_settings(size: str, seed: int = 0, inception: Path | None = None) -> C
     return ComparisonSettings(variants, simulation, inception=str(inception) if inception else None)
 
 
-_COMPACT: dict[str, Any] = {
-    "context": 1, "shuffle": 2, "residual": True, "zero_init": True, "gain": 0.05, "design": "recursive",
-    "channels": [16, 32, 64], "blocks": 1, "act_between": False, "scales": 3, "shared": True,
-}  # fmt: skip
-_PAPER: dict[str, Any] = {
-    # SRN-DeblurNet, the paper's framework, has these channels and one set of weights for three scales; n = m = 3
-    "context": 1, "shuffle": 1, "residual": False, "zero_init": False, "design": "recursive",
-    "channels": [32, 64, 128], "blocks": 3, "act_between": False, "scales": 3, "shared": True,
-}  # fmt: skip
+_PAPER = CONFIGURATIONS["rmman"]["paper"]
+"""SRN-DeblurNet, the paper's framework, has these channels and one set of weights for three scales; n = m = 3."""
+_COMPACT = {**CONFIGURATIONS["rmman"]["compact"], "context": 1, "channels": [16, 32, 64], "act_between": False}
 
 
 def _compact() -> CorrectorConfiguration:
@@ -189,7 +189,7 @@ class SizedRow(TableRow):
     inception_score: float | None = None
 
 
-def _optional(name: str, form: str) -> Cell:
+def _optional(name: str, form: str) -> CellText:
     def text(row: Any) -> str:
         value = getattr(row, name)
         return "" if value is None else f"{value:{form}}"
@@ -198,8 +198,8 @@ def _optional(name: str, form: str) -> Cell:
 
 
 def _published(row: Any) -> str:
-    found = PUBLISHED.get(row.method)
-    return "" if found is None else f"{found[0]:.2f} / {found[1]:.4f}"
+    numbers = PUBLISHED.get(row.method)
+    return "" if numbers is None else f"{numbers[0]:.2f} / {numbers[1]:.4f}"
 
 
 LAYOUT = Layout(
@@ -242,7 +242,7 @@ def tabulate(work: ComparisonWork) -> dict[str, Any]:
             facts["relative_time"] = times[row.method] / times[TITLES[OWN]]
         rows.append(SizedRow(**asdict(row), **facts))
     cohort = describe(work.cohort, work.manifest, work.settings.uses)
-    write_report(work.out, LAYOUT, rows, cohort, notes(work.settings, device), work.log())
+    write_paper_table(work.out, LAYOUT, rows, cohort, notes(work.settings, device), work.log())
     work.progress(1.0, "Measuring")
     return {"rows": len(rows), "milliseconds": times}
 
@@ -250,7 +250,7 @@ def tabulate(work: ComparisonWork) -> dict[str, Any]:
 def notes(settings: ComparisonSettings, device: torch.device) -> list[str]:
     """What a reader of the table must know beside the convention."""
     plan = settings.simulation
-    found = [
+    lines = [
         f"All networks have the same pairs, seed, rate, loss (eq. 3, mean over pixels) and number of steps"
         f" ({settings.variants[OWN].steps}); they differ in block and kernel alone, and so in parameters and time.",
         f"Traces: {plan.training_traces} to train and {plan.test_traces} others to test, mean displacement"
@@ -258,7 +258,7 @@ def notes(settings: ComparisonSettings, device: torch.device) -> list[str]:
         f" {plan.spacing_mm:g} mm. MSSIM is the mean SSIM, as the paper calls it.",
         f"Time: shortest of {ROUNDS} passes of {TIMED_SLICES} slices on {device.type}; relative to kernel 5 with DW.",
     ]
-    return [*found, CAUTION] if settings.inception else found
+    return [*lines, CAUTION] if settings.inception else lines
 
 
 def milliseconds(network: Corrector, canvas: tuple[int, int], device: torch.device) -> float:

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from BrainDiffLogic.data.bids import Scan, find_scans, pairs, without_bad_stills
+from BrainDiffLogic.data.bids import BidsScan, find_scans, pairs, without_bad_stills
 from BrainDiffLogic.data.split import DEFAULT_SHARES, SPLITS, Manifest, assert_disjoint, cohort_manifest, read_manifest
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
-from BrainDiffLogic.images.outputs import write_json
+from BrainDiffLogic.images.outputs import make_folder, write_json
 from BrainDiffLogic.inference import choose_device
 from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
@@ -52,8 +52,8 @@ HINTS = {"clean": "acq-standard or a score of 1", "motion": "acq-headmotionN or 
 class Cohort:
     """The scans that serve, the (still, motion) pairs among them, and what was left out: reason -> names."""
 
-    scans: list[Scan]
-    pairs: list[tuple[Scan, Scan]]
+    scans: list[BidsScan]
+    pairs: list[tuple[BidsScan, BidsScan]]
     excluded: Mapping[str, list[str]]
 
     @property
@@ -66,7 +66,7 @@ class Cohort:
         """A short name for exactly these scans, wherever they lie."""
         return digest([[scan.name, file_digest(scan.path), scan.group] for scan in self.scans])[:SHORT]
 
-    def of(self, subjects: Iterable[str], group: str) -> list[Scan]:
+    def of(self, subjects: Iterable[str], group: str) -> list[BidsScan]:
         """The scans of these subjects in a group, "clean" or "motion"."""
         chosen = set(subjects)
         return [scan for scan in self.scans if scan.subject in chosen and scan.group == group]
@@ -88,7 +88,7 @@ def find_cohort(data: Path, worst_still: int, groups: Sequence[str] = tuple(HINT
     for group in groups:
         if not any(scan.group == group for scan in good):
             raise InputError(f"{data}: there is no {group} scan; mark them by {HINTS[group]} in derivatives/scores.tsv")
-    matched: list[tuple[Scan, Scan]] = []
+    matched: list[tuple[BidsScan, BidsScan]] = []
     if "motion" in groups:
         matched = pairs(good)
         partners = {scan.name for pair in matched for scan in pair}
@@ -231,12 +231,8 @@ class Work(Generic[S]):
             if before["scans"] != self.cohort.digest:
                 raise InputError(f"{self.out}: was begun with other scans than {self.data} holds; give another --out")
             return
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            occupied = any(not path.name.startswith(STAGED) for path in self.out.iterdir())
-        except OSError as error:
-            raise InputError(f"{self.out}: cannot be made a folder ({error.strerror}); choose another") from None
-        if occupied:
+        make_folder(self.out)
+        if any(not path.name.startswith(STAGED) for path in self.out.iterdir()):
             raise InputError(f"{self.out}: holds something else; give an empty folder")
         write_json(file, {"format": FORMAT, "data": str(self.data), "scans": self.cohort.digest, "settings": settings})
 

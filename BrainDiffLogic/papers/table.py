@@ -13,7 +13,7 @@ import torch
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.data.split import Manifest
-from BrainDiffLogic.images.outputs import as_csv, staged_output, write_json
+from BrainDiffLogic.images.outputs import as_csv, as_markdown, staged_output, write_json
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import finite_or_none, ssim_map
 from BrainDiffLogic.metrics.sharpness import tenengrad
@@ -27,13 +27,13 @@ SLICE_CONVENTION = (
     "as scikit-image); MRE = sum|error| / sum|clean|; sharpness = Tenengrad of the image / of the clean slice. Means "
     "over subjects of the means over a subject's slices. Worse: MRE above that of the input"
 )
-METRICS = ("psnr", "ssim", "mre", "sharpness")
+SLICE_METRICS = ("psnr", "ssim", "mre", "sharpness")
 SMALLEST_ERROR = 1e-10
 """Mean squared error below which PSNR is not counted higher: 100 dB, and an identical slice has a number too."""
 
 
 def slice_quality(image: np.ndarray, clean: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """``METRICS`` of one slice (rows, columns) float32 against its clean one, inside ``mask``."""
+    """``SLICE_METRICS`` of one slice (rows, columns) float32 against its clean one, inside ``mask``."""
     error = np.abs(image[mask].astype(np.float64) - clean[mask])
     total = float(np.abs(clean[mask], dtype=np.float64).sum())
     sharp = tenengrad(clean, mask)
@@ -95,7 +95,7 @@ class Measured:
         mask = np.ones(clean.shape, dtype=bool) if self.whole else slice_mask(clean)
         self.subjects.append(subject)
         for method, image in versions.items():
-            lists = self.values.setdefault(method, {name: [] for name in METRICS})
+            lists = self.values.setdefault(method, {name: [] for name in SLICE_METRICS})
             for name, value in slice_quality(image.astype(np.float32), clean, mask).items():
                 lists[name].append(value)
 
@@ -105,7 +105,7 @@ class Measured:
 
     def _row(self, method: str) -> TableRow:
         means = {name: over_subjects(self.subjects, values) for name, values in self.values[method].items()}
-        psnr, ssim, mre, sharpness = (float(np.mean(list(means[name].values()))) for name in METRICS)
+        psnr, ssim, mre, sharpness = (float(np.mean(list(means[name].values()))) for name in SLICE_METRICS)
         slices = np.array(self.values[method]["ssim"])
         row = TableRow(
             self.section, method, psnr, ssim, mre, sharpness, len(set(self.subjects)), len(self.subjects),
@@ -159,7 +159,7 @@ def one_by_one(denoise: SliceMethod) -> SliceMethod:
     return lambda images: np.stack([denoise(image) for image in images])
 
 
-def measure(section: str, pairs: SlicePairs, methods: Mapping[str, SliceMethod], manifest: Manifest) -> Measured:
+def measure_slices(section: str, pairs: SlicePairs, methods: Mapping[str, SliceMethod], manifest: Manifest) -> Measured:
     """Every method on every pair, in their order. Raises AssertionError for a pair outside the test split."""
     assert_split("table", pairs.subjects, manifest, "test")
     measured = Measured(section)
@@ -176,7 +176,7 @@ def measure(section: str, pairs: SlicePairs, methods: Mapping[str, SliceMethod],
 
 FELL = "SSIM fell"
 
-Cell = Callable[[Any], str]
+CellText = Callable[[Any], str]
 """The text of a row in a column."""
 
 
@@ -202,7 +202,7 @@ class PaperTable:
         header = ["", *list(self.formats)[1:]]
         cells = [["" if v is None else f"{v:{f}}" for v, f in zip(line, self.formats.values(), strict=True)]
                  for line in self.lines]  # fmt: skip
-        return [f"## {self.title}", "", *_table(header, cells), "", self.note, ""]
+        return [f"## {self.title}", "", *as_markdown(header, cells), "", self.note, ""]
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Layout:
     """
 
     title: str
-    columns: Mapping[str, Cell]
+    columns: Mapping[str, CellText]
     papers: Sequence[PaperTable]
     convention: str = SLICE_CONVENTION
 
@@ -225,9 +225,9 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-PSNR: dict[str, Cell] = {"PSNR": lambda row: f"{row.psnr:.2f}"}
-SSIM: dict[str, Cell] = {"SSIM": lambda row: f"{row.ssim:.4f}"}
-REST: dict[str, Cell] = {
+PSNR: dict[str, CellText] = {"PSNR": lambda row: f"{row.psnr:.2f}"}
+SSIM: dict[str, CellText] = {"SSIM": lambda row: f"{row.ssim:.4f}"}
+REST: dict[str, CellText] = {
     "MRE": lambda row: f"{row.mre:.4f}",
     "sharpness": lambda row: f"{row.sharpness:.2f}",
     "worse: slices": lambda row: percent(row.worse_slices),
@@ -238,7 +238,7 @@ REST: dict[str, Cell] = {
 """Columns that every table has."""
 
 
-def write_report(
+def write_paper_table(
     out: Path, layout: Layout, rows: Sequence[TableRow], cohort: Sequence[str], notes: Sequence[str],
     log: Sequence[dict[str, Any]],
 ) -> None:  # fmt: skip
@@ -268,15 +268,10 @@ def _markdown(
     for section in dict.fromkeys(row.section for row in rows):
         cells = [[row.method, *(cell(row) for cell in layout.columns.values())] for row in rows
                  if row.section == section]  # fmt: skip
-        lines += [f"## {section[0].upper()}{section[1:]}", "", *_table(["", *layout.columns], cells), ""]
+        lines += [f"## {section[0].upper()}{section[1:]}", "", *as_markdown(["", *layout.columns], cells), ""]
     fallen = [f"- **{FELL}** below its input's: {row.section}, {row.method}" for row in rows if row.ssim_fell]
     lines += [*(fallen or ["No method's SSIM fell below its input's."]), ""]
     for paper in layout.papers:
         lines += paper.markdown()
     lines += ["## Notes", "", *(f"- {note}" for note in (*notes, *cohort)), "", "## Times", ""]
-    return "\n".join([*lines, *_table(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in times.items()]), ""])
-
-
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    cells = [list(header), ["---", *["---:"] * (len(header) - 1)], *lines]
-    return [f"| {' | '.join(line)} |" for line in cells]
+    return "\n".join([*lines, *as_markdown(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in times.items()]), ""])

@@ -27,8 +27,8 @@ from BrainDiffLogic.training.fields import (
     Section,
     Share,
     one_of,
+    range_within,
     weights_of,
-    within,
 )
 
 LOSS_TERMS = ("l1", "tv", "multi_scale_l2", "multi_scale_l1", "gradient_ssim", "frequency", "info_nce")
@@ -119,18 +119,18 @@ class Recipe(Section):
     pe_axes: Annotated[dict[str, Amount], weights_of(("AP", "SI", "LR"))] = field(
         default_factory=lambda: {"AP": 0.5, "SI": 0.4, "LR": 0.1}
     )
-    severity_mm: Annotated[Range, within(0)] = (0.3, 6.0)
+    severity_mm: Annotated[Range, range_within(0)] = (0.3, 6.0)
     still_share: Share = 0.08
-    zoom: Annotated[Range, within(0)] = (0.8, 1.2)
-    gamma: Annotated[Range, within(0)] = (0.75, 1.35)
+    zoom: Annotated[Range, range_within(0)] = (0.8, 1.2)
+    gamma: Annotated[Range, range_within(0)] = (0.75, 1.35)
     bias_field: Amount = 0.3
     noise: Range = (0.0, 0.03)
     phase_share: Share = 0.4
-    blur: Annotated[Range, within(0)] = (0.3, 1.2)
+    blur: Annotated[Range, range_within(0)] = (0.3, 1.2)
     blur_share: Share = 0.4
-    partial_fourier: Annotated[Range, within(0.5, 1)] = (0.6, 0.9)
+    partial_fourier: Annotated[Range, range_within(0.5, 1)] = (0.6, 0.9)
     partial_fourier_share: Share = 0.0
-    aliasing: Annotated[Range, within(0)] = (0.05, 0.5)
+    aliasing: Annotated[Range, range_within(0)] = (0.05, 0.5)
     aliasing_share: Share = 0.0
     max_voxels: Annotated[float, Field(ge=1, strict=True)] = 7.5e6
     quiet: Flag = False
@@ -336,22 +336,22 @@ class Variation(Section):
     mask_threshold      of the smoothed slice: what lies below is air
     """
 
-    mild: Annotated[Range, within(0)] = (0.1, 0.8)
+    mild: Annotated[Range, range_within(0)] = (0.1, 0.8)
     mild_share: Share = 0.25
     mild_limit_mm: Amount = 1.5
-    zoom: Annotated[Range, within(0)] = (0.8, 1.25)
+    zoom: Annotated[Range, range_within(0)] = (0.8, 1.25)
     zoom_share: Share = 0.4
-    gain: Annotated[Range, within(0)] = (0.8, 1.2)
-    gamma: Annotated[Range, within(0)] = (0.75, 1.3)
+    gain: Annotated[Range, range_within(0)] = (0.8, 1.2)
+    gamma: Annotated[Range, range_within(0)] = (0.75, 1.3)
     bias_field: Amount = 0.3
-    blur: Annotated[Range, within(0)] = (0.3, 1.0)
+    blur: Annotated[Range, range_within(0)] = (0.3, 1.0)
     blur_share: Share = 0.3
     noise: Amount = 0.03
-    levels: Annotated[Range, within(0)] = (120.0, 1000.0)
+    levels: Annotated[Range, range_within(0)] = (120.0, 1000.0)
     quantised_share: Share = 0.3
     masked_share: Share = 0.15
     masked_brain_share: Share = 0.6
-    mask_threshold: Annotated[Range, within(0)] = (0.04, 0.12)
+    mask_threshold: Annotated[Range, range_within(0)] = (0.04, 0.12)
 
 
 @dataclass(frozen=True, kw_only=True)

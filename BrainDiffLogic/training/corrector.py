@@ -6,7 +6,7 @@ The pairs are simulated on volumes (``train``), or lie in files (``train_on_pair
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from BrainDiffLogic.models.checkpoints import (
     save_checkpoint,
 )
 from BrainDiffLogic.models.corrector import CONFIGURATIONS, Corrector, build
+from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.motion.trajectory import stratum
+from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import (
     CORRECTING_FIELDS,
@@ -53,13 +55,12 @@ from BrainDiffLogic.training.fit import (
     steps_per_epoch,
     trained_state,
 )
-from BrainDiffLogic.training.generative_checkpoints import load_vae, store_spacing
 from BrainDiffLogic.training.heads import assert_other_motion, find_sources
 from BrainDiffLogic.training.losses import ContrastiveLoss, GradientTerm
 from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, revive, scheduled
 from BrainDiffLogic.training.pairs import caches, make_pairs
-from BrainDiffLogic.training.slice_store import PairRun, SlicePairs
-from BrainDiffLogic.training.slices import CachedSlices, SimulatedSlices, ValidationSlices
+from BrainDiffLogic.training.slice_store import PairRun, SlicePairs, store_spacing
+from BrainDiffLogic.training.slices import CachedSlices, SimulatedSlices, SliceDraw, ValidationSlices
 
 GRADIENTS_EVERY = 100
 """Steps from one log of the terms' gradients to the next; a multiple of the trainer's interval of logging."""
@@ -180,14 +181,14 @@ def learning_rate(stages: list[Stage], step: int) -> float:
 def train(
     configuration: CorrectorConfiguration, data: str | Path, run: str | Path, *, cache: str | Path | None = None,
     hardware: Hardware = ONE_DEVICE, workers: int = 1, jobs: int = 1, initial: str | Path | None = None,
-    report: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Path:  # fmt: skip
     """Train a corrector on pairs simulated on volumes; goes on from ``run``/last.ckpt when that is there.
 
     data     folder of the sources' patterns
     run      folder of checkpoints, the configuration and TensorBoard logs
     cache    folder of simulated pairs (default: ``run``/pairs); other runs of the same recipe may share it
-    workers  processes that load slices; jobs: that simulate pairs, of which ``report`` is told (done, of how many)
+    workers  processes that load slices; jobs: that simulate pairs, whose ``progress`` is told
     initial  checkpoint of the shipped kind (.safetensors) to start from
     Returns ``run``/last.ckpt, which holds the averaged weights. Raises InputError where the configuration, the data or
     the folder do not serve, and AssertionError where a motion is both trained and validated on.
@@ -203,15 +204,15 @@ def train(
     last = _open(c, run, corrector, initial, split=split, pairs_of=[training.digest, validation.digest])
     if last and steps_done(last) >= c.steps:
         return last
-    make_pairs(validation, c.validation_pairs, jobs, report)
+    make_pairs(validation, c.validation_pairs, jobs, progress)
     if c.pairs:
-        make_pairs(training, c.pairs, jobs, report)
+        make_pairs(training, c.pairs, jobs, progress)
         made = (training, c.pairs), (validation, c.validation_pairs)
         assert_other_motion(*([pairs.facts(index)["motion"] for index in range(count)] for pairs, count in made))
 
     def epoch(number: int, count: int) -> Dataset[Sample]:
-        what = count, corrector.context, c.crop, c.seed + c.draw, c.lesions, c.masked, number
-        return CachedSlices(training, c.pairs, *what) if c.pairs else SimulatedSlices(training, *what)
+        draw = SliceDraw(count, corrector.context, c.crop, c.seed + c.draw, c.lesions, c.masked, number)
+        return CachedSlices(training, c.pairs, draw) if c.pairs else SimulatedSlices(training, draw)
 
     held_out = ValidationSlices(validation, c.validation_pairs, corrector.context, c.crop)
     batches = EpochBatches(c, epoch, held_out, c.epoch_steps, c.steps, workers)
@@ -455,7 +456,7 @@ def learning_curve(log: Path) -> dict[str, float]:
     events.Reload()
     if WATCHED not in events.Tags()["scalars"]:
         return {}
-    found = {point.step + 1: float(f"{point.value:.4g}") for point in events.Scalars(WATCHED)}
-    steps = sorted(found)
+    values = {point.step + 1: float(f"{point.value:.4g}") for point in events.Scalars(WATCHED)}
+    steps = sorted(values)
     chosen = sorted({steps[round(place)] for place in np.linspace(0, len(steps) - 1, LONGEST_CURVE)})
-    return {str(step): found[step] for step in chosen}
+    return {str(step): values[step] for step in chosen}

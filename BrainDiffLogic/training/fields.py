@@ -37,7 +37,7 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-def within(above: float, most: float = math.inf) -> AfterValidator:
+def range_within(above: float, most: float = math.inf) -> AfterValidator:
     """For a ``Range`` that may not reach down to ``above``, nor beyond ``most``."""
 
     def check(ends: tuple[float, float]) -> tuple[float, float]:
@@ -93,7 +93,7 @@ class Section:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def shipped_folder() -> Path:
+def configuration_folder() -> Path:
     """Where the shipped configurations are."""
     return resources() / "Training"
 
@@ -103,7 +103,7 @@ def find_configuration(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file() or len(path.parts) > 1:
         return path
-    shipped = shipped_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
+    shipped = configuration_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
     return shipped if shipped.is_file() else path
 
 
@@ -125,7 +125,7 @@ def _read(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        shipped = ", ".join(file.stem for file in sorted(shipped_folder().glob("*.yaml"))) or "none"
+        shipped = ", ".join(file.stem for file in sorted(configuration_folder().glob("*.yaml"))) or "none"
         raise InputError(f"{path}: there is no such configuration file; shipped are {shipped}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give --config a YAML file") from None

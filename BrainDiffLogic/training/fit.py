@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images import staged_output
+from BrainDiffLogic.images.outputs import make_folder, write_json
 from BrainDiffLogic.models.generative import SCHEDULE
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, EpochFitting, Fitting, GenerativeConfiguration
 
@@ -78,13 +78,8 @@ def _prepare(run: Path, content: Mapping[str, Any], free: Collection[str]) -> No
             more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
             what = ", another ".join(changed[:MOST_NAMED]) + more
             raise InputError(f"{run}: holds a run of another {what}; keep to its {CONFIGURATION} or give another --run")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        with staged_output(file) as staged:
-            staged.write_text(json.dumps(now, indent=1) + "\n")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{run}: the run's folder cannot be written ({reason}); give another --run") from None
+    make_folder(run, "give another --run")
+    write_json(file, now)
 
 
 def _changes(before: Any, now: Any, name: str) -> Iterator[str]:
@@ -446,8 +441,8 @@ class EpochLines(Callback):
         """Print the line, once for all processes; validation only in an epoch that had one."""
         parts = [f"{name} {sum(values) / len(values):.4f}" for name, values in self.values.items()]
         if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0:
-            found = {name: value for name, value in trainer.callback_metrics.items() if name in self.shown}
-            parts += [f"{name} {float(value):.4f}" for name, value in found.items() if name.startswith("validation/")]
+            logged = {name: value for name, value in trainer.callback_metrics.items() if name in self.shown}
+            parts += [f"{name} {float(value):.4f}" for name, value in logged.items() if name.startswith("validation/")]
         if trainer.is_global_zero:
             line = f"epoch {trainer.current_epoch + 1} of {self.epochs}: {', '.join(parts)}"
             print(line, file=sys.stderr, flush=True)

@@ -24,12 +24,13 @@ from BrainDiffLogic.data.split import assert_apart, names_subject, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import read_volume, staged_output
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.intensity import head_mask, mask_box, robust_scale
+from BrainDiffLogic.metrics.sharpness import haar_detail
 from BrainDiffLogic.motion.presets import SCAN_SECONDS
 from BrainDiffLogic.motion.traces import TraceSet
 from BrainDiffLogic.motion.trajectory import Trajectory, resampled, with_severity
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
-from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
+from BrainDiffLogic.volume import Volume, affine_from, sagittal_affine, to_sagittal
 
 STRETCH = (0.5, 2.0)
 """How much shorter or longer than a scan the stretch of a trace is that is played during it."""
@@ -80,7 +81,7 @@ def find_sources(configuration: CorrectorConfiguration, data: str | Path) -> tup
             (validation if held_out else training).append(source)
     if missing := held_out_people - {source.subject for source in validation}:
         raise InputError(f"{data}: validation subject {sorted(missing)[0]!r} is not among the sources")
-    assert_disjoint(training, validation)
+    assert_sources_disjoint(training, validation)
     assert_apart(*guessed)
     return training, validation
 
@@ -95,7 +96,7 @@ def find_traces(
     return RecordedTraces(path), RecordedTraces(path, held_out=True)
 
 
-def assert_disjoint(training: list[Source], validation: list[Source]) -> None:
+def assert_sources_disjoint(training: list[Source], validation: list[Source]) -> None:
     """Raise InputError when a subject or a file is both trained on and validated on."""
     both = {s.subject for s in training} & {s.subject for s in validation}
     both |= {os.path.realpath(s.path) for s in training} & {os.path.realpath(s.path) for s in validation}
@@ -149,8 +150,7 @@ def motion_shape(trajectory: Trajectory) -> list[float]:
 
     The same whatever the severity, and nearly so for any number of lines and any pose that is taken as 0.
     """
-    poses = resampled(trajectory, SHAPE_POINTS)
-    rows = np.hstack([poses.translations, poses.rotations])
+    rows = resampled(trajectory, SHAPE_POINTS).rows
     rows = rows - rows.mean(axis=0)
     size = float(np.linalg.norm(rows))
     return (rows / size).ravel().round(5).tolist() if size > 1e-6 else []
@@ -250,23 +250,15 @@ def smooth_field(shape: tuple[int, ...], rng: np.random.Generator, waves: int) -
 
 
 def _cropped(volume: Volume) -> Volume:
-    mask = head_mask(volume.array)
-    box = []
-    for axis, (size, spacing) in enumerate(zip(volume.shape, volume.spacing, strict=True)):
-        rows = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(MARGIN_MM / spacing)
-        box.append(slice(max(0, rows[0] - margin), min(size, rows[-1] + 1 + margin)))
-    return Volume(volume.array[tuple(box)], np.diag([*volume.spacing, 1.0]), source=volume.source)
+    box = mask_box(head_mask(volume.array), MARGIN_MM / volume.spacing)
+    return Volume(volume.array[box], np.diag([*volume.spacing, 1.0]), source=volume.source)
 
 
 def paint_file(path: str, rng: np.random.Generator, grainy: bool = True) -> Volume:
     """A head painted from a label map in a file."""
     labels = read_volume(path)
-    box = tuple(
-        slice(max(0, s.start - 8), s.stop + 8) for s in ndimage.find_objects((labels.array > 0).astype(np.uint8))[0]
-    )
-    affine = labels.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    box = mask_box(labels.array > 0, 8)
+    affine = affine_from(labels.affine, [side.start for side in box])
     return Volume(paint(np.rint(labels.array[box]).astype(np.int32), rng, grainy), affine, source=path)
 
 
@@ -313,11 +305,7 @@ def noise_deviation(array: np.ndarray, inside: np.ndarray) -> float:
     Inside a head Rician noise is Gaussian; in air it is not, and masked air has none: skimage's ``estimate_sigma``,
     which takes the whole image, would find too little.
     """
-    trimmed = tuple(slice(size // 2 * 2) for size in array.shape)
-    detail, smooth = array[trimmed].astype(np.float32), ndimage.gaussian_filter(array.astype(np.float32), 1.5)
-    for axis in range(3):
-        even, odd = (np.moveaxis(detail, axis, 0)[start::2] for start in (0, 1))
-        detail = np.moveaxis((even - odd) / np.float32(np.sqrt(2)), 0, axis)
+    detail, smooth = haar_detail(array, range(3)), ndimage.gaussian_filter(array.astype(np.float32), 1.5)
     every_second = tuple(slice(0, size // 2 * 2, 2) for size in array.shape)
     slope = np.sqrt(sum(step**2 for step in np.gradient(smooth)))[every_second]
     head = ndimage.binary_erosion(inside, iterations=2)[every_second]

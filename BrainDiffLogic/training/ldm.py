@@ -18,14 +18,14 @@ from torch.nn import functional
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import staged_output
-from BrainDiffLogic.models.checkpoints import Card
+from BrainDiffLogic.models.checkpoints import Card, read_torch_state
 from BrainDiffLogic.models.generative import (
     DIFFUSION_MODELS,
     SCHEDULE,
     build_diffusion,
     build_schedule,
     load_old_state,
-    read_old_state,
+    load_vae,
     translate_arguments,
 )
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
@@ -44,10 +44,9 @@ from BrainDiffLogic.training.fit import (
     steps_per_epoch,
     trained_state,
 )
-from BrainDiffLogic.training.generative_checkpoints import check_slices, generative_card, load_vae, save_generative
 from BrainDiffLogic.training.optimisers import rate_share, scheduled
-from BrainDiffLogic.training.slice_store import SliceStore
-from BrainDiffLogic.training.vae import ORIGIN, describe, encode_into, latent_shape
+from BrainDiffLogic.training.slice_store import SliceStore, check_slices, save_generative
+from BrainDiffLogic.training.vae import OLD_WEIGHTS, ORIGIN, encode_into, latent_shape, slice_facts
 
 LATENTS, FACTS = "latents.npy", "latents.json"
 SHOWN_LEVELS = (100, 300, 500)
@@ -112,8 +111,8 @@ class DiffusionTraining(L.LightningModule):
             timestep = torch.full((len(latents),), level, device=self.device)
             kept = self.schedule.alphas_cumprod[level].to(self.device)
             noisy = self.schedule.add_noise(latents, noise, timestep)
-            found = self.network(noisy, timestep).float()
-            rows.append(vae.decode((noisy - (1 - kept).sqrt() * found) / kept.sqrt() / self.scale))
+            predicted = self.network(noisy, timestep).float()
+            rows.append(vae.decode((noisy - (1 - kept).sqrt() * predicted) / kept.sqrt() / self.scale))
         log_grid(self, f"slice, denoised from t {', '.join(map(str, SHOWN_LEVELS))}", rows)
 
     def configure_optimizers(self) -> Any:
@@ -205,14 +204,16 @@ def export_ldm(plan: LdmConfiguration, checkpoint: Path, path: Path, data: str |
     network.load_state_dict(trained_state(checkpoint))
     facts = {
         **{name: value for name, value in asdict(plan).items() if name != "network"},
-        "optimiser": "Adam", "epochs_done": epochs_done(checkpoint), **describe(store, training, validation),
+        "optimiser": "Adam", "epochs_done": epochs_done(checkpoint), **slice_facts(store, training, validation),
     }  # fmt: skip
-    more = {
-        "schedule": {**SCHEDULE, "prediction": "noise", "clip_sample": False},
-        "vae": {"name": vae_card["name"], "sha256": vae_card["sha256"]},
-        "latent": {"shape": list(latent_shape(autoencoder, store.canvas)), "posterior_sd": latents.posterior_sd},
-    }
-    return save_generative(network, generative_card("ldm", arguments, latents.scale, store, facts, **more), path)
+    latent = {"shape": list(latent_shape(autoencoder, store.canvas)), "posterior_sd": latents.posterior_sd}
+    return save_generative(network, "ldm", path, arguments, latents.scale, store, facts, **_entries(vae_card, latent))
+
+
+def _entries(vae_card: Card, latent: dict[str, Any]) -> dict[str, Any]:
+    """What the card of a diffusion model says beside what every card does."""
+    schedule = {**SCHEDULE, "prediction": "noise", "clip_sample": False}
+    return {"schedule": schedule, "vae": {name: vae_card[name] for name in ("name", "sha256")}, "latent": latent}
 
 
 @dataclass(frozen=True)
@@ -286,15 +287,11 @@ def convert_ldm(
     """
     arguments = translate_arguments(chosen_arguments(plan.network, DIFFUSION_MODELS))
     network = build_diffusion(arguments).eval()
-    load_old_state(network, read_old_state(old))
+    load_old_state(network, read_torch_state(old, OLD_WEIGHTS))
     store, (autoencoder, vae_card) = SliceStore(data), load_vae(vae)
     shape = latent_shape(autoencoder, store.canvas)
     check_latents(shape, arguments)
-    more: dict[str, Any] = {
-        "schedule": {**SCHEDULE, "prediction": "noise", "clip_sample": False},
-        "vae": {"name": vae_card["name"], "sha256": vae_card["sha256"]}, "latent": {"shape": list(shape)},
-    }  # fmt: skip
     facts = {"origin": ORIGIN, "group": plan.group}
-    return save_generative(
-        network, generative_card("ldm", arguments, scale or float(vae_card["scale"]), store, facts, **more), path
-    )
+    scale = scale or float(vae_card["scale"])
+    more = _entries(vae_card, {"shape": list(shape)})
+    return save_generative(network, "ldm", path, arguments, scale, store, facts, **more)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.models.attention_unet import ResidualAttentionUnet
-from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.models.checkpoints import load_checkpoint, read_torch_state
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.models.mc_net import McNet
 from BrainDiffLogic.models.rmman import image_pyramid
@@ -212,7 +212,7 @@ def vgg16_layers(path: str | Path) -> tuple[nn.ModuleList, str]:
 
     path  state dict of torchvision's vgg16 (names features.0.weight ...), written by torch.save
     """
-    state = _read_weights(path, "vgg", "torchvision's vgg16 weights (vgg16-397923af.pth)")
+    state = read_torch_state(path, "give as option vgg torchvision's vgg16 weights (vgg16-397923af.pth)")
     layers, position = nn.ModuleList(), 0
     for block, (channels, width, count) in enumerate(BLOCKS):
         parts: list[nn.Module] = [nn.MaxPool2d(2)] if block else []
@@ -228,7 +228,7 @@ def vgg16_layers(path: str | Path) -> tuple[nn.ModuleList, str]:
 
 def lpips_heads(path: str | Path) -> tuple[list[Tensor], str]:
     """The weights (C,) of each layer's channels in LPIPS, and the sha256 of the file (weights/v0.1/vgg.pth)."""
-    state = _read_weights(path, "heads", "the linear heads of LPIPS (lpips/weights/v0.1/vgg.pth)")
+    state = read_torch_state(path, "give as option heads those of LPIPS (lpips/weights/v0.1/vgg.pth)")
     heads = []
     for level, (_, width, _) in enumerate(BLOCKS):
         name = f"lin{level}.model.1.weight"
@@ -236,20 +236,6 @@ def lpips_heads(path: str | Path) -> tuple[list[Tensor], str]:
             raise InputError(f"{path}: no heads of LPIPS for VGG16 ({name} is missing or of another size)")
         heads.append(state[name].float().flatten())
     return heads, file_digest(path)
-
-
-def _read_weights(path: str | Path, option: str, what: str) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: there is no such file; perceptual lpips: give as option {option} a file of {what}"
-        ) from None
-    except Exception:  # whatever unpickling a foreign or damaged file raises
-        raise InputError(f"{path}: not a torch file of weights; give as option {option} {what}") from None
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: not a state dict; give as option {option} {what}")
-    return state
 
 
 def _fill(convolution: nn.Conv2d, state: dict[str, Tensor], name: str, path: str | Path) -> None:
@@ -300,16 +286,16 @@ def l1(prediction: Tensor, clean: Tensor, weights: Tensor) -> Tensor:
     return (weights * (prediction - clean).abs()).mean()
 
 
-def total_variation(error: Tensor, exponent: float = TV_EXPONENT, eps: float = 1e-8) -> Tensor:
-    """mean((dx^2 + dy^2)^exponent), MC-Net eq. 2, of the residual error = prediction - clean (N, 1, H, W).
+def total_variation(error: Tensor) -> Tensor:
+    """mean((dx^2 + dy^2)^1.25), MC-Net eq. 2, of the residual error = prediction - clean (N, 1, H, W).
 
     The residual reading of the abstract is the only one with its minimum at the truth: the TV of the
     prediction itself punishes the clean image. The mean, not the sum, so that alpha = beta = 1 does not
-    depend on the image size. eps keeps the gradient finite for exponents below 1.
+    depend on the image size.
     """
     rows = error[..., 1:, :-1] - error[..., :-1, :-1]
     columns = error[..., :-1, 1:] - error[..., :-1, :-1]
-    return ((rows**2 + columns**2 + eps) ** exponent).mean()
+    return ((rows**2 + columns**2 + 1e-8) ** TV_EXPONENT).mean()
 
 
 def multi_scale_l2(predictions: list[Tensor], clean: Tensor, weights: Tensor) -> Tensor:
@@ -338,8 +324,8 @@ def frequency_l1(prediction: Tensor, clean: Tensor) -> Tensor:
         return (error.real**2 + error.imag**2 + 1e-12).sqrt().mean()
 
 
-def contrast(prediction: Tensor, clean: Tensor, moved: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """softplus((s_neg - s_pos) / temperature), mean over the batch: InfoNCE, one negative, the moved slice.
+def contrast(prediction: Tensor, clean: Tensor, moved: Tensor) -> Tensor:
+    """softplus((s_neg - s_pos) / TEMPERATURE), mean over the batch: InfoNCE, one negative, the moved slice.
 
     (van den Oord et al. 2018, eq. 4: -log of the softmax share of the positive.)
 
@@ -349,7 +335,7 @@ def contrast(prediction: Tensor, clean: Tensor, moved: Tensor, temperature: floa
     """
     anchor, positive, negative = (latent.flatten(1).float() for latent in (prediction, clean, moved))
     near, far = (F.cosine_similarity(anchor, other, dim=1) for other in (positive, negative))
-    return F.softplus((far - near) / temperature).mean()
+    return F.softplus((far - near) / TEMPERATURE).mean()
 
 
 class ContrastiveLoss:
@@ -364,9 +350,8 @@ class ContrastiveLoss:
         loss = l1(prediction, clean) + 0.1 * ContrastiveLoss(vae)(prediction, clean, moved)
     """
 
-    def __init__(self, autoencoder: AutoencoderKL, temperature: float = TEMPERATURE) -> None:
+    def __init__(self, autoencoder: AutoencoderKL) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.temperature = temperature
 
     def __call__(self, prediction: Tensor, clean: Tensor, moved: Tensor) -> Tensor:
         """The mean loss of a batch; the clean and the moved slices get no gradient."""
@@ -374,7 +359,7 @@ class ContrastiveLoss:
         anchor = self._latents(prediction)
         with torch.no_grad():
             positive, negative = self._latents(clean), self._latents(moved)
-        return contrast(anchor, positive, negative, self.temperature)
+        return contrast(anchor, positive, negative)
 
     def _latents(self, images: Tensor) -> Tensor:
         mean, _ = self.autoencoder.encode(images)

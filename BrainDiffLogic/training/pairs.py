@@ -7,7 +7,6 @@ cache that was interrupted goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,7 +24,7 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import LARGEST_TURN
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.motion.simulation import smooth_phase
-from BrainDiffLogic.progress import run_all
+from BrainDiffLogic.progress import Progress, run_all, silent
 from BrainDiffLogic.training.configuration import RECORDED, CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.heads import (
     RecordedTraces,
@@ -239,15 +238,8 @@ def caches(configuration: CorrectorConfiguration, data: str | Path, folder: str 
     return trained, held_out
 
 
-def make_pairs(cache: PairCache, pairs: int, jobs: int, report: Callable[[int, int], None] | None = None) -> None:
-    """Simulate the pairs 0 to ``pairs`` - 1 that are missing, in ``jobs`` processes."""
+def make_pairs(cache: PairCache, pairs: int, jobs: int, progress: Progress = silent) -> None:
+    """Simulate those of the first ``pairs`` pairs that are missing, in ``jobs`` processes."""
     missing = sorted(set(range(pairs)) - set(cache.ready(pairs)))
-    if not missing:
-        return
-    there = pairs - len(missing)
-
-    def progress(share: float, _: str) -> None:
-        if report:
-            report(there + round(share * len(missing)), pairs)
-
-    run_all([partial(cache.make, index) for index in missing], jobs, progress, "Simulating pairs")
+    if missing:
+        run_all([partial(cache.make, index) for index in missing], jobs, progress, "Simulating pairs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
 from BrainDiffLogic.models.severity import FAMILY, SeverityNetwork, build_severity
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
+from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.severity import aggregate, look
 from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration
 from BrainDiffLogic.training.corrector import EXTENT_MM, SPACING_MM
@@ -134,7 +135,7 @@ class SeverityTraining(L.LightningModule):
 def train_severity(
     plan: SeverityConfiguration, data: str | Path, run: str | Path, hardware: Hardware = ONE_DEVICE, *,
     cache: str | Path | None = None, pairs: int | None = None, jobs: int = 1,
-    report: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Path:  # fmt: skip
     """Train the severity network; goes on from ``run``/last.ckpt when that is there.
 
@@ -155,7 +156,7 @@ def train_severity(
     last = open_epochs(run, network, plan, phase="severity", network=plan.network, cache=simulated.digest, pairs=count)
     if last and epochs_done(last) >= plan.epochs:
         return last
-    make_pairs(simulated, count, jobs, report)
+    make_pairs(simulated, count, jobs, progress)
     training, held_out = (PairSlices(simulated, part) for part in split_pairs(plan, simulated, count))
 
     def epoch(number: int, samples: int) -> SeverityPairs:

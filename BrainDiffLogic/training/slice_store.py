@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from BrainDiffLogic.data.bids import Scan
+from BrainDiffLogic.data.bids import BidsScan
 from BrainDiffLogic.data.split import SPLITS, Manifest, assert_disjoint, hold_out
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import read_volume, staged_output
 from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
+from BrainDiffLogic.models.generative import FAMILIES
 from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
@@ -40,8 +42,8 @@ FWHM = 2.3548
 """Full width at half maximum of a Gaussian, in standard deviations."""
 LARGEST = 60000.0
 """Bound on what float16 holds; in network units no scan comes near it."""
-
-Item = dict[str, Any]
+NATIVE_SPACING_MM = (0.1, 10.0)
+"""Range on the card where the slices kept each scan's own spacing."""
 
 
 class SliceStore:
@@ -64,7 +66,7 @@ class SliceStore:
         remedy = "delete the folder and build the store again"
         try:
             facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
-            self.items: list[Item] = facts["items"]
+            self.items: list[dict[str, Any]] = facts["items"]
             self.canvas = (int(facts["canvas"][0]), int(facts["canvas"][1]))
             self.spacing_mm: float | None = facts["spacing_mm"]
             self.digest, version = str(facts["digest"]), facts["format"]
@@ -80,12 +82,10 @@ class SliceStore:
     def __len__(self) -> int:
         return len(self.items)
 
-    def select(self, split: str | None = None, group: str | None = None, level: str | None = None) -> np.ndarray:
-        """(M,) indices into ``array`` of the items of this split, group and level (None: of any)."""
-        wanted = {"split": split, "group": group, "level": level}
-        named = {key: value for key, value in wanted.items() if value is not None}
-        hits = [n for n, item in enumerate(self.items) if all(item[key] == value for key, value in named.items())]
-        return np.array(hits, dtype=np.int64)
+    def select(self, split: str | None = None, group: str | None = None) -> np.ndarray:
+        """(M,) indices into ``array`` of the items of this split and group (None: of any)."""
+        kept = (split in (None, item["split"]) and group in (None, item["group"]) for item in self.items)
+        return np.flatnonzero(list(kept))
 
     def hold_out(self, indices: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         """(training, validation) of the indices, by subject, see ``data.split.hold_out``."""
@@ -97,8 +97,50 @@ class SliceStore:
         return sorted({item["subject"] for item in self.items if item["split"] == split})
 
 
+LIMITS = (
+    "Makes training data, not diagnoses: what it decodes looks like anatomy and is not the patient's."
+    " For research only."
+)
+
+
+def save_generative(
+    network: nn.Module, family: str, path: Path, arguments: Mapping[str, Any], scale: float, store: SliceStore,
+    training: Mapping[str, Any], **more: Any,
+) -> Card:  # fmt: skip
+    """Write the weights of a "vae" or "ldm" trained on the slices of ``store``, and its card; returns the card.
+
+    scale  factor that gives latents unit variance: z = scale * posterior mean
+    more   further entries of the card
+    """
+    given = {"spacing_mm": store_spacing(store.spacing_mm), "canvas": list(store.canvas)}
+    card = new_card(family, FAMILIES[family], arguments, given, training, LIMITS, scale=scale, **more)
+    state = {name: value.detach().float().cpu().contiguous() for name, value in network.state_dict().items()}
+    return save_checkpoint(state, card, path)
+
+
+def store_spacing(spacing_mm: float | None) -> list[float]:
+    """A card's range for slices with pixels of this size; None: of each scan's own."""
+    return [spacing_mm] * 2 if spacing_mm else list(NATIVE_SPACING_MM)
+
+
+def check_slices(card: Card, store: SliceStore) -> None:
+    """Raise InputError where the pixels of ``store`` have another size than those that a network was trained on."""
+    own = store_spacing(store.spacing_mm)
+    trained = card.get("input", {}).get("spacing_mm", own)
+    if not np.allclose(own, trained, rtol=SAME_SPACING):
+        raise InputError(
+            f"{store.folder}: slices with pixels of {_pixels(own)}, but {card['name']} was trained on"
+            f" {_pixels(trained)}; build the store with that spacing or train the network on this one"
+        )
+
+
+def _pixels(spacing: list[float]) -> str:
+    low, high = spacing
+    return f"{low:g} mm" if low == high else f"each scan's own size ({low:g} to {high:g} mm)"
+
+
 def build_store(
-    scans: Iterable[Scan],
+    scans: Iterable[BidsScan],
     manifest: Manifest,
     folder: str | Path,
     canvas: Sequence[int],
@@ -108,7 +150,7 @@ def build_store(
 ) -> SliceStore:
     """Write every head-occupied sagittal slice of the scans to ``folder``, or open the store that is there.
 
-    scans       clean and motion scans (``Scan.group``; those of neither are left out) of subjects in ``manifest``
+    scans       clean and motion scans (``BidsScan.group``; those of neither are left out) of subjects in ``manifest``
     canvas      rows and columns, multiples of 16: the middle of each slice is cut out, zeros are put around
     spacing_mm  of the pixels, along rows and columns alike, whatever the scan's; None leaves each scan's own. Not
                 the paper's resizing to 192 x 256, which squeezes one axis by a quarter
@@ -142,7 +184,7 @@ def build_store(
     return SliceStore(folder)
 
 
-def _write(scans: list[Scan], splits: dict[str, str], facts: dict[str, Any], path: Path, report: Progress) -> None:
+def _write(scans: list[BidsScan], splits: dict[str, str], facts: dict[str, Any], path: Path, report: Progress) -> None:
     """Append the slices of one scan after the other; the number of slices goes into the header at the end."""
     rows, columns = facts["canvas"]
     with open(path, "wb") as file:
@@ -166,7 +208,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _item(scan: Scan, split: str, index: int) -> Item:
+def _item(scan: BidsScan, split: str, index: int) -> dict[str, Any]:
     return {
         "subject": scan.subject, "session": scan.session, "scan": scan.path.name, "group": scan.group,
         "level": scan.level, "slice": index, "score": scan.score, "split": split,
@@ -186,10 +228,15 @@ def sagittal_slices(
     stack, mask = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
     area = np.count_nonzero(mask, axis=(1, 2))
     kept = np.flatnonzero((area > OCCUPIED_SHARE * area.max()) & (np.arange(len(area)) % step == 0))
-    native = np.linalg.norm(sagittal_affine(volume)[:3, 1:3], axis=0)
-    zoom = np.ones(2) if spacing_mm is None else spacing_mm / native
+    zoom = _zoom(volume, spacing_mm)
     slices = np.stack([on_canvas(scale.forward(stack[k]), canvas, zoom) for k in kept])
     return kept, np.clip(slices, -LARGEST, LARGEST).astype("<f2"), _cut_off(mask, np.array(canvas) * zoom)
+
+
+def _zoom(volume: Volume, spacing_mm: float | None) -> np.ndarray:
+    """(2,) pixels of a sagittal slice in one of ``spacing_mm``, along rows and columns; 1 for None."""
+    native = np.linalg.norm(sagittal_affine(volume)[:3, 1:3], axis=0)
+    return np.ones(2) if spacing_mm is None else spacing_mm / native
 
 
 def on_canvas(image: np.ndarray, canvas: tuple[int, ...], zoom: np.ndarray) -> np.ndarray:
@@ -231,7 +278,7 @@ def _check(canvas: Sequence[int], spacing_mm: float | None, step: int) -> None:
 
 
 def _digest(
-    scans: list[Scan], splits: dict[str, str], canvas: Sequence[int], spacing_mm: float | None, step: int
+    scans: list[BidsScan], splits: dict[str, str], canvas: Sequence[int], spacing_mm: float | None, step: int
 ) -> str:
     """A short name for what a store is made from; files are known by name and content, wherever they lie."""
     files = [
@@ -267,8 +314,8 @@ class SlicePairs(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         path, moved, clean = self.places[index]
         images = np.load(path, mmap_mode="r")
-        found = {"moved": images[moved], "clean": images[clean]}
-        return {name: torch.from_numpy(image[None].astype(np.float32)) for name, image in found.items()}
+        pair = {"moved": images[moved], "clean": images[clean]}
+        return {name: torch.from_numpy(image[None].astype(np.float32)) for name, image in pair.items()}
 
 
 STACK_FORMAT = 1
@@ -289,10 +336,7 @@ def pair_slices(
     if moved.shape != reference.shape or not np.allclose(moved.affine, reference.affine, atol=SAME_PLACE_MM):
         raise InputError(f"{reference.name}: not on the grid of {moved.name}; align the two first")
     scale = robust_scale(moved.array)
-    native = np.linalg.norm(sagittal_affine(moved)[:3, 1:3], axis=0)
-    zoom = np.ones(2) if spacing_mm is None else spacing_mm / native
-    if np.allclose(zoom, 1, rtol=SAME_SPACING):
-        zoom = np.ones(2)
+    zoom = _zoom(moved, spacing_mm)
     pair = [
         np.stack([on_canvas(scale.forward(stack[k]), canvas, zoom) for k in slices])
         for stack in (to_sagittal(moved), to_sagittal(reference))

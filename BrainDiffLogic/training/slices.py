@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,51 +111,59 @@ def cut_window(images: np.ndarray, size: Sequence[int], rng: np.random.Generator
     return out
 
 
-class CachedSlices(Dataset[Sample]):
-    """Random slices of cached pairs; what sample i of an epoch is depends on (seed, epoch, i) alone."""
+@dataclass(frozen=True)
+class SliceDraw:
+    """How random slices are drawn: ``samples`` an epoch, what each is depends on (seed, epoch) and its place alone.
 
-    def __init__(
-        self, cache: PairCache, pairs: int, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0,
-        masked: float = 0.0, epoch: int = 0,
-    ) -> None:  # fmt: skip
-        self.cache, self.pairs, self.lesions, self.masked = cache, cache.ready(pairs), lesions, masked
-        self.samples, self.context, self.crop, self.seed, self.epoch = samples, context, crop, seed, epoch
+    The others are those of ``take_slice``.
+    """
 
-    def __len__(self) -> int:
-        return self.samples
+    samples: int
+    context: int
+    crop: int
+    seed: int
+    lesions: float = 0.0
+    masked: float = 0.0
+    epoch: int = 0
 
-    def __getitem__(self, item: int) -> Sample:
-        rng = np.random.default_rng([self.seed, self.epoch, item])
-        stacks = self.cache.stacks(self.pairs[rng.integers(len(self.pairs))])
+    def take(self, stacks: np.ndarray, rng: np.random.Generator) -> Sample:
+        """A random slice of a pair."""
         index = int(rng.integers(stacks.shape[1]))
         return take_slice(stacks, index, self.context, self.crop, rng, self.lesions, self.masked)
+
+
+class CachedSlices(Dataset[Sample]):
+    """Random slices of cached pairs."""
+
+    def __init__(self, cache: PairCache, pairs: int, draw: SliceDraw) -> None:
+        self.cache, self.pairs, self.draw = cache, cache.ready(pairs), draw
+
+    def __len__(self) -> int:
+        return self.draw.samples
+
+    def __getitem__(self, item: int) -> Sample:
+        rng = np.random.default_rng([self.draw.seed, self.draw.epoch, item])
+        return self.draw.take(self.cache.stacks(self.pairs[rng.integers(len(self.pairs))]), rng)
 
 
 class SimulatedSlices(IterableDataset[Sample]):
     """Slices of pairs simulated on the fly: each worker simulates a pair, gives some slices and goes on.
 
-    The slices of an epoch depend on (seed, epoch) alone, their order also on the number of workers; no epoch
-    repeats a pair of another.
+    Their order also depends on the number of workers; no epoch repeats a pair of another.
     """
 
-    def __init__(
-        self, cache: PairCache, samples: int, context: int, crop: int, seed: int, lesions: float = 0.0,
-        masked: float = 0.0, epoch: int = 0,
-    ) -> None:  # fmt: skip
-        self.cache, self.samples, self.context, self.crop = cache, samples, context, crop
-        self.seed, self.epoch, self.lesions, self.masked = seed, epoch, lesions, masked
+    def __init__(self, cache: PairCache, draw: SliceDraw) -> None:
+        self.cache, self.draw = cache, draw
 
     def __iter__(self) -> Iterator[Sample]:
-        info = get_worker_info()
+        info, draw = get_worker_info(), self.draw
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        pairs = -(-self.samples // SLICES_PER_PAIR)
+        pairs = -(-draw.samples // SLICES_PER_PAIR)
         for pair in range(worker, pairs, workers):
-            index = self.epoch * pairs + pair
-            rng = np.random.default_rng([self.seed, self.epoch, pair])
-            stacks, _ = self.cache.simulate(index)
-            for _ in range(min(SLICES_PER_PAIR, self.samples - pair * SLICES_PER_PAIR)):
-                centre = int(rng.integers(stacks.shape[1]))
-                yield take_slice(stacks, centre, self.context, self.crop, rng, self.lesions, self.masked)
+            rng = np.random.default_rng([draw.seed, draw.epoch, pair])
+            stacks, _ = self.cache.simulate(draw.epoch * pairs + pair)
+            for _ in range(min(SLICES_PER_PAIR, draw.samples - pair * SLICES_PER_PAIR)):
+                yield draw.take(stacks, rng)
 
 
 class ValidationSlices(Dataset[Sample]):

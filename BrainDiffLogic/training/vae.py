@@ -19,14 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.checkpoints import Card
+from BrainDiffLogic.models.checkpoints import Card, read_torch_state
 from BrainDiffLogic.models.generative import (
     AUTOENCODERS,
     build_autoencoder,
     build_discriminator,
     downsampling,
     load_old_state,
-    read_old_state,
     start_narrow,
     translate_arguments,
 )
@@ -46,13 +45,13 @@ from BrainDiffLogic.training.fit import (
     steps_per_epoch,
     trained_state,
 )
-from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
 from BrainDiffLogic.training.losses import PerceptualTerm, build_perceptual
 from BrainDiffLogic.training.optimisers import rate_share
-from BrainDiffLogic.training.slice_store import SliceStore
+from BrainDiffLogic.training.slice_store import SliceStore, save_generative
 
 SCALE_SLICES = 512
 """So many training slices, evenly spread, tell the standard deviation of the latents to better than 1 %."""
+OLD_WEIGHTS = "save network.state_dict() of monai-generative with torch.save, and give that file"
 ORIGIN = "trained elsewhere with monai-generative; subjects unknown"
 ENCODING_BATCH = 8
 
@@ -234,14 +233,14 @@ def export_vae(plan: VaeConfiguration, checkpoint: Path, path: Path, data: str |
     facts = {
         **{name: value for name, value in asdict(plan).items() if name not in ("network", "perceptual_options")},
         "perceptual": perceptual.facts if perceptual else {"term": "none"},
-        "optimiser": "Adam", "epochs_done": epochs_done(checkpoint), **describe(store, training, validation),
+        "optimiser": "Adam", "epochs_done": epochs_done(checkpoint), **slice_facts(store, training, validation),
         "validation": validation_quality(network, store, evenly(validation, VALIDATION_SLICES)),
     }  # fmt: skip
     scale = measured_scale(network, store, evenly(training, SCALE_SLICES))
-    return save_generative(network, generative_card("vae", arguments, scale, store, facts), path)
+    return save_generative(network, "vae", path, arguments, scale, store, facts)
 
 
-def describe(store: SliceStore, training: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+def slice_facts(store: SliceStore, training: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
     """What a card says about the slices of a run."""
     return {
         "slices": dict(Counter(store.items[n]["group"] for n in training)),
@@ -305,9 +304,9 @@ def convert_vae(
     """
     arguments = translate_arguments(chosen_arguments(plan.network, AUTOENCODERS))
     network = build_autoencoder(arguments).eval()
-    load_old_state(network, read_old_state(old))
+    load_old_state(network, read_torch_state(old, OLD_WEIGHTS))
     store = SliceStore(data)
     slices = store.select(split="prior")
     facts = {"origin": ORIGIN, "validation": validation_quality(network, store, evenly(slices, VALIDATION_SLICES))}
     scale = scale or measured_scale(network, store, evenly(slices, SCALE_SLICES))
-    return save_generative(network, generative_card("vae", arguments, scale, store, facts), path)
+    return save_generative(network, "vae", path, arguments, scale, store, facts)

@@ -108,7 +108,7 @@ def _done(order: Order, progress: Progress) -> Result:
 
 def _corrected(volume: Volume, order: Order, progress: Progress) -> Finding:
     from BrainDiffLogic.correction import correct
-    from BrainDiffLogic.images.sidecar import phase_encoding_beside
+    from BrainDiffLogic.images.nifti import phase_encoding_beside
 
     assert order.model is not None
     axis = phase_encoding_beside(order.path)

@@ -19,13 +19,13 @@ import numpy as np
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import find_items
 from BrainDiffLogic.cohort.run import local_crew, run_batch
-from BrainDiffLogic.cohort.work import DONE, FAILED, Outcome, Settings, work_on
+from BrainDiffLogic.cohort.work import DONE, FAILED, BatchSettings, Outcome, work_on
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.volume import Volume
 
 RECKONED_SIDE, COHORT, NODES = 256, 10_000, 50
 NOOPS = 200
-FORCED = Settings(force=True)
+FORCED = BatchSettings(force=True)
 
 
 def save_balls(folder: Path, scans: int, side: int) -> Path:

@@ -144,7 +144,7 @@ def reconstructed(
 def moved_kspace(
     image: Tensor, spacing: np.ndarray, turns: Tensor, shifts: Tensor, axis: int, lever: np.ndarray
 ) -> Tensor:
-    """(I, J, K) complex64, as ``motion.kspace.moved_kspace``.
+    """(I, J, K) complex64, as ``motion.kspace.Acquisition.kspace``.
 
     lever  (3,) mm from the rotation centre to the voxel N // 2, RAS+ axes
     """

@@ -29,8 +29,14 @@ import SimpleITK as sitk
 from scipy.optimize import brentq
 
 from BrainDiffLogic.intensity import head_mask
-from BrainDiffLogic.metrics.quality import AIR_SHARE, entropy_focus_criterion, joint_variation, signal_to_noise
-from BrainDiffLogic.metrics.tissues import Tissues, tissue_masks
+from BrainDiffLogic.metrics.quality import (
+    AIR_SHARE,
+    Tissues,
+    entropy_focus_criterion,
+    joint_variation,
+    signal_to_noise,
+    tissue_masks,
+)
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import nod
 from BrainDiffLogic.motion.simulation import simulate_motion

@@ -32,7 +32,7 @@ PARTS = 4
 def run_stage(stage: str, data: Path, out: Path, steps: int, device: str) -> dict[str, object]:
     """One stage at the published size; its seconds without loading Python, and the peak memory of the process."""
     from BrainDiffLogic.errors import InputError
-    from BrainDiffLogic.injection.inject import Plan
+    from BrainDiffLogic.injection.inject import InjectionSettings
     from BrainDiffLogic.papers.braindiff import STAGES as ALL
     from BrainDiffLogic.papers.braindiff import braindiff_settings
     from BrainDiffLogic.papers.run import Work, reproduce
@@ -43,7 +43,7 @@ def run_stage(stage: str, data: Path, out: Path, steps: int, device: str) -> dic
     settings = replace(
         paper, step=EVERY, vae=replace(paper.vae, adversarial_from=0, **short), ldm=replace(paper.ldm, **short),
         corrector=replace(paper.corrector, stages=stages, epoch_steps=steps),
-        injection=Plan(mode="decode", signal=None, steps=steps, variants=1),
+        injection=InjectionSettings(mode="decode", signal=None, steps=steps, variants=1),
     )  # fmt: skip
     work = Work(data, out, settings, device)
     started = time.monotonic()

@@ -16,7 +16,7 @@ from gpu_simulation import Base, Scan, moved_kspace, simulate
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
-from BrainDiffLogic.motion.kspace import moved_kspace as exact_kspace
+from BrainDiffLogic.motion.kspace import Acquisition
 from BrainDiffLogic.motion.trajectory import rotation_matrices
 from BrainDiffLogic.volume import Volume
 
@@ -94,7 +94,7 @@ def test_the_spectrum_of_a_moved_head_is_the_library_s(
     motion = a_motion(axis, 3.0)
     motion = Trajectory(motion.translations, motion.rotations * turning)
     affine, centre = np.diag([*SPACING, 1.0]), CENTRE * SPACING
-    expected = exact_kspace(a_head(), affine, motion, axis, centre, accuracy=1e-6)
+    expected = Acquisition(SHAPE, affine, motion, axis, centre, accuracy=1e-6).kspace(a_head())
     poses = [
         torch.as_tensor(p, dtype=torch.float32) for p in (rotation_matrices(motion.rotations), motion.translations)
     ]

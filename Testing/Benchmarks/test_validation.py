@@ -18,14 +18,14 @@ from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import MEASURED, PICTURES
 from BrainDiffLogic.evaluation.statistics import in_severity_group
-from BrainDiffLogic.metrics.measures import METRICS
+from BrainDiffLogic.metrics.measures import MEASURES
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import save_tiny
 
 
 def a_row(name: str, method: str, severity: float, mre: float) -> dict[str, object]:
     known = {"name": name, "subject": name, "method": method, "status": MEASURED, "note": "", "severity_mm": severity}
-    return {**dict.fromkeys(METRICS, 0.5), **known, "mre": mre}
+    return {**dict.fromkeys(MEASURES, 0.5), **known, "mre": mre}
 
 
 def test_every_case_lies_in_one_stratum_and_on_one_side_of_1_mm() -> None:

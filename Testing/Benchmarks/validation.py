@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from BrainDiffLogic.evaluation.pairs import PLANES, read_pairs
 from BrainDiffLogic.evaluation.report import write_report
-from BrainDiffLogic.evaluation.run import Setting, evaluate
+from BrainDiffLogic.evaluation.run import EvaluationSettings, evaluate
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import SUFFIX, shipped_folder
@@ -150,7 +150,7 @@ def main() -> None:
         simulate(case, args.data, args.out)
     pairs = read_pairs(write_pairs(args.out), aligned=True)
     models = args.models or [str(path) for path in sorted(shipped_folder().glob("*" + SUFFIX))]
-    setting = Setting(tuple(models), "cpu", gated=True)
+    setting = EvaluationSettings(tuple(models), "cpu", gated=True)
     rows = evaluate(pairs, args.out / EVALUATION, setting, args.jobs, lambda share, stage: print(f"{share:.0%}", stage))
     print(write_report(args.out / EVALUATION, rows))
 

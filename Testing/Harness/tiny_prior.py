@@ -12,8 +12,7 @@ from scipy import ndimage
 
 from BrainDiffLogic.injection.inject import MotionPrior, NoiseSchedule
 from BrainDiffLogic.models.generative import SCHEDULE, build_autoencoder, build_diffusion
-from BrainDiffLogic.training.generative_checkpoints import generative_card, save_generative
-from BrainDiffLogic.training.slice_store import SliceStore
+from BrainDiffLogic.training.slice_store import SliceStore, save_generative
 
 CANVAS = (32, 48)
 AUTOENCODER: dict[str, Any] = {
@@ -80,8 +79,8 @@ def save_prior(folder: Path, store: SliceStore, **training: Any) -> tuple[Path, 
     """vae.safetensors and ldm.safetensors with their cards."""
     autoencoder, diffusion = tiny_networks()
     paths = folder / "vae.safetensors", folder / "ldm.safetensors"
-    vae = save_generative(autoencoder, generative_card("vae", AUTOENCODER, SCALE, store, {}), paths[0])
+    vae = save_generative(autoencoder, "vae", paths[0], AUTOENCODER, SCALE, store, {})
     facts = {"group": "motion", "held_out_subjects": ["sub-p"], **training}
     more = {"schedule": SCHEDULE, "vae": {"name": "vae", "sha256": vae["sha256"]}}
-    save_generative(diffusion, generative_card("ldm", DIFFUSION, SCALE, store, facts, **more), paths[1])
+    save_generative(diffusion, "ldm", paths[1], DIFFUSION, SCALE, store, facts, **more)
     return paths

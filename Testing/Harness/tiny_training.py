@@ -10,12 +10,12 @@ import yaml
 
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe, Stage
-from BrainDiffLogic.training.fields import shipped_folder
+from BrainDiffLogic.training.fields import configuration_folder
 from BrainDiffLogic.training.pairs import caches
 from BrainDiffLogic.volume import Volume
 
 OTHER_PHASES = ("vae", "ldm", "severity")
-SHIPPED = sorted(path for path in shipped_folder().glob("*.yaml") if path.stem.split("-")[0] not in OTHER_PHASES)
+SHIPPED = sorted(path for path in configuration_folder().glob("*.yaml") if path.stem.split("-")[0] not in OTHER_PHASES)
 OTHER_PAIRS = ("-paper", "-sampling", "-quiet")
 COMPACT = [path for path in SHIPPED if not path.stem.endswith(OTHER_PAIRS) and path.stem != "braindiff"]
 OUTER = {"context": 3, "shuffle": 2, "residual": True, "zero_init": True}

@@ -38,6 +38,12 @@ def test_strength_0_gives_the_original_itself(dtype):
     assert corrected is original and not difference.any()
 
 
+def test_where_nothing_changes_every_bit_stays_that_of_a_negative_zero_too():
+    original = np.array([-0.0, 0.0, 2.5], np.float32)
+    corrected, difference = blend(original, np.array([0, 0, 1], np.float32), 1.0)
+    assert np.signbit(corrected).tolist() == [True, False, False] and corrected[2] == 3.5 and difference[2] == 1
+
+
 @pytest.mark.parametrize(
     "dtype, size, stored",
     [

@@ -21,7 +21,7 @@ import pytest
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import Item, find_items
 from BrainDiffLogic.cohort.run import crew_size, local_crew, memory_mib, run_batch
-from BrainDiffLogic.cohort.work import FAILED, Outcome, Settings
+from BrainDiffLogic.cohort.work import FAILED, BatchSettings, Outcome
 from BrainDiffLogic.volume import Volume
 from Harness.batches import DeadlyItem, outputs, save_scans
 from Harness.command_line import assert_refused, braindiff, child, start
@@ -92,7 +92,7 @@ def test_a_scan_whose_worker_is_killed_is_tried_again_and_a_poisoned_one_is_name
     prepare(out, a_dataset)
     monkeypatch.setenv("PYTHONPATH", f"{CHECKOUT}{os.pathsep}{CHECKOUT / 'Testing'}")
     seen: list[Outcome] = []
-    ended = run_batch(items, out, Settings(str(a_model), force=True), local_crew(2, tries=2), 2, seen.append)
+    ended = run_batch(items, out, BatchSettings(str(a_model), force=True), local_crew(2, tries=2), 2, seen.append)
     failed = {outcome.item.stem: outcome.status == FAILED for outcome in ended}
     assert failed == {"sub-001": False, "sub-002": False, "sub-003": True, "sub-004": False}
     (given_up,) = (outcome for outcome in seen if outcome.status == FAILED)

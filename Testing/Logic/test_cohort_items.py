@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 
 from BrainDiffLogic.cohort.items import Item, find_items, selected
-from BrainDiffLogic.cohort.work import FAILED, Settings, fingerprint, work_on
+from BrainDiffLogic.cohort.work import FAILED, BatchSettings, fingerprint, work_on
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
 from Harness.dicom import save_mr_series
@@ -64,7 +64,7 @@ def test_a_scan_whose_name_cannot_be_understood_is_named_and_not_lost(tmp_path: 
     good, wrong = find_items(tmp_path)
     assert not good.fault and wrong.shown == name and "rename it" in wrong.fault
     assert selected([good, wrong], ["02"], []) == [wrong]
-    outcome = work_on(wrong, tmp_path / "out", Settings())
+    outcome = work_on(wrong, tmp_path / "out", BatchSettings())
     assert (outcome.status, outcome.reason) == (FAILED, wrong.fault)
 
 
@@ -151,7 +151,8 @@ def test_dicom_files_without_the_magic_word_are_found_and_their_directory_is_no_
     items = find_items(tmp_path)
     assert [item.shown for item in items] == ["s/1_000", "s/2_000"]
     assert read_volume(items[1].source).shape == voxels("int16").shape
-    assert fingerprint(items[0], Settings()) != fingerprint(items[1], Settings()), "all files of the series count"
+    one, other = (fingerprint(item, BatchSettings()) for item in items[:2])
+    assert one != other, "all files of the series count"
 
 
 def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> None:

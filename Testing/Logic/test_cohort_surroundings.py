@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import find_items
-from BrainDiffLogic.cohort.work import DONE, FAILED, Settings, work_on
+from BrainDiffLogic.cohort.work import DONE, FAILED, BatchSettings, work_on
 from BrainDiffLogic.volume import Volume
 from Harness.batches import save_scans
 from Harness.command_line import braindiff
@@ -106,7 +106,7 @@ def test_nothing_of_a_patient_gets_into_what_is_written(
     assert sum(secret.encode() in given for secret in SECRETS) == len(SECRETS) - 1, "all but the spelling of the date"
     assert braindiff("correct", tmp_path / "dicom" / "s1" / "t1", one / "out.nii.gz", *all_outputs(one), "--force") == 0
     prepare(out, tmp_path / "dicom")
-    outcomes = [work_on(item, out, Settings(force=True)) for item in find_items(tmp_path / "dicom")]
+    outcomes = [work_on(item, out, BatchSettings(force=True)) for item in find_items(tmp_path / "dicom")]
     assert [outcome.status for outcome in outcomes] == [DONE, FAILED]
     assert braindiff("batch", tmp_path / "dicom", out, "group") == 0
     printed = "".join((*capfd.readouterr(), *(outcome.reason for outcome in outcomes)))

@@ -21,7 +21,7 @@ from BrainDiffLogic.cohort.derivatives import CORRECTED, DIFFERENCE, Places, mot
 from BrainDiffLogic.cohort.items import Item, find_items
 from BrainDiffLogic.cohort.run import memory_mib
 from BrainDiffLogic.cohort.table import read_rows, write_table
-from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, Settings, sweep, work_on
+from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, BatchSettings, sweep, work_on
 from BrainDiffLogic.files import file_digest
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.models.checkpoints import available
@@ -29,7 +29,7 @@ from BrainDiffLogic.volume import Volume
 from Harness.batches import outputs, save_scans
 from Harness.changed_files import change_a_byte
 
-SETTINGS = Settings()
+SETTINGS = BatchSettings()
 pytestmark = pytest.mark.usefixtures("own_models")
 
 
@@ -77,10 +77,10 @@ def test_skipping_a_finished_scan_loads_no_torch(out: Path, an_item: Item) -> No
     work_on(an_item, out, SETTINGS)
     code = (
         "import sys; from pathlib import Path; from BrainDiffLogic.cohort import work, items;"
-        "from BrainDiffLogic.cohort.work import Settings; from BrainDiffLogic.models import checkpoints;"
+        "from BrainDiffLogic.cohort.work import BatchSettings; from BrainDiffLogic.models import checkpoints;"
         f"checkpoints.shipped_folder = lambda: Path({str(out / 'none')!r});"
         f"item = items.find_items(Path({str(out.parent / 'bids')!r}))[0];"
-        f"print(work.work_on(item, Path({str(out)!r}), Settings()).status, 'torch' in sys.modules)"
+        f"print(work.work_on(item, Path({str(out)!r}), BatchSettings()).status, 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

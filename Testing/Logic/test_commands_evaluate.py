@@ -177,7 +177,7 @@ def test_the_same_file_device_and_version_are_measured_once_others_again(
         raise MeasuredAgainError
 
     monkeypatch.setattr(engine, "measure_pair", again)
-    pairs, setting = read_pairs(an_evaluation.parent / "pairs.csv"), engine.Setting(device="cpu")
+    pairs, setting = read_pairs(an_evaluation.parent / "pairs.csv"), engine.EvaluationSettings(device="cpu")
     engine.evaluate(pairs, an_evaluation, setting)
     if change == "device":
         monkeypatch.setattr("BrainDiffLogic.inference.choose_device", lambda device: torch.device("cuda", 0))

@@ -95,12 +95,12 @@ def test_a_grown_cohort_keeps_everybody_and_places_the_new_by_their_hash(tmp_pat
 
 def test_other_shares_or_salt_need_another_file(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
-    cohort_manifest(path, TWELVE)
-    before = path.read_bytes()
-    for changes in ({"salt": "other"}, {"shares": {"prior": 0.8, "correction": 0.1, "test": 0.1}}):
+    for made in ({"salt": "other"}, {"shares": {"prior": 0.8, "correction": 0.1, "test": 0.1}}):
+        write_manifest(split_subjects(TWELVE, **made), path)
+        before = path.read_bytes()
         with pytest.raises(InputError, match="other shares or another salt"):
-            cohort_manifest(path, TWELVE, **changes)
-    assert path.read_bytes() == before
+            cohort_manifest(path, TWELVE)
+        assert path.read_bytes() == before
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=2), st.floats(0, 0.9))

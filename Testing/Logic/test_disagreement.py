@@ -13,7 +13,7 @@ from test_correction import small_head
 
 from BrainDiffLogic import correct, disagreement, read_volume
 from BrainDiffLogic.commands.main import main
-from BrainDiffLogic.disagreement import VIEWS, Calibration, Panel, measure, spread
+from BrainDiffLogic.disagreement import VIEWS, Calibration, Panel, disagreement_map, spread
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.volume import to_sagittal
 from Harness.correctors import CARD, save_tiny, tiny_corrector
@@ -81,7 +81,7 @@ def test_a_calibration_with_one_spread_everywhere_is_still_a_curve() -> None:
 
 
 def test_the_map_is_the_plain_spread_where_nothing_is_calibrated(the_others: None) -> None:
-    found, how = measure(Panel(MODEL, []), a_stack(), a_stack(), lambda corrector, shown, turn: shown)
+    found, how = disagreement_map(Panel(MODEL, []), a_stack(), a_stack(), lambda corrector, shown, turn: shown)
     assert how.facts == {"answers": 1 + len(VIEWS), "calibrated": False, "share": None}
     assert "not calibrated" in how.notes[0]
     assert found.dtype == np.float32 and not found.any()  # a network of single pixels answers every view alike

@@ -13,14 +13,13 @@ from BrainDiffLogic.metrics.measures import (
     AGAINST_REFERENCE,
     EVALUATION_CONVENTION,
     HIGHEST_PSNR,
-    METRICS,
+    MEASURES,
     WITHOUT_REFERENCE,
     StillReference,
     high_frequency_error,
     visual_information_fidelity,
 )
-from BrainDiffLogic.metrics.quality import assess, compare
-from BrainDiffLogic.metrics.tissues import tissue_masks
+from BrainDiffLogic.metrics.quality import assess, compare, tissue_masks
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
@@ -117,7 +116,7 @@ def a_noisy_pair(a_head: Volume) -> tuple[Volume, Volume]:
 def test_the_numbers_are_those_of_quality_on_the_masks_of_the_reference(a_noisy_pair: tuple[Volume, Volume]) -> None:
     moved, still = a_noisy_pair
     found = StillReference(still).numbers(moved)
-    assert set(AGAINST_REFERENCE + WITHOUT_REFERENCE) == set(METRICS)
+    assert set(AGAINST_REFERENCE + WITHOUT_REFERENCE) == set(MEASURES)
     head, tissues = head_mask(still.array), tissue_masks(still.array, Scan(still).inner)
     compared, assessed = compare(moved, still), assess(moved, head, tissues)
     for name in ("psnr", "ssim", "mre", "tenengrad_ratio", "worst_slice_ssim", "worst_slice"):

@@ -21,14 +21,14 @@ from BrainDiffLogic.evaluation.statistics import (
     summarise,
     wilcoxon,
 )
-from BrainDiffLogic.metrics.measures import METRICS
+from BrainDiffLogic.metrics.measures import MEASURES
 from BrainDiffLogic.motion import PRESETS, preset, stratum, with_severity
 
 NUMBERS = st.lists(st.floats(-10, 10).filter(lambda value: abs(value) > 1e-3), min_size=6, max_size=12, unique=True)
 
 
 def a_row(name: str, method: str, mre: float, subject: str = "", **changes: Any) -> dict[str, Any]:
-    numbers = dict.fromkeys(METRICS, 0.5)
+    numbers = dict.fromkeys(MEASURES, 0.5)
     known = {"name": name, "subject": subject or name, "method": method, "status": MEASURED, "note": ""}
     return {**known, **numbers, "mre": mre, **changes}
 

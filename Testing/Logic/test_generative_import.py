@@ -12,15 +12,17 @@ from tiny_stores import LDM_NETWORK, VAE_NETWORK, write_store
 from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.models.checkpoints import read_torch_state
 from BrainDiffLogic.models.generative import (
     RENAMED,
     build_autoencoder,
     build_diffusion,
+    check_partners,
+    load_ldm,
     load_old_state,
-    read_old_state,
+    load_vae,
     translate_arguments,
 )
-from BrainDiffLogic.training.generative_checkpoints import check_partners, load_ldm, load_vae
 from BrainDiffLogic.training.slice_store import SliceStore
 from Harness.command_line import braindiff
 
@@ -98,15 +100,15 @@ def test_old_arguments_get_todays_names() -> None:
 
 def test_a_file_of_weights_is_read_and_anything_else_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "old.pth")
-    assert torch.equal(read_old_state(tmp_path / "old.pth")["a"], torch.ones(2))
+    assert torch.equal(read_torch_state(tmp_path / "old.pth", "give another")["a"], torch.ones(2))
     with pytest.raises(InputError, match="there is no such file"):
-        read_old_state(tmp_path / "none.pth")
+        read_torch_state(tmp_path / "none.pth", "give another")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(InputError, match="not a file of weights"):
-        read_old_state(tmp_path / "text.pth")
+    with pytest.raises(InputError, match="not a torch file of weights; give another"):
+        read_torch_state(tmp_path / "text.pth", "give another")
     torch.save({"epoch": 3}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="not a state dict"):
-        read_old_state(tmp_path / "other.pth")
+        read_torch_state(tmp_path / "other.pth", "give another")
 
 
 # As a command
@@ -196,5 +198,5 @@ def test_weights_of_the_package_monai_generative_give_its_output(kind: str, proj
     old = randomised(legacy_network(kind, arguments))
     torch.save(old.state_dict(), tmp_path / "old.pth")
     network = build({**arguments, "include_fc": projected}).eval()
-    load_old_state(network, read_old_state(tmp_path / "old.pth"))
+    load_old_state(network, read_torch_state(tmp_path / "old.pth", "give another"))
     torch.testing.assert_close(output(network), output(old), rtol=1e-4, atol=1e-4)

@@ -101,7 +101,7 @@ def test_a_nifti_output_repeats_the_inputs_header_bit_for_bit(tmp_path: Path, qf
     image.header["pixdim"][4] = 2.3
     nib.save(image, path)
     volume = read_volume(path)
-    write_volume(volume.with_array(volume.array[::-1].astype(np.float32)), tmp_path / "out.nii.gz", like=volume)
+    write_volume(volume.with_array(volume.array[::-1].astype(np.float32)), tmp_path / "out.nii.gz")
     old, new = nib.load(path), nib.load(tmp_path / "out.nii.gz")
     np.testing.assert_array_equal(new.affine, old.affine)
     for field in HEADER_FIELDS:
@@ -224,15 +224,14 @@ def test_a_difference_is_stored_signed_and_without_intercept(tmp_path: Path, sto
     like = Volume(voxels("uint8"), OBLIQUE, storage=Storage(np.dtype(stored), 0.5, -1024.0))
     array = np.zeros(SHAPE, np.float32)
     array.flat[:2] = -12.5, 12.5
-    difference = Volume(array, OBLIQUE, kind="difference")
-    storage = write_volume(difference, tmp_path / "d.nii.gz", like=like)
+    storage = write_volume(like.with_array(array, kind="difference"), tmp_path / "d.nii.gz")
     assert (storage.dtype, storage.slope, storage.intercept) == (np.dtype(expected), 0.5, 0.0)
     np.testing.assert_array_equal(read_volume(tmp_path / "d.nii.gz").array, array)
 
 
 def test_a_difference_of_zero_everywhere_is_written(tmp_path: Path) -> None:
-    difference = Volume(np.zeros(SHAPE, np.float32), OBLIQUE, kind="difference")
-    write_volume(difference, tmp_path / "d.nii", like=Volume(voxels("int16"), OBLIQUE))
+    difference = Volume(voxels("int16"), OBLIQUE).with_array(np.zeros(SHAPE, np.float32), kind="difference")
+    write_volume(difference, tmp_path / "d.nii")
     assert not np.asanyarray(nib.load(tmp_path / "d.nii").dataobj).any()
 
 
@@ -240,7 +239,7 @@ def test_a_boolean_mask_is_written_as_uint8_on_the_inputs_grid(tmp_path: Path) -
     save_nifti(tmp_path / "in.nii", voxels("int16"), sform_code=4)
     volume = read_volume(tmp_path / "in.nii")
     mask = volume.with_array(volume.array > 0, kind="mask")
-    write_volume(mask, tmp_path / "m.nii.gz", like=volume)
+    write_volume(mask, tmp_path / "m.nii.gz")
     written = nib.load(tmp_path / "m.nii.gz")
     assert written.get_data_dtype() == np.uint8 and int(written.header["sform_code"]) == 4
     np.testing.assert_array_equal(np.asanyarray(written.dataobj), volume.array > 0)
@@ -250,7 +249,7 @@ def test_a_boolean_mask_is_written_as_uint8_on_the_inputs_grid(tmp_path: Path) -
 def test_float32_on_request_keeps_fractions(tmp_path: Path, suffix: str) -> None:
     array = voxels("float32")
     like = Volume(voxels("int16"), OBLIQUE, storage=Storage(np.dtype("int16"), 2.0, 3.0))
-    write_volume(like.with_array(array), tmp_path / f"a{suffix}", like=like, dtype="float32")
+    write_volume(like.with_array(array), tmp_path / f"a{suffix}", dtype="float32")
     np.testing.assert_array_equal(read_volume(tmp_path / f"a{suffix}").array, array)
 
 

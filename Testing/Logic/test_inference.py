@@ -56,6 +56,7 @@ def test_the_residual_of_a_slice_comes_from_it_and_its_neighbours() -> None:
 
 def test_weights_are_moved_once_and_not_while_others_compute_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # else the tests that follow have 4
     movers = []
     real = torch.nn.Module.to
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.injection.inject import MODES, PAPER, MotionPrior, Plan, inject, load_prior, variant_seed
+from BrainDiffLogic.injection.inject import (
+    MODES,
+    PAPER,
+    InjectionSettings,
+    MotionPrior,
+    inject,
+    load_prior,
+    variant_seed,
+)
 from BrainDiffLogic.injection.job import MIN_SIMILARITY, anatomy_drift
 from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
@@ -22,7 +30,7 @@ from Harness.tiny_prior import SCALE, save_prior, slices, tiny_networks, tiny_pr
 
 PRIOR = tiny_prior()
 NAMES = ["a/10", "a/11", "b/7"]
-QUICK = Plan(variants=2, steps=3)
+QUICK = InjectionSettings(variants=2, steps=3)
 NOTHING = (1.0, 1.0)
 
 
@@ -51,7 +59,7 @@ def reconstructed(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("steps", [3, None])
 def test_where_nothing_is_injected_transplanting_gives_the_slice_itself(steps: int | None) -> None:
     clean = slices(3)
-    injection = inject(PRIOR, clean, NAMES, Plan(signal=NOTHING, steps=steps, variants=2))
+    injection = inject(PRIOR, clean, NAMES, InjectionSettings(signal=NOTHING, steps=steps, variants=2))
     assert np.array_equal(injection.images, np.stack([clean, clean], axis=1))
     assert (injection.signal == 1).all()
     assert (injection.t == -1).all()
@@ -59,7 +67,7 @@ def test_where_nothing_is_injected_transplanting_gives_the_slice_itself(steps: i
 
 def test_where_nothing_is_injected_decoding_gives_the_reconstruction() -> None:
     clean = slices(2)
-    injection = inject(PRIOR, clean, NAMES[:2], Plan(mode="decode", signal=NOTHING, variants=1))
+    injection = inject(PRIOR, clean, NAMES[:2], InjectionSettings(mode="decode", signal=NOTHING, variants=1))
     np.testing.assert_allclose(injection.images[:, 0], reconstructed(clean), atol=1e-5)
 
 
@@ -68,7 +76,7 @@ def test_a_prior_that_brings_the_latent_back_transplants_nothing_but_decodes_the
     clean = slices(1)
     latent = PRIOR.encode(torch.from_numpy(clean)[:, None]).detach()
     prior = MotionPrior(PRIOR.autoencoder, KnowsTheLatent(latent), SCALE, PRIOR.schedule, PRIOR.device)
-    plan = Plan(signal=(signal, signal), steps=4, variants=2)
+    plan = InjectionSettings(signal=(signal, signal), steps=4, variants=2)
     transplanted = inject(prior, clean, NAMES[:1], plan).images
     np.testing.assert_allclose(transplanted, clean[:, None].repeat(2, axis=1), atol=1e-3)
     decoded = inject(prior, clean, NAMES[:1], replace(plan, mode="decode")).images
@@ -104,7 +112,7 @@ def test_the_papers_plan_draws_t_from_350_to_650_and_takes_every_step() -> None:
     assert (PAPER.mode, PAPER.steps, PAPER.variants) == ("decode", None, 5)
     injection = inject(PRIOR, slices(3), NAMES, replace(PAPER, steps=2))
     assert ((injection.t >= 350) & (injection.t <= 650)).all()
-    np.testing.assert_allclose(injection.signal, [[PRIOR.schedule.signal(t) for t in row] for row in injection.t])
+    np.testing.assert_allclose(injection.signal, np.sqrt(PRIOR.schedule.alpha_bar(injection.t)))
 
 
 # Seeds
@@ -121,7 +129,7 @@ def test_a_version_is_the_same_in_any_batch_and_any_order() -> None:
 
 
 def test_full_sampling_is_the_same_in_any_batch_too() -> None:
-    clean, plan = slices(2), Plan(signal=(0.995, 0.98), steps=None, variants=2)
+    clean, plan = slices(2), InjectionSettings(signal=(0.995, 0.98), steps=None, variants=2)
     reference = inject(PRIOR, clean, NAMES[:2], plan)
     np.testing.assert_allclose(inject(PRIOR, clean, NAMES[:2], plan, 3).images, reference.images, atol=1e-5)
 
@@ -171,7 +179,7 @@ def test_a_gpu_draws_the_same_noise() -> None:
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Plan(**changes)
+        InjectionSettings(**changes)
 
 
 def test_the_files_of_phase_1_and_2_make_a_prior(tmp_path: Any) -> None:

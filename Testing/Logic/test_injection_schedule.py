@@ -22,18 +22,18 @@ def test_alpha_bar_is_that_of_monais_scheduler() -> None:
     ("t", "signal"), [(100, 0.886), (200, 0.717), (300, 0.531), (350, 0.441), (500, 0.221), (650, 0.090)]
 )
 def test_the_signal_that_is_left_has_the_values_of_the_methods_notes(t: int, signal: float) -> None:
-    assert PAPER.signal(t) == pytest.approx(signal, abs=6e-4)
+    assert np.sqrt(PAPER.alpha_bar(np.array(t))) == pytest.approx(signal, abs=6e-4)
 
 
 def test_no_noise_at_all_lies_below_level_0() -> None:
-    assert PAPER.signal(CLEAN) == 1 > PAPER.signal(0) > PAPER.signal(1)
-    assert PAPER.alpha_bar(np.array([CLEAN])) == 1
+    none, least, more = PAPER.alpha_bar(np.array([CLEAN, 0, 1]))
+    assert none == 1 > least > more
     assert PAPER.level(1.0) == CLEAN
 
 
 @given(st.integers(CLEAN, 999))
 def test_a_level_is_found_again_from_its_signal(t: int) -> None:
-    assert PAPER.level(PAPER.signal(t)) == t
+    assert PAPER.level(float(np.sqrt(PAPER.alpha_bar(np.array(t))))) == t
 
 
 def test_the_paper_injects_uniformly_from_350_to_650() -> None:

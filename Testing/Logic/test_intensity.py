@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from BrainDiffLogic.intensity import RobustScale, head_mask, robust_scale
+from BrainDiffLogic.intensity import RobustScale, head_mask, mask_box, robust_scale
 from BrainDiffLogic.volume import Volume
 
 AIR_NOISE = 12.0
@@ -197,3 +197,13 @@ def test_the_mask_has_the_shape_of_the_image_for_odd_and_thin_sizes(shape: tuple
     mask = head_mask(array)
     assert mask.shape == shape
     assert_covers(mask, head)
+
+
+def test_a_box_is_wider_by_its_margin_as_far_as_there_are_voxels() -> None:
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[3:5, 8] = True
+    assert mask_box(mask) == (slice(3, 5), slice(8, 9))
+    assert mask_box(mask, 2) == (slice(1, 7), slice(6, 10))
+    assert mask_box(mask, (4, 0)) == (slice(0, 9), slice(8, 9))
+    assert mask_box(mask, step=2) == (slice(2, 5), slice(8, 9))
+    assert mask_box(np.zeros((3, 4), dtype=bool)) == (slice(0, 3), slice(0, 4))

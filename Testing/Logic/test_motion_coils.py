@@ -66,9 +66,8 @@ def test_coils_receive_what_they_do_when_the_head_is_moved_for_each_line(
     axis = phase_encode_axis(a_small_head.affine, pe_axis)
     maps = smooth_coils(a_small_head.shape, a_small_head.affine, 8, seed=1)
     poses = with_severity(preset(kind, a_small_head.shape[axis], 3), severity)
-    fast = moved_kspaces(
-        a_small_head.array, a_small_head.affine, poses, axis, CENTRE, CoilMaps.fitted(maps, a_small_head.affine)
-    )
+    model = Acquisition(a_small_head.shape, a_small_head.affine, poses, axis, CENTRE)
+    fast = moved_kspaces(a_small_head.array, model, CoilMaps.fitted(maps, a_small_head.affine))
     truth = line_by_line(a_small_head, poses, axis, maps)
     still = np.stack([fft.fftn(coil * a_small_head.array) for coil in maps])
     assert relative(fast, truth) < 4e-3  # measured: 1.4e-3 to 2.3e-3, the most at the edge of the band
@@ -80,7 +79,8 @@ def test_a_band_limited_head_is_received_to_a_part_in_a_thousand(a_small_head: V
     head = a_small_head.with_array(ndimage.gaussian_filter(a_small_head.array, 1.2))
     maps = smooth_coils(head.shape, head.affine, 8, seed=1)
     poses = with_severity(preset("nod", head.shape[1], 3), 2.0)
-    fast = moved_kspaces(head.array, head.affine, poses, 1, CENTRE, CoilMaps.fitted(maps, head.affine))
+    model = Acquisition(head.shape, head.affine, poses, 1, CENTRE)
+    fast = moved_kspaces(head.array, model, CoilMaps.fitted(maps, head.affine))
     truth = line_by_line(head, poses, 1, maps)
     assert relative(fast, truth) < 1.2e-3  # measured: 8e-4
     assert relative(root_sum_of_squares(fast), root_sum_of_squares(truth)) < 4e-4  # measured: 2e-4
@@ -102,7 +102,7 @@ def test_a_point_is_heard_with_the_sensitivity_of_where_it_is() -> None:
     maps = CoilMaps.fitted(sensitivity(grid)[None].astype(np.complex64), affine)
     rng = np.random.default_rng(0)
     poses = Trajectory(rng.normal(0, 3, (24, 3)), rng.normal(0, 4, (24, 3)))
-    got = moved_kspaces(image, affine, poses, 1, CENTRE, maps)[0]
+    got = moved_kspaces(image, Acquisition(shape, affine, poses, 1, CENTRE), maps)[0]
     rows = (-np.round(24 * fft.fftfreq(24)).astype(int) + 12) % 24  # the array runs towards P
     moved = rotation_matrices(poses.rotations) @ (place - CENTRE) + CENTRE + poses.translations
     k = frequencies(shape, affine)
@@ -245,7 +245,8 @@ def test_motion_changes_what_coils_see_beyond_what_one_coil_sees(a_small_head: V
     lines = a_small_head.shape[1]
     away = Trajectory(np.tile([0.0, 10.5, 0.0], (lines, 1)), np.zeros((lines, 3)))  # 3 voxels towards A
     maps = CoilMaps.fitted(coil, a_small_head.affine)
-    kspace = moved_kspaces(a_small_head.array, a_small_head.affine, away, 1, CENTRE, maps)
+    model = Acquisition(a_small_head.shape, a_small_head.affine, away, 1, CENTRE)
+    kspace = moved_kspaces(a_small_head.array, model, maps)
     expected = np.abs(coil[0]) * np.roll(a_small_head.array, -3, axis=1)
     np.testing.assert_allclose(np.abs(image_of(kspace[0])), expected, atol=2e-3 * expected.max())
 

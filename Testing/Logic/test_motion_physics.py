@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.alignment import aligned
-from BrainDiffLogic.motion.kspace import ACCURACY, image_of, moved_kspace, phase_encode_axis, sample_points
+from BrainDiffLogic.motion.kspace import ACCURACY, Acquisition, image_of, phase_encode_axis, sample_points
 from BrainDiffLogic.motion.presets import preset
 from BrainDiffLogic.motion.simulation import head_centre, simulate_motion
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, rotation_matrices, with_severity
@@ -71,7 +71,8 @@ def simulated(volume: Volume, trajectory: Trajectory, pe_axis: str = "AP") -> np
     """Magnitude image of the forward model alone: not anchored, not aligned."""
     axis = phase_encode_axis(volume.affine, pe_axis)
     centre = np.asarray(trajectory.centre)
-    return np.abs(image_of(moved_kspace(volume.array, volume.affine, trajectory, axis, centre)))
+    model = Acquisition(volume.shape, volume.affine, trajectory, axis, centre)
+    return np.abs(image_of(model.kspace(volume.array)))
 
 
 def worst(image: np.ndarray, truth: np.ndarray) -> float:
@@ -87,7 +88,7 @@ def test_without_motion_the_image_is_the_input(a_grid, pe_axis):
     shape, affine = a_grid
     image = np.random.default_rng(0).random(shape, dtype=np.float32)  # energy at all frequencies, Nyquist included
     axis = phase_encode_axis(affine, pe_axis)
-    kspace = moved_kspace(image, affine, the_same_pose(shape[axis]), axis, CENTRE)
+    kspace = Acquisition(image.shape, affine, the_same_pose(shape[axis]), axis, CENTRE).kspace(image)
     assert worst(kspace, np.fft.fftn(image)) < 1e-4
     assert worst(np.abs(image_of(kspace)), image) < 1e-4
 
@@ -107,7 +108,7 @@ def test_one_translation_for_all_lines_is_the_exact_fourier_shift(translation):
     affine = an_affine(OBLIQUE @ np.diag([1.0, 1.4, 0.8]), shape)
     image = np.random.default_rng(1).random(shape, dtype=np.float32)
     ramp = np.exp(-2j * np.pi * frequencies(shape, affine) @ np.array(translation))
-    kspace = moved_kspace(image, affine, the_same_pose(16, translation), 1, CENTRE)
+    kspace = Acquisition(image.shape, affine, the_same_pose(16, translation), 1, CENTRE).kspace(image)
     assert worst(kspace, np.fft.fftn(image) * ramp) < 1e-4
 
 
@@ -124,7 +125,7 @@ def test_a_pose_for_each_line_samples_the_closed_form_transform_in_that_pose(a_g
     shape, affine = a_grid
     axis = phase_encode_axis(affine, pe_axis)
     trajectory = with_severity(preset("tremor", shape[axis], seed=3), 3.0)
-    kspace = moved_kspace(PHANTOM.image(shape, affine), affine, trajectory, axis, CENTRE)
+    kspace = Acquisition(shape, affine, trajectory, axis, CENTRE).kspace(PHANTOM.image(shape, affine))
     truth = PHANTOM.kspace(shape, affine, closed_form(shape, affine, axis, trajectory))
     still = PHANTOM.kspace(shape, affine)
     assert worst(kspace, truth) < 1e-4
@@ -150,7 +151,7 @@ def test_kspace_lines_agree_with_the_direct_sum_over_moved_voxels():
     shape, affine = (9, 12, 11), an_affine(OBLIQUE @ np.diag([1.0, -1.2, 1.5]), (9, 12, 11))
     image = rng.random(shape)
     trajectory = with_severity(preset("tremor", 12, seed=1), 2.0)
-    kspace = moved_kspace(image, affine, trajectory, 1, CENTRE)
+    kspace = Acquisition(image.shape, affine, trajectory, 1, CENTRE).kspace(image)
     poses, k = closed_form(shape, affine, 1, trajectory), frequencies(shape, affine)
     voxels = np.indices(shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
     for i, line, j in zip(*(rng.integers(0, size, 200) for size in shape), strict=True):

@@ -222,7 +222,7 @@ def test_slices_or_pairs_of_a_test_subject_stop_the_stage_that_would_train_on_th
             stage.work(work(a_cohort, out))
     shutil.copytree(out / "motion-test", out / "physics", dirs_exist_ok=True)
     with pytest.raises(AssertionError, match="corrector-physics: subject .* is not in correction"):
-        braindiff.physics_corrector(work(a_cohort, out))
+        braindiff.corrector(work(a_cohort, out), "corrector-physics")
     for file in (out / "physics").iterdir():
         shutil.copy(file, out / "motion-test")
     with pytest.raises(AssertionError, match="table: subject .* is not in test"):
@@ -234,6 +234,10 @@ def test_another_setting_or_other_scans_need_another_folder(a_run: Path, a_cohor
         reproduce(work(a_cohort, a_run, tiny_settings(corrector=tiny_corrector(seed=2))))
     other = tmp_path / "bids"
     shutil.copytree(a_cohort, other)
+    scan = next(other.glob("sub-*/**/*.nii*"))
+    scan.write_bytes(scan.read_bytes()[:-1] + b"\x99")  # of the same name and size
+    with pytest.raises(InputError, match="begun with other scans"):
+        reproduce(work(other, a_run))
     shutil.rmtree(next(folder for folder in other.glob("sub-*")))
     with pytest.raises(InputError, match="begun with other scans"):
         reproduce(work(other, a_run))

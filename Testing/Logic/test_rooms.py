@@ -102,6 +102,6 @@ def test_only_training_and_what_lies_above_it_need_its_packages() -> None:
 
 def test_motion_is_injected_without_the_packages_of_training() -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(('lightning', 'pydantic', 'tensorboard', 'yaml')));"
-    code = f"{blocked} import BrainDiffLogic.injection.job, BrainDiffLogic.training.generative_checkpoints"
+    code = f"{blocked} import BrainDiffLogic.injection.job, BrainDiffLogic.models.generative"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
     assert child.returncode == 0, child.stderr

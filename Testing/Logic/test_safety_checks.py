@@ -16,7 +16,7 @@ from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, den
 from BrainDiffLogic.evaluation.safety.checks import (
     ITSELF,
     CachedMethod,
-    Outcome,
+    CheckResult,
     check_absent_lesions,
     check_clean_scan,
     check_equivariance,
@@ -41,7 +41,7 @@ def failures(check: Check, method: Method) -> list[str]:
     return [outcome.case for outcome in check(method, a_brain_scene()) if not outcome.passed]
 
 
-def outcomes(check: Check, method: Method) -> dict[str, Outcome]:
+def outcomes(check: Check, method: Method) -> dict[str, CheckResult]:
     return {outcome.case: outcome for outcome in check(method, a_brain_scene())}
 
 

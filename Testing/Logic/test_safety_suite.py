@@ -15,9 +15,9 @@ from folded_head import a_brain_scene, folded_head
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import denoised, nothing
 from BrainDiffLogic.evaluation.safety import suite
-from BrainDiffLogic.evaluation.safety.checks import Outcome, at_least, at_most, ratio
+from BrainDiffLogic.evaluation.safety.checks import CheckResult, at_least, at_most, ratio
 from BrainDiffLogic.evaluation.safety.scene import Scene
-from BrainDiffLogic.evaluation.safety.suite import HeadOutcome, as_markdown, run_safety, worst
+from BrainDiffLogic.evaluation.safety.suite import HeadOutcome, run_safety, safety_text, worst
 from BrainDiffLogic.volume import Volume
 
 
@@ -26,12 +26,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The suite with two quick checks and a scene that is made already; the list grows by each check that runs."""
     calls: list[str] = []
 
-    def size(method, scene: Scene) -> list[Outcome]:
+    def size(method, scene: Scene) -> list[CheckResult]:
         calls.append("size")
         change = float(np.abs(scene.scaled(method(scene.still) - scene.still.array)).mean())
         return [at_most("size", "still", change, 0.001, "", "of the scale")]
 
-    def infinite(method, scene: Scene) -> list[Outcome]:
+    def infinite(method, scene: Scene) -> list[CheckResult]:
         calls.append("infinite")
         return [at_least("infinite", "still", math.nan, 1.0), at_most("infinite", "moved", math.inf, 1.0)]
 
@@ -104,7 +104,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, counted: list[str], monk
 def test_a_stopped_suite_goes_on_with_the_next_check(
     tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(method, scene: Scene) -> list[Outcome]:
+    def stop(method, scene: Scene) -> list[CheckResult]:
         raise KeyboardInterrupt
 
     checks = dict(suite.CHECKS)
@@ -149,7 +149,7 @@ def test_the_whole_suite_runs_on_a_brain_and_a_blur_fails_where_it_should(tmp_pa
 def test_the_worst_head_is_shown_and_one_that_fails_fails_the_row() -> None:
     rows = [HeadOutcome("a", "m", at_least("c", "x", 0.99, 0.9)), HeadOutcome("b", "m", at_least("c", "x", 0.5, 0.9))]
     assert worst(row.outcome for row in rows).number == 0.5
-    assert "| x | >= 0.9 | 0.5 FAIL |" in as_markdown(rows)
+    assert "| x | >= 0.9 | 0.5 FAIL |" in safety_text(rows)
     unknown = at_most("c", "x", math.nan, 1.0)
     assert not unknown.passed and worst([unknown, at_most("c", "x", 9.0, 1.0)]) is unknown
 

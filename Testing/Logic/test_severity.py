@@ -138,7 +138,7 @@ def test_the_shipped_weights_load_and_are_not_listed_as_a_corrector() -> None:
 
 
 def test_weights_that_do_not_serve_are_refused(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(InputError, match="no such weights"):
+    with pytest.raises(InputError, match="no such severity network"):
         load_severity(tmp_path / "none.safetensors")
     with pytest.raises(InputError, match="no severity network"):
         load_severity(save_tiny(tmp_path / "corrector.safetensors"))

@@ -10,7 +10,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import build
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.corrector import network_arguments
-from BrainDiffLogic.training.fields import find_configuration, read_section, shipped_folder
+from BrainDiffLogic.training.fields import configuration_folder, find_configuration, read_section
 from Harness.tiny_training import COMPACT, SHIPPED, TINY, make_data_folder, write_yaml
 
 
@@ -54,7 +54,7 @@ def test_the_three_ablations_of_mc_net_differ_in_their_losses_alone() -> None:
 
 
 def test_a_shipped_configuration_is_found_by_name_and_a_file_by_path(tmp_path: Path) -> None:
-    assert find_configuration("rmman") == find_configuration("rmman.yaml") == shipped_folder() / "rmman.yaml"
+    assert find_configuration("rmman") == find_configuration("rmman.yaml") == configuration_folder() / "rmman.yaml"
     path = write_yaml(tmp_path / "own.yaml")
     assert find_configuration(path) == path
 

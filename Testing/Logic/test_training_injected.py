@@ -16,10 +16,11 @@ import yaml
 from tiny_reproduction import NETWORK, tiny_corrector
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.inject import Plan, load_prior
+from BrainDiffLogic.injection.inject import InjectionSettings, load_prior
 from BrainDiffLogic.injection.job import injected_run, synthesize
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import build
+from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.corrector import (
@@ -32,7 +33,6 @@ from BrainDiffLogic.training.corrector import (
 )
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware, steps_done, trained_state
-from BrainDiffLogic.training.generative_checkpoints import load_vae
 from BrainDiffLogic.training.losses import ContrastiveLoss
 from BrainDiffLogic.training.slice_store import SliceStore, StackPairs, pair_slices, sagittal_slices, write_stack
 from BrainDiffLogic.volume import Volume
@@ -48,7 +48,7 @@ def a_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     vae, ldm = save_prior(folder, write_store(folder / "store"))
     prior, cards = load_prior(vae, ldm, "cpu")
-    plan = Plan(steps=1, variants=2, signal=(0.99, 0.98))
+    plan = InjectionSettings(steps=1, variants=2, signal=(0.99, 0.98))
     synthesize(SliceStore(folder / "store"), prior, cards, folder / "injected", plan)
     return folder
 

@@ -19,19 +19,19 @@ from tiny_stores import LDM_NETWORK, VAE_NETWORK, ldm_plan, vae_plan, write_stor
 
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.generative import DIFFUSION_MODELS, build_autoencoder, build_diffusion
+from BrainDiffLogic.models.generative import (
+    DIFFUSION_MODELS,
+    build_autoencoder,
+    build_diffusion,
+    check_partners,
+    load_ldm,
+    load_vae,
+)
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware, epochs_done, trained_state
-from BrainDiffLogic.training.generative_checkpoints import (
-    check_partners,
-    generative_card,
-    load_ldm,
-    load_vae,
-    save_generative,
-)
 from BrainDiffLogic.training.ldm import DiffusionTraining, assert_prior, export_ldm, prior_slices, train_ldm
-from BrainDiffLogic.training.slice_store import SliceStore
+from BrainDiffLogic.training.slice_store import SliceStore, save_generative
 
 CPU = Hardware("cpu")
 
@@ -48,8 +48,7 @@ def a_vae(a_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_vae(path: Path, store: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    card = generative_card("vae", VAE_NETWORK, 1.0, SliceStore(store), {})
-    save_generative(build_autoencoder(VAE_NETWORK), card, path)
+    save_generative(build_autoencoder(VAE_NETWORK), "vae", path, VAE_NETWORK, 1.0, SliceStore(store), {})
     return path
 
 

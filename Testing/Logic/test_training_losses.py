@@ -44,11 +44,10 @@ def reference_tv(error: np.ndarray, exponent: float) -> float:
     return float(np.mean(terms))
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.25])
-def test_total_variation_equals_a_loop_over_the_pixels(exponent: float) -> None:
+def test_total_variation_equals_a_loop_over_the_pixels() -> None:
     error = images(2)
-    expected = reference_tv(error.numpy(), exponent)
-    assert losses.total_variation(error, exponent).item() == pytest.approx(expected, rel=1e-4)
+    expected = reference_tv(error.numpy(), losses.TV_EXPONENT)
+    assert losses.total_variation(error).item() == pytest.approx(expected, rel=1e-4)
 
 
 @given(scale=st.floats(0.01, 2), seed=st.integers(0, 99))
@@ -64,10 +63,9 @@ def test_total_variation_does_not_punish_the_edges_of_the_truth() -> None:
     assert losses.total_variation(clean - clean).item() < 1e-9 < losses.total_variation(clean).item()
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.25])
-def test_total_variation_has_a_finite_gradient_at_zero(exponent: float) -> None:
+def test_total_variation_has_a_finite_gradient_at_zero() -> None:
     error = torch.zeros(1, 1, 8, 8, requires_grad=True)
-    losses.total_variation(error, exponent).backward()
+    losses.total_variation(error).backward()
     assert error.grad is not None
     assert error.grad.isfinite().all()
 

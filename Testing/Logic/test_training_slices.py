@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from BrainDiffLogic.training.configuration import Recipe
 from BrainDiffLogic.training.heads import Source
 from BrainDiffLogic.training.pairs import PairCache
-from BrainDiffLogic.training.slices import GAIN, CachedSlices, SimulatedSlices, ValidationSlices, take_slice
+from BrainDiffLogic.training.slices import GAIN, CachedSlices, SimulatedSlices, SliceDraw, ValidationSlices, take_slice
 
 
 def numbered(slices: int = 6, rows: int = 20, columns: int = 24) -> np.ndarray:
@@ -67,9 +67,7 @@ def test_context_holds_the_neighbours_and_repeats_the_last_slice(index: int, nei
 
 def test_a_sample_depends_on_seed_epoch_and_item_alone(a_cache: PairCache) -> None:
     def sample(seed: int, epoch: int, item: int) -> torch.Tensor:
-        dataset = CachedSlices(a_cache, 3, 10, 3, 16, seed)
-        dataset.epoch = epoch
-        return dataset[item]["moved"]
+        return CachedSlices(a_cache, 3, SliceDraw(10, 3, 16, seed, epoch=epoch))[item]["moved"]
 
     one = sample(1, 0, 0)
     torch.testing.assert_close(one, sample(1, 0, 0), rtol=0, atol=0)
@@ -78,7 +76,7 @@ def test_a_sample_depends_on_seed_epoch_and_item_alone(a_cache: PairCache) -> No
 
 
 def test_cached_slices_use_only_the_pairs_that_are_there(a_cache: PairCache) -> None:
-    dataset = CachedSlices(a_cache, 100, 7, 1, 16, 1)
+    dataset = CachedSlices(a_cache, 100, SliceDraw(7, 1, 16, 1))
     assert dataset.pairs == [0, 1, 2]
     assert len(dataset) == 7
 
@@ -89,9 +87,7 @@ def fake_pair(cache: PairCache, index: int) -> tuple[np.ndarray, dict]:
 
 
 def drawn(cache: PairCache, epoch: int, workers: int, samples: int = 100) -> list[float]:
-    dataset = SimulatedSlices(cache, samples, 1, 8, seed=1)
-    dataset.epoch = epoch
-    loader = DataLoader(dataset, 8, num_workers=workers)
+    loader = DataLoader(SimulatedSlices(cache, SliceDraw(samples, 1, 8, 1, epoch=epoch)), 8, num_workers=workers)
     return [float(image.max()) for batch in loader for image in batch["clean"]]
 
 

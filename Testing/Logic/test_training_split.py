@@ -17,8 +17,8 @@ from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware
 from BrainDiffLogic.training.heads import (
     Source,
-    assert_disjoint,
     assert_other_motion,
+    assert_sources_disjoint,
     find_sources,
     find_traces,
     motion_shape,
@@ -56,7 +56,7 @@ def test_sources_that_are_not_there_are_refused(a_data_folder: Path, changes: di
 
 def test_a_subject_on_both_sides_is_refused() -> None:
     with pytest.raises(InputError, match="one is both"):
-        assert_disjoint([Source("a.nii", "one"), Source("b.nii", "two")], [Source("c.nii", "one")])
+        assert_sources_disjoint([Source("a.nii", "one"), Source("b.nii", "two")], [Source("c.nii", "one")])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, start_narrow
+from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, load_ldm, load_vae, start_narrow
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import (
@@ -28,7 +28,6 @@ from BrainDiffLogic.training.fit import (
     steps_per_epoch,
     trained_state,
 )
-from BrainDiffLogic.training.generative_checkpoints import load_ldm, load_vae
 from BrainDiffLogic.training.optimisers import rate_share
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.vae import export_vae, kl_divergence, reconstruction_quality, train_vae, vae_slices

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from tiny_stores import LDM_NETWORK, VAE_NETWORK, ldm_plan, vae_plan
 
-from BrainDiffLogic.commands.simulate_cohort import Settings as CohortSettings
-from BrainDiffLogic.commands.simulate_cohort import simulate_cohort
+from BrainDiffLogic.commands.simulate_cohort import CohortSettings, simulate_cohort
 from BrainDiffLogic.images import write_volume
-from BrainDiffLogic.injection.inject import Plan
+from BrainDiffLogic.injection.inject import InjectionSettings
 from BrainDiffLogic.papers.braindiff import BrainDiffSettings
 from BrainDiffLogic.papers.comparison import ComparisonSettings
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
@@ -56,7 +55,7 @@ def tiny_settings(**changes: Any) -> BrainDiffSettings:
         "canvas": (32, 32), "spacing_mm": 6.0, "step": 3, "shares": SHARES,
         "vae": vae_plan(network=VAE_NETWORK, validation_share=0.0),
         "ldm": ldm_plan(network=LDM_NETWORK, validation_share=0.0),
-        "corrector": tiny_corrector(), "injection": Plan(steps=2, variants=2, signal=(0.99, 0.97)),
+        "corrector": tiny_corrector(), "injection": InjectionSettings(steps=2, variants=2, signal=(0.99, 0.97)),
         "physics_levels": ("steps", "drift"),
     }  # fmt: skip
     return BrainDiffSettings(**{**content, **changes})

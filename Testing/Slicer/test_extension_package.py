@@ -314,9 +314,9 @@ def test_a_correction_imports_all_that_is_required_and_does_without_the_rest(
         "from BrainDiffLogic.correction_files import correct_file\n"
         "files = {'report': Path('report.json'), 'html': Path('page.html')}\n"
         "correct_file('scan.nii.gz', Path('out.nii.gz'), device='cpu', **files)\n"
-        "from BrainDiffLogic.motion.kspace import Trajectory, moved_kspace, np\n"  # what the model "motion" needs, too
+        "from BrainDiffLogic.motion.kspace import Acquisition, Trajectory, np\n"  # what the model "motion" needs, too
         "turning = Trajectory(np.zeros((8, 3)), np.ones((8, 3)))\n"
-        "moved_kspace(np.ones((8, 8, 8)), np.eye(4), turning, 1, np.zeros(3))\n"
+        "Acquisition((8, 8, 8), np.eye(4), turning, 1, np.zeros(3)).kspace(np.ones((8, 8, 8)))\n"
         f"print(*(set({present!r}) & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True)

@@ -24,10 +24,10 @@ from scipy import ndimage
 from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod
 from BrainDiffLogic.evaluation.safety.scene import DIAMETERS_MM, STILL, Case, Lesion, Scene, other_inputs
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.intensity import head_mask, mask_box, robust_scale
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.models.domain import judge
-from BrainDiffLogic.volume import Volume, ras_axes
+from BrainDiffLogic.volume import Volume, affine_from, ras_axes
 
 CLEAN, IDEMPOTENCE, EQUIVARIANCE = "clean in", "idempotence", "equivariance"
 TISSUE_VOLUMES, OUT_OF_DOMAIN = "tissue volumes", "out of domain"
@@ -62,7 +62,7 @@ ALL_SCANS = "all scans"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckResult:
     """One number of one check.
 
     check, case  what was looked at, and on which scan
@@ -81,14 +81,14 @@ class Outcome:
     least: bool = False
 
 
-def at_most(check: str, case: str, number: float, limit: float, unit: str = "", note: str = "") -> Outcome:
+def at_most(check: str, case: str, number: float, limit: float, unit: str = "", note: str = "") -> CheckResult:
     """Passed where the number does not exceed the limit."""
-    return Outcome(check, case, float(number), limit, bool(number <= limit), unit, note)
+    return CheckResult(check, case, float(number), limit, bool(number <= limit), unit, note)
 
 
-def at_least(check: str, case: str, number: float, limit: float, unit: str = "", note: str = "") -> Outcome:
+def at_least(check: str, case: str, number: float, limit: float, unit: str = "", note: str = "") -> CheckResult:
     """Passed where the number reaches the limit."""
-    return Outcome(check, case, float(number), limit, bool(number >= limit), unit, note, least=True)
+    return CheckResult(check, case, float(number), limit, bool(number >= limit), unit, note, least=True)
 
 
 def ratio(part: float, whole: float) -> float:
@@ -125,11 +125,11 @@ def tissue_volumes(scaled: np.ndarray, scene: Scene) -> dict[str, float]:
 
 def _growth(array: np.ndarray, scene: Scene) -> dict[str, float]:
     """Of each tissue, by how much its volume in ``array`` (I, J, K) exceeds the still scan's, as a share."""
-    truth, found = (tissue_volumes(scene.scale.forward(each), scene) for each in (scene.still.array, array))
-    return {name: found[name] / truth[name] - 1 for name in TISSUES}
+    truth, measured = (tissue_volumes(scene.scale.forward(each), scene) for each in (scene.still.array, array))
+    return {name: measured[name] / truth[name] - 1 for name in TISSUES}
 
 
-def check_clean_scan(method: Method, scene: Scene) -> list[Outcome]:
+def check_clean_scan(method: Method, scene: Scene) -> list[CheckResult]:
     """A still scan comes back as it is: SSIM, size of the change, mean and tissue volumes."""
     still = scene.still
     result = method(still)
@@ -152,7 +152,7 @@ def check_clean_scan(method: Method, scene: Scene) -> list[Outcome]:
     ]  # fmt: skip
 
 
-def check_tissue_volumes(method: Method, scene: Scene) -> list[Outcome]:
+def check_tissue_volumes(method: Method, scene: Scene) -> list[CheckResult]:
     """How much further from the still scan's volumes a correction takes those of each moved scan.
 
     By one fixed classifier: what a segmentation downstream would see.
@@ -166,7 +166,7 @@ def check_tissue_volumes(method: Method, scene: Scene) -> list[Outcome]:
     return outcomes
 
 
-def check_idempotence(method: Method, scene: Scene) -> list[Outcome]:
+def check_idempotence(method: Method, scene: Scene) -> list[CheckResult]:
     """The second application on each moved scan: its change over the first one's, and what it does to the error."""
 
     def size(difference: np.ndarray) -> float:
@@ -185,7 +185,7 @@ def check_idempotence(method: Method, scene: Scene) -> list[Outcome]:
     return outcomes
 
 
-def check_equivariance(method: Method, scene: Scene) -> list[Outcome]:
+def check_equivariance(method: Method, scene: Scene) -> list[CheckResult]:
     """The change of the most moved scan against that of its mirror image, and of the scan moved on its grid.
 
     Where the head lies in the image, and which side is left, should not decide what is corrected.
@@ -216,14 +216,13 @@ def _shifted(method: Method, volume: Volume, voxels: int) -> np.ndarray:
     """
     axes = ras_axes(volume.affine)[0][1:]
     pads = [(voxels, STRIDE - voxels) if axis in axes else (0, 0) for axis in range(3)]
-    affine = volume.affine.copy()
-    affine[:3, 3] -= volume.affine[:3, :3] @ [before for before, _ in pads]
+    affine = affine_from(volume.affine, [-before for before, _ in pads])
     larger = Volume(np.pad(volume.array, pads, mode="minimum"), affine, source=volume.source)
     cut = tuple(slice(before, before + size) for (before, _), size in zip(pads, volume.shape, strict=True))
     return (method(larger) - larger.array)[cut]
 
 
-def check_out_of_domain(method: Method, scene: Scene) -> list[Outcome]:
+def check_out_of_domain(method: Method, scene: Scene) -> list[CheckResult]:
     """Each of ``other_inputs``: the relative change, passed also where the method refuses or flags the image.
 
     What a model says is what ``correction.correct`` would report: it raises Refused, and ``domain.judge`` gives its
@@ -235,7 +234,7 @@ def check_out_of_domain(method: Method, scene: Scene) -> list[Outcome]:
     try:
         method(scene.still)
     except Refused as error:
-        return [*others, Outcome(OUT_OF_DOMAIN, ITSELF, 1.0, 0.0, False, "", f"refused: {error}")]
+        return [*others, CheckResult(OUT_OF_DOMAIN, ITSELF, 1.0, 0.0, False, "", f"refused: {error}")]
     said = f"flagged: {'; '.join(usual)}" if usual else "neither refused nor flagged"
     return [*others, at_most(OUT_OF_DOMAIN, ITSELF, len(usual), 0.0, "", said)]
 
@@ -249,16 +248,16 @@ def notes_of(method: Method, volume: Volume) -> list[str]:
     return judge(volume, method.model[1]).notes if isinstance(method, ModelMethod) else []
 
 
-def _other_input(method: Method, name: str, volume: Volume, usual: list[str]) -> Outcome:
+def _other_input(method: Method, name: str, volume: Volume, usual: list[str]) -> CheckResult:
     try:
         result = method(volume)
     except Refused as error:
-        return Outcome(OUT_OF_DOMAIN, name, 0.0, NEARLY_UNCHANGED, True, "", f"refused: {error}")
+        return CheckResult(OUT_OF_DOMAIN, name, 0.0, NEARLY_UNCHANGED, True, "", f"refused: {error}")
     head, floor = head_mask(volume.array), robust_scale(volume.array).offset
     signal = float(np.abs(volume.array[head] - floor).mean(dtype=np.float64))
     change = float(np.abs(result - volume.array)[head].mean(dtype=np.float64)) / signal
     if notes := [note for note in notes_of(method, volume) if note not in usual]:
-        return Outcome(OUT_OF_DOMAIN, name, change, NEARLY_UNCHANGED, True, "", f"flagged: {'; '.join(notes)}")
+        return CheckResult(OUT_OF_DOMAIN, name, change, NEARLY_UNCHANGED, True, "", f"flagged: {'; '.join(notes)}")
     said = "left as it is" if change <= NEARLY_UNCHANGED else "changed without a word"
     return at_most(OUT_OF_DOMAIN, name, change, NEARLY_UNCHANGED, "", said)
 
@@ -299,15 +298,17 @@ class LesionFound:
         return self.corrected / self.moved
 
 
-def check_implanted_lesions(method: Method, scene: Scene) -> list[Outcome]:
+def check_implanted_lesions(method: Method, scene: Scene) -> list[CheckResult]:
     """On each scan: the mean share of contrast that is kept, and the number of lesions that are deleted."""
     outcomes = []
     for case in scene.cases:
-        found = find_lesions(method, scene, case)
-        seen = [each for each in found if each.moved >= VISIBLE]
+        lesions = find_lesions(method, scene, case)
+        seen = [each for each in lesions if each.moved >= VISIBLE]
         deleted = [each for each in seen if each.kept < DELETED]
         outcomes += [
-            at_least(IMPLANTED, f"{case.name}: contrast kept", _kept(seen), LEAST_KEPT, "", _lesion_note(found, seen)),
+            at_least(
+                IMPLANTED, f"{case.name}: contrast kept", _kept(seen), LEAST_KEPT, note=_lesion_note(lesions, seen)
+            ),
             at_most(IMPLANTED, f"{case.name}: deleted", len(deleted), 0, "lesions", _lesion_names(deleted)),
         ]
     return outcomes
@@ -320,11 +321,11 @@ def find_lesions(method: Method, scene: Scene, case: Case) -> list[LesionFound]:
     return [LesionFound(lesion, lesion.share_in(moved), lesion.share_in(corrected)) for lesion in scene.lesions]
 
 
-def _kept(found: list[LesionFound]) -> float:
-    return float(np.mean([min(1.0, each.kept) for each in found])) if found else float("nan")
+def _kept(lesions: list[LesionFound]) -> float:
+    return float(np.mean([min(1.0, each.kept) for each in lesions])) if lesions else float("nan")
 
 
-def _lesion_note(found: list[LesionFound], seen: list[LesionFound]) -> str:
+def _lesion_note(lesions: list[LesionFound], seen: list[LesionFound]) -> str:
     groups = {
         "bright": [each for each in seen if each.lesion.contrast > 0],
         "dark": [each for each in seen if each.lesion.contrast < 0],
@@ -332,8 +333,8 @@ def _lesion_note(found: list[LesionFound], seen: list[LesionFound]) -> str:
         "larger": [each for each in seen if each.lesion.diameter > SMALL_MM],
     }
     parts = [f"{name} {_kept(group):.2f}" for name, group in groups.items() if group]
-    truth = [float(np.mean([getattr(each, name) for each in found])) for name in ("moved", "corrected")]
-    count = f"{len(seen)} of {len(found)} lesions seen in the moved scan"
+    truth = [float(np.mean([getattr(each, name) for each in lesions])) for name in ("moved", "corrected")]
+    count = f"{len(seen)} of {len(lesions)} lesions seen in the moved scan"
     return f"{', '.join(parts)}; of the truth {truth[0]:.2f} before, {truth[1]:.2f} after; {count}"
 
 
@@ -353,7 +354,7 @@ class Blob:
     excess: float
 
 
-def check_absent_lesions(method: Method, scene: Scene) -> list[Outcome]:
+def check_absent_lesions(method: Method, scene: Scene) -> list[CheckResult]:
     """The number of new blobs in the error of each corrected scan."""
     outcomes = []
     for case in scene.cases:
@@ -374,14 +375,12 @@ def new_blobs(before: np.ndarray, after: np.ndarray, scene: Scene) -> list[Blob]
     if not np.any(after != before):
         return []
     sigmas = [diameter / 2 / np.sqrt(3) / scene.still.spacing for diameter in DIAMETERS_MM]
-    margin = np.ceil(REACH * sigmas[-1]).astype(int)
-    box = ndimage.find_objects(scene.inside.astype(np.uint8))[0]
-    cut = tuple(slice(max(0, side.start - m), side.stop + m) for side, m in zip(box, margin, strict=True))
+    cut = mask_box(scene.inside, np.ceil(REACH * sigmas[-1]))
     inside, before, after = scene.inside[cut], before[cut], after[cut]
     unit = float(BALL_RESPONSE) * scene.tissue_step
     responses = [_response(before, sigma) for sigma in sigmas]
     bright, dark = np.max(responses, axis=0), -np.min(responses, axis=0)
-    found: list[Blob] = []
+    blobs: list[Blob] = []
     for diameter, sigma in zip(DIAMETERS_MM, sigmas, strict=True):
         reach = np.maximum(1, np.round(diameter / 2 / scene.still.spacing)).astype(int)
         response = _response(after, sigma)
@@ -393,8 +392,8 @@ def new_blobs(before: np.ndarray, after: np.ndarray, scene: Scene) -> list[Blob]
         places = np.argwhere(peaks)
         for place in places[_round(after, sigma, places)] if len(places) else ():
             where = tuple(int(p + side.start) for p, side in zip(place, cut, strict=True))
-            found.append(Blob(diameter, where, float(excess[tuple(place)]) / unit))
-    return _distinct(found, scene.still.spacing)
+            blobs.append(Blob(diameter, where, float(excess[tuple(place)]) / unit))
+    return _distinct(blobs, scene.still.spacing)
 
 
 def _response(array: np.ndarray, sigma: np.ndarray) -> np.ndarray:

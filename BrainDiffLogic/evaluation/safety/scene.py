@@ -18,13 +18,13 @@ from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import RobustScale, head_mask
+from BrainDiffLogic.intensity import RobustScale, head_mask, mask_box
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
-from BrainDiffLogic.motion.kspace import image_of, moved_kspace, phase_encode_axis
+from BrainDiffLogic.motion.kspace import Acquisition, image_of, phase_encode_axis
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.volume import Volume, ras_axes
+from BrainDiffLogic.volume import Volume, affine_from, ras_axes
 
 STILL = "still"
 MOTIONS = (("steps", 1.5, "AP"), ("tremor", 3.0, "SI"))
@@ -67,8 +67,8 @@ class Lesion:
 
     def share_in(self, difference: np.ndarray) -> float:
         """How much of the lesion a difference of volumes (with it minus without, on the scale) holds: least squares."""
-        found = float((difference[self.box] * self.shape).sum(dtype=np.float64))
-        return found / (self.contrast * float((self.shape**2).sum(dtype=np.float64)))
+        overlap = float((difference[self.box] * self.shape).sum(dtype=np.float64))
+        return overlap / (self.contrast * float((self.shape**2).sum(dtype=np.float64)))
 
 
 def place_lesions(
@@ -88,7 +88,7 @@ def place_lesions(
     depth = ndimage.distance_transform_edt(inside, sampling=volume.spacing)
     middle, white = tissue_limits
     tissues = {"white": inside & (scaled > white), "grey": inside & (scaled > middle) & (scaled <= white)}
-    found: list[Lesion] = []
+    lesions: list[Lesion] = []
     taken: list[np.ndarray] = []
     wanted = product(sorted(DIAMETERS_MM, reverse=True), tissues, (1, -1))
     for number, (diameter, tissue, sign) in enumerate(wanted):
@@ -103,10 +103,10 @@ def place_lesions(
             box, shape = soft_ellipsoid(place, radius * rng.permutation(axes), EDGE_MM, volume.spacing, volume.shape)
         else:
             box, shape = two_balls(place, radius, rng.normal(size=3), volume.spacing, volume.shape)
-        found.append(Lesion(diameter, tissue, size, box, shape))
-    if not found:
+        lesions.append(Lesion(diameter, tissue, size, box, shape))
+    if not lesions:
         raise InputError(f"{volume.name}: no room for a lesion inside the head; give a whole head")
-    return found
+    return lesions
 
 
 def two_balls(
@@ -211,12 +211,9 @@ def build_scene(head: Volume, seed: int = 0) -> Scene:
 
 def cropped(volume: Volume) -> Volume:
     """The box around the head, float32, ``MARGIN`` voxels wider where the field of view allows."""
-    box = ndimage.find_objects(head_mask(volume.array).astype(np.uint8))[0]
-    start = np.array([max(0, side.start - MARGIN) for side in box])
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    cut = tuple(slice(first, side.stop + MARGIN) for first, side in zip(start, box, strict=True))
-    return Volume(np.ascontiguousarray(volume.array[cut], dtype=np.float32), affine, source=volume.source)
+    box = mask_box(head_mask(volume.array), MARGIN)
+    affine = affine_from(volume.affine, [side.start for side in box])
+    return Volume(np.ascontiguousarray(volume.array[box], dtype=np.float32), affine, source=volume.source)
 
 
 def tissue_step(values: np.ndarray, limits: tuple[float, float]) -> float:
@@ -246,8 +243,8 @@ def _moved(volume: Volume, poses: Trajectory, pe_axis: str) -> Volume:
     """Moved by poses as they are: ``simulate_motion`` would align them to each image anew."""
     assert poses.centre is not None
     axis, floor = phase_encode_axis(volume.affine, pe_axis), np.float32(min(0.0, float(volume.array.min())))
-    kspace = moved_kspace(volume.array - floor, volume.affine, poses, axis, poses.centre)
-    return volume.with_array(np.abs(image_of(kspace)) + floor)
+    model = Acquisition(volume.shape, volume.affine, poses, axis, poses.centre)
+    return volume.with_array(np.abs(image_of(model.kspace(volume.array - floor))) + floor)
 
 
 INVERSE_OF = 1.1
@@ -295,8 +292,7 @@ def thick_slices(volume: Volume, axis: int) -> Volume:
     count = volume.shape[axis] // step
     array = np.moveaxis(volume.array, axis, 0)[: count * step]
     array = array.reshape(count, step, *array.shape[1:]).mean(axis=1)
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, axis] * (step - 1) / 2
+    affine = affine_from(volume.affine, np.eye(3)[axis] * (step - 1) / 2)
     affine[:3, axis] *= step
     return Volume(np.ascontiguousarray(np.moveaxis(array, 0, axis)), affine, source=volume.source)
 

@@ -16,10 +16,10 @@ from BrainDiffLogic import __version__
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.evaluation.methods import Method, made_by
 from BrainDiffLogic.evaluation.safety import checks
-from BrainDiffLogic.evaluation.safety.checks import ALL_SCANS, CachedMethod, Outcome
+from BrainDiffLogic.evaluation.safety.checks import ALL_SCANS, CachedMethod, CheckResult
 from BrainDiffLogic.evaluation.safety.scene import Scene, build_scene
 from BrainDiffLogic.files import digest
-from BrainDiffLogic.images.outputs import as_csv, as_json, staged_outputs, write_json
+from BrainDiffLogic.images.outputs import as_csv, as_json, as_markdown, make_folder, staged_outputs, write_json
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.volume import Volume
 
@@ -38,14 +38,14 @@ class HeadOutcome:
 
     head: str
     method: str
-    outcome: Outcome
+    outcome: CheckResult
 
 
-def write_report(out: Path, rows: Sequence[HeadOutcome]) -> Path:
+def write_safety_report(out: Path, rows: Sequence[HeadOutcome]) -> Path:
     """Write the three files; returns the Markdown one."""
     files = [out / REPORT, out / "safety.csv", out / "safety.json"]
     with staged_outputs(files) as (markdown, table, data):
-        markdown.write_text(as_markdown(rows), encoding="utf-8")
+        markdown.write_text(safety_text(rows), encoding="utf-8")
         table.write_text(as_csv(COLUMNS, map(_entry, rows)), encoding="utf-8")
         verdicts = {name: {"passed": of - len(failed), "of": of} for name, (of, failed) in verdict(rows).items()}
         entries = [_entry(row) for row in rows]
@@ -54,7 +54,7 @@ def write_report(out: Path, rows: Sequence[HeadOutcome]) -> Path:
     return files[0]
 
 
-def as_markdown(rows: Sequence[HeadOutcome]) -> str:
+def safety_text(rows: Sequence[HeadOutcome]) -> str:
     """A summary, a table for each check, and what the numbers that failed say of themselves."""
     methods, heads = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("method", "head"))
     lines = ["# Does it do harm?", "", f"Heads: {', '.join(heads)}. {SCALE}", "", *_summary(rows), ""]
@@ -72,10 +72,10 @@ def as_markdown(rows: Sequence[HeadOutcome]) -> str:
     return "\n".join(lines)
 
 
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
+def worst(outcomes: Iterable[CheckResult]) -> CheckResult:
     """The outcome furthest beyond its limit; what cannot be had is worse than any number."""
 
-    def badness(outcome: Outcome) -> tuple[bool, float]:
+    def badness(outcome: CheckResult) -> tuple[bool, float]:
         if math.isnan(outcome.number):
             return True, math.inf
         return not outcome.passed, -outcome.number if outcome.least else outcome.number
@@ -91,34 +91,34 @@ def verdict(rows: Sequence[HeadOutcome]) -> dict[str, tuple[int, list[str]]]:
     known = dict.fromkeys((row.outcome.check, row.outcome.case) for row in rows)
     done = {check for check, case in known if case != ALL_SCANS}
     cases = [(check, case) for check, case in known if case != ALL_SCANS or check not in done]
-    found = {}
+    failed = {}
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row.outcome for row in rows if row.method == method]
         bad = {(outcome.check, outcome.case) for outcome in mine if not outcome.passed}
-        found[method] = len(cases), [check for check, case in cases if {(check, case), (check, ALL_SCANS)} & bad]
-    return found
+        failed[method] = len(cases), [check for check, case in cases if {(check, case), (check, ALL_SCANS)} & bad]
+    return failed
 
 
 def _summary(rows: Sequence[HeadOutcome]) -> list[str]:
-    lines = ["| method | passed | failed checks |", "| --- | ---: | --- |"]
+    lines = []
     for method, (of, failed) in verdict(rows).items():
         counts = [f"{check} ({failed.count(check)})" for check in dict.fromkeys(failed)]
-        lines.append(f"| {method} | {of - len(failed)} of {of} | {', '.join(counts) or '-'} |")
-    return lines
+        lines.append([method, f"{of - len(failed)} of {of}", ", ".join(counts) or "-"])
+    return as_markdown(["method", "passed", "failed checks"], lines)
 
 
 def _check_table(rows: Sequence[HeadOutcome], methods: Sequence[str]) -> list[str]:
-    lines = [f"| case | limit | {' | '.join(methods)} |", f"| --- | ---: |{' ---: |' * len(methods)}"]
+    lines = []
     for case in dict.fromkeys(row.outcome.case for row in rows):
         chosen = [row for row in rows if row.outcome.case == case]
         first = chosen[0].outcome
         unit = f" {first.unit}" if first.unit else ""
         cells = [_cell([row.outcome for row in chosen if row.method == method]) for method in methods]
-        lines.append(f"| {case} | {_relation(first)} {first.limit:g}{unit} | {' | '.join(cells)} |")
-    return lines
+        lines.append([case, f"{_relation(first)} {first.limit:g}{unit}", *cells])
+    return as_markdown(["case", "limit", *methods], lines)
 
 
-def _cell(outcomes: Sequence[Outcome]) -> str:
+def _cell(outcomes: Sequence[CheckResult]) -> str:
     if not outcomes:
         return "-"
     shown = worst(outcomes)
@@ -133,7 +133,7 @@ def _remark(row: HeadOutcome) -> str:
     return f"- {row.method}, {row.head}, {row.outcome.check}, {row.outcome.case}: {row.outcome.note}"
 
 
-def _relation(outcome: Outcome) -> str:
+def _relation(outcome: CheckResult) -> str:
     return ">=" if outcome.least else "<="
 
 
@@ -143,7 +143,7 @@ def _entry(row: HeadOutcome) -> dict[str, Any]:
     return {name: values[name] for name in COLUMNS}
 
 
-Check = Callable[[Method, Scene], list[Outcome]]
+Check = Callable[[Method, Scene], list[CheckResult]]
 CHECKS: dict[str, Check] = {
     checks.CLEAN: checks.check_clean_scan,
     checks.IDEMPOTENCE: checks.check_idempotence,
@@ -173,16 +173,13 @@ def run_safety(
     if not heads:
         raise InputError("heads: there is none to check the methods on; give still T1-weighted scans")
     folder = out / FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: the folder cannot be made ({error.strerror}); choose another") from None
+    make_folder(folder)
     rows: list[HeadOutcome] = []
     share = 1 / len(heads)
     for number, (name, head) in enumerate(zip(_names(heads), heads, strict=True)):
         rows += _check_head(name, head, methods, folder, part_of(progress, number * share, share, name))
     progress(1.0, "Checked")
-    return write_report(out, rows)
+    return write_safety_report(out, rows)
 
 
 def _check_head(
@@ -195,25 +192,25 @@ def _check_head(
         file = folder / f"{quote(name, safe='')}_{quote(method_name, safe='')}.json"
         key = {"format": FORMAT, "version": __version__, "head": known, "method": method_name}
         key["made_by"] = made[method_name]
-        found = _read(file, key)
-        missing = [check for check in CHECKS if check not in found]
+        results = _read(file, key)
+        missing = [check for check in CHECKS if check not in results]
         if missing:
             scene = scene or build_scene(head, SEED)
             method = CachedMethod(method, [volume for case in scene.cases for volume in (case.plain, case.lesioned)])
             for done, check in enumerate(missing):
                 progress((number + done / len(missing)) / len(methods), f"{method_name}: {check}")
-                found[check] = _outcomes(check, method, scene)
-                _write(file, key, found)
-        rows += [HeadOutcome(name, method_name, outcome) for check in CHECKS for outcome in found[check]]
+                results[check] = _outcomes(check, method, scene)
+                _write(file, key, results)
+        rows += [HeadOutcome(name, method_name, outcome) for check in CHECKS for outcome in results[check]]
     return rows
 
 
-def _outcomes(check: str, method: Method, scene: Scene) -> list[Outcome]:
+def _outcomes(check: str, method: Method, scene: Scene) -> list[CheckResult]:
     """What a check finds; a method that refuses one of its scans does not pass it."""
     try:
         return CHECKS[check](method, scene)
     except Refused as error:
-        return [Outcome(check, ALL_SCANS, math.nan, 0.0, False, "", f"refused: {error}")]
+        return [CheckResult(check, ALL_SCANS, math.nan, 0.0, False, "", f"refused: {error}")]
 
 
 def _names(heads: Sequence[Volume]) -> list[str]:
@@ -233,7 +230,7 @@ def _digest(head: Volume) -> str:
     return digest([digest(array.tobytes()), str(array.dtype), array.shape, np.round(head.affine, 6).tolist()])
 
 
-def _read(file: Path, key: dict[str, Any]) -> dict[str, list[Outcome]]:
+def _read(file: Path, key: dict[str, Any]) -> dict[str, list[CheckResult]]:
     """The outcomes by check that a file holds; none where it is missing or made for another ``key``."""
     if not file.exists():
         return {}
@@ -246,16 +243,16 @@ def _read(file: Path, key: dict[str, Any]) -> dict[str, list[Outcome]]:
         raise InputError(f"{file}: damaged; delete it, what it held is checked again") from None
 
 
-def _outcome(entry: dict[str, Any]) -> Outcome:
-    return Outcome(**{**entry, "number": float(entry["number"])})
+def _outcome(entry: dict[str, Any]) -> CheckResult:
+    return CheckResult(**{**entry, "number": float(entry["number"])})
 
 
-def _write(file: Path, key: dict[str, Any], found: dict[str, list[Outcome]]) -> None:
-    checked = {check: [_plain(outcome) for outcome in outcomes] for check, outcomes in found.items()}
+def _write(file: Path, key: dict[str, Any], results: dict[str, list[CheckResult]]) -> None:
+    checked = {check: [_plain(outcome) for outcome in outcomes] for check, outcomes in results.items()}
     write_json(file, {"key": key, "checks": checked})
 
 
-def _plain(outcome: Outcome) -> dict[str, Any]:
+def _plain(outcome: CheckResult) -> dict[str, Any]:
     """For JSON, where what is not finite is its name."""
-    found = asdict(outcome)
-    return {**found, "number": found["number"] if math.isfinite(found["number"]) else str(found["number"])}
+    entry = asdict(outcome)
+    return {**entry, "number": entry["number"] if math.isfinite(entry["number"]) else str(entry["number"])}
