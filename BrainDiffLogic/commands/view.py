@@ -17,7 +17,7 @@ from BrainDiffLogic.commands.progress import say
 from BrainDiffLogic.errors import InputError
 
 if TYPE_CHECKING:
-    from BrainDiffViewer.gate import Wish
+    from BrainDiffViewer.gate import SessionSettings
 
 LOOPBACK, UPLOAD_GB = "127.0.0.1", 1.0
 
@@ -67,18 +67,18 @@ def serve(
         raise InputError(f"--port {port}: a port is a number from 0 to 65535")
     if not 0 < upload_gb < inf:
         raise InputError(f"--upload-limit {upload_gb:g}: give a finite number above 0")
-    from BrainDiffViewer.gate import GIGABYTE, Wish
+    from BrainDiffViewer.gate import GIGABYTE, SessionSettings
 
-    wish = Wish(source, corrected, int(upload_gb * GIGABYTE))
+    settings = SessionSettings(source, corrected, int(upload_gb * GIGABYTE))
     with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(wish, host, port, browser))
+        asyncio.run(_serve(settings, host, port, browser))
 
 
-async def _serve(wish: Wish, host: str, port: int, browser: bool) -> None:
+async def _serve(settings: SessionSettings, host: str, port: int, browser: bool) -> None:
     from BrainDiffViewer.gate import Gate, is_loopback, start_session
 
     with tempfile.TemporaryDirectory(prefix="braindiff-view-") as home:
-        start = partial(start_session, wish, Path(home))
+        start = partial(start_session, settings, Path(home))
         async with Gate(start, host, port) as gate:
             gate.keep(await start())
             if not is_loopback(host):

@@ -49,7 +49,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
-class Wish:
+class SessionSettings:
     """What a session is started with.
 
     source, corrected  paths of volumes to show, or None
@@ -88,11 +88,11 @@ class Session:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-async def start_session(wish: Wish, home: Path) -> Session:
+async def start_session(settings: SessionSettings, home: Path) -> Session:
     """A session that shows what it was asked to, with a private folder in ``home``, also for what libraries put aside.
 
-    Key and wish go through a pipe, where no other user of the machine reads them. Raises InputError where the volumes
-    cannot be read, in the words of who read them.
+    Key and settings go through a pipe, where no other user of the machine reads them. Raises InputError where the
+    volumes cannot be read, in the words of who read them.
     """
     folder = home / secrets.token_hex(8)
     folder.mkdir(mode=0o700)
@@ -103,7 +103,7 @@ async def start_session(wish: Wish, home: Path) -> Session:
         env={**os.environ, "TMPDIR": str(folder)},
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps({"key": key, "folder": str(folder), **asdict(wish)}).encode() + b"\n")
+    process.stdin.write(json.dumps({"key": key, "folder": str(folder), **asdict(settings)}).encode() + b"\n")
     line = await process.stdout.readline()
     answer: dict[str, Any] = json.loads(line or b'{"error": "the viewer could not start; see the lines above"}')
     session = Session(process, answer.get("port", 0), key, folder)

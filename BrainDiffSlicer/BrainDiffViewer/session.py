@@ -1,6 +1,6 @@
 """The process of one session: a trame server on the loopback address, which answers only who has its key.
 
-``gate.start_session`` starts it and writes the wish to its stdin; one line of JSON on stdout answers, with the port
+``gate.start_session`` starts it and writes the settings to its stdin; one line of JSON on stdout answers, with the port
 or with what was wrong with the volumes. When stdin closes, the process ends, and its folder goes with it.
 """
 
@@ -34,13 +34,13 @@ LOADING = '<main class="loading"><h1>BrainDiff</h1><p role="status">Opening the 
 
 def main() -> int:
     """The process's whole life; returns the exit status."""
-    wish = json.loads(sys.stdin.readline())
+    settings = json.loads(sys.stdin.readline())
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print would be taken for an answer
-    folder = Path(wish["folder"])
+    folder = Path(settings["folder"])
     threading.Thread(target=_end_with_stdin, args=(folder,), daemon=True).start()
     try:
-        _serve(wish, folder, answer)
+        _serve(settings, folder, answer)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -57,30 +57,30 @@ def _end_with_stdin(folder: Path) -> None:
     os._exit(0)
 
 
-def _serve(wish: dict[str, Any], folder: Path, answer: Any) -> None:
+def _serve(settings: dict[str, Any], folder: Path, answer: Any) -> None:
     def say(**facts: Any) -> None:
         answer.write(json.dumps(facts) + "\n")
         answer.flush()
 
     try:
-        volume = _read(wish["source"], wish["corrected"])  # before what takes seconds to load
+        volume = _read(settings["source"], settings["corrected"])  # before what takes seconds to load
         from trame.app import get_server
 
         from BrainDiffViewer.page import Page
 
         server = get_server("braindiff", client_type="vue3")
-        page = Page(server, folder, wish["limit"])
+        page = Page(server, folder, settings["limit"])
         if volume is not None:
-            page.open(Path(wish["source"]), wish["source"], volume, wish["corrected"])
+            page.open(Path(settings["source"]), settings["source"], volume, settings["corrected"])
     except InputError as error:
         say(error=str(error))
         return
-    server.controller.on_server_bind.add(lambda site: add_routes(site.app, page, wish["key"]))
+    server.controller.on_server_bind.add(lambda site: add_routes(site.app, page, settings["key"]))
     server.controller.on_server_ready.add(lambda **_: say(port=server.port))
-    sys.argv[1:] = [f"--authKey={wish['key']}"]  # of this process's memory, not of its command line
+    sys.argv[1:] = [f"--authKey={settings['key']}"]  # of this process's memory, not of its command line
     server.start(
         port=0, host="127.0.0.1", open_browser=False, show_connection_info=False, disable_logging=True,
-        timeout=wish["idle"], thread=True,
+        timeout=settings["idle"], thread=True,
     )  # fmt: skip
 
 

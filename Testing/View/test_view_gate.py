@@ -14,7 +14,7 @@ pytest.importorskip("trame_slicer", reason="the extra viewer is not installed")
 
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
-from BrainDiffViewer.gate import KEY_HEADER, Wish, is_loopback, start_session
+from BrainDiffViewer.gate import KEY_HEADER, SessionSettings, is_loopback, start_session
 
 SOCKET = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
@@ -57,7 +57,7 @@ def test_only_who_has_the_token_and_comes_from_the_page_is_let_in(start_viewer: 
 
 def test_a_session_answers_nobody_without_its_key_and_leaves_nothing(tmp_path: Path) -> None:
     async def life() -> None:
-        session = await start_session(Wish(idle=60), tmp_path)
+        session = await start_session(SessionSettings(idle=60), tmp_path)
         assert await asyncio.to_thread(status, session.url, path="/index.html") == (403, "Only the gate may ask.")
         for path in ("/ws", "/results.zip"):
             assert (await asyncio.to_thread(status, session.url, path=path))[0] == 403
@@ -75,7 +75,7 @@ def test_a_volume_that_cannot_be_read_ends_the_start(tmp_path: Path, capsys: pyt
     bad = tmp_path / "bad.nii"
     bad.write_text("no volume")
     with pytest.raises(InputError, match="bad.nii"):
-        asyncio.run(start_session(Wish(str(bad)), tmp_path))
+        asyncio.run(start_session(SessionSettings(str(bad)), tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii"]
     assert main(["view", str(bad), "--no-browser"]) == 2
     said = capsys.readouterr()
