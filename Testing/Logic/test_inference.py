@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,6 +21,14 @@ from BrainDiffLogic.models.folding import CellConvolution, DoubledConvolution, f
 from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_after_as_before() -> Iterator[None]:
+    """Numbers of threads that a test pretends are no other test's: sums depend on them."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def refuse_batches(monkeypatch: pytest.MonkeyPatch, refused, error: type[Exception], text: str = "") -> list:
@@ -56,7 +65,6 @@ def test_the_residual_of_a_slice_comes_from_it_and_its_neighbours() -> None:
 
 def test_weights_are_moved_once_and_not_while_others_compute_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # else the tests that follow have 4
     movers = []
     real = torch.nn.Module.to
 
