@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import files_read
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 
 BASE_MIB, BYTES_A_VOXEL = 600, 80
@@ -28,6 +29,8 @@ FREE_SHARE = 0.9
 PACKED = 2.5
 """Voxels for each byte on disk, at most, of what is not asked for its shape (DICOM)."""
 SILENT = logging.CRITICAL + 1
+LOST_S, LOOK_S = 60.0, 5.0
+"""Seconds after which a worker that died and did not come back is given up, and between looks for such ones."""
 ANY_PORT = "127.0.0.1:0"
 """Dask opens a web server on 8787 also without a dashboard: here it has no page, and takes nobody's port."""
 
@@ -74,7 +77,7 @@ def local_crew(workers: int, tries: int) -> Iterator[Client]:
     settings: dict[str, object] = {
         "distributed.scheduler.allowed-failures": tries - 1,
         "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.worker-ttl": None, "distributed.deploy.lost-worker-timeout": f"{LOST_S}s",
         "distributed.scheduler.http.routes": [], "distributed.worker.http.routes": [],
         "distributed.worker.memory.target": False, "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": 0.98,
@@ -85,8 +88,26 @@ def local_crew(workers: int, tries: int) -> Iterator[Client]:
     with tempfile.TemporaryDirectory(prefix="braindiff-") as folder, dask.config.set(settings), LocalCluster(
         n_workers=workers, threads_per_worker=1, memory_limit=int(share), dashboard_address=None,
         local_directory=folder, silence_logs=SILENT, security=True, scheduler_kwargs={"dashboard_address": ANY_PORT},
-    ) as cluster, Client(cluster) as client:  # fmt: skip
+    ) as cluster, Client(cluster) as client, _kept_at(workers, cluster):  # fmt: skip
         yield client
+
+
+@contextmanager
+def _kept_at(workers: int, cluster: LocalCluster) -> Iterator[None]:
+    """Replace workers that Dask has given up: those that take longer to come back than it waits, on a busy computer."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            cluster.scale(workers)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from BrainDiffLogic.cohort import run
 from BrainDiffLogic.cohort.derivatives import prepare
 from BrainDiffLogic.cohort.items import Item, find_items
 from BrainDiffLogic.cohort.run import crew_size, local_crew, memory_mib, run_batch
@@ -100,6 +101,16 @@ def test_a_scan_whose_worker_is_killed_is_tried_again_and_a_poisoned_one_is_name
     assert (tmp_path / "kills-sub-002").stat().st_size == 1 and (tmp_path / "kills-sub-003").stat().st_size == 2
     assert "killed" in json.loads((out / "logs" / "sub-003_T1w.json").read_text())["Reason"]
     assert not list((out / ".braindiff" / "work").iterdir()) and not (out / "sub-003").exists()
+
+
+def test_a_worker_that_comes_back_too_late_for_dask_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start takes longer than a busy computer's cluster waits for it: without workers the batch would never end."""
+    monkeypatch.setattr(run, "LOST_S", 0.05)
+    monkeypatch.setattr(run, "LOOK_S", 1.0)
+    with local_crew(1, tries=3) as client:
+        before = client.submit(os.getpid, pure=False).result(timeout=60)
+        os.kill(before, signal.SIGKILL)
+        assert client.submit(os.getpid, pure=False).result(timeout=90) != before
 
 
 def test_workers_have_no_web_page(recwarn: pytest.WarningsRecorder) -> None:
