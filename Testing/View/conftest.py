@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,9 @@ def start_viewer(tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
 
     def start(*arguments: object) -> Viewer:
         command = [sys.executable, "-m", "BrainDiffLogic.commands.main", "view", *map(str, arguments), "--no-browser"]
+        heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)}, preexec_fn=heeded
         )
         found = re.search(r"http\S+", process.stdout.readline())
         assert found, "the viewer printed no address"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from page_driver import correct, upload, value
+from page_driver import correct, serious_faults, upload, value
 from PIL import Image
 
 from BrainDiffLogic import read_volume, write_volume
@@ -333,16 +333,13 @@ def test_the_pictures_of_the_documentation(start_viewer: Callable, open_page: Ca
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 800])
 def test_the_page_is_accessible(start_viewer: Callable, open_page: Callable, a_small_head: Path, width: int) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     viewer = start_viewer(a_small_head, a_small_head)
     page = open_page(viewer.url, width, 900)
     page.wait_for_selector("#download")
     page.evaluate("state => Object.entries(state).forEach((pair) => window.trame.state.set(...pair))", SHOWN)
     page.wait_for_selector("[role=alert]")
     page.click("#all")
-    found = axe.run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert not serious, json.dumps([(one["id"], [node["html"] for node in one["nodes"]]) for one in serious], indent=1)
+    assert not serious_faults(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out to the side"
 
     reached: set[str] = set()
@@ -356,6 +353,4 @@ def test_the_page_is_accessible(start_viewer: Callable, open_page: Callable, a_s
 
 
 def test_the_empty_page_is_accessible(start_viewer: Callable, open_page: Callable) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(open_page(start_viewer().url)).response["violations"]
-    assert not [one for one in found if one["impact"] in ("serious", "critical")]
+    assert not serious_faults(open_page(start_viewer().url))
