@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -124,7 +125,9 @@ def crew_at(address: str) -> Iterator[Client]:
 
 
 OutcomeReport = Callable[[Outcome], None]
-KILLED = "given up: the worker was killed each of {} times (out of memory?); try it alone with braindiff correct"
+SUSPECT = "suspect"
+"""Its workers were killed, but another scan, which waited or worked there too, may have been the reason."""
+KILLED = "given up: alone, too, the worker was killed each of {} times (out of memory?); try it with braindiff correct"
 
 
 def run_batch(
@@ -138,46 +141,53 @@ def run_batch(
     """Work on every scan; returns what became of each, in the order in which they ended.
 
     crew    the workers, who come and go with this batch
-    tries   how often a scan is begun whose worker dies or fails unexpectedly, before it is given up and named
+    tries   how often a scan is begun whose worker dies or fails unexpectedly; where workers died, as often again at the
+            end, with no other scan at work, before it is given up and named
     report  called with each outcome
     When this is interrupted, no unfinished file stays of scans that no worker is at any more.
     """
     ended: list[Outcome] = []
     try:
         with crew as client:
-            for wait in (False, True):
-                waiting = items if not wait else [one.item for one in ended if one.status == BUSY]
-                ended = [one for one in ended if one.status != BUSY]
-                for outcome in _ended(waiting, out, settings, client, tries, wait):
-                    ended.append(outcome)
-                    if outcome.status != BUSY:
-                        report(outcome)
+            for left in ("", BUSY, SUSPECT):
+                waiting = [one.item for one in ended if one.status == left] if left else items
+                ended = [one for one in ended if one.status != left]
+                for part in [[item] for item in waiting] if left == SUSPECT else [waiting]:
+                    for outcome in _ended(part, out, settings, client, tries, left):
+                        ended.append(outcome)
+                        if outcome.status not in (BUSY, SUSPECT):
+                            report(outcome)
     finally:
         sweep(items, out)
     return ended
 
 
 def _ended(
-    items: Iterable[Item], out: Path, settings: BatchSettings, client: Client, tries: int, wait: bool
+    items: Iterable[Item], out: Path, settings: BatchSettings, client: Client, tries: int, left: str
 ) -> Iterable[Outcome]:
     from distributed import as_completed
 
     futures = {
-        client.submit(work_on, item, out, settings, wait, retries=tries - 1, pure=False): item for item in items
+        client.submit(work_on, item, out, settings, bool(left), retries=tries - 1, pure=False): item for item in items
     }  # fmt: skip
     for future in as_completed(list(futures)):
-        item = futures.pop(future)
-        yield future.result() if future.status == "finished" else give_up(item, out, _why(future, tries))
+        yield _outcome(future, futures.pop(future), out, tries, left)
         future.release()
 
 
-def _why(future: Future, tries: int) -> str:
-    """Why a scan did not end in an outcome: its workers died, it failed unexpectedly, or the scheduler went away."""
+def _outcome(future: Future, item: Item, out: Path, tries: int, left: str) -> Outcome:
+    """What became of a scan; waits where the outcome was lost with its worker and is made again.
+
+    Without an outcome its workers died, it failed unexpectedly, or the scheduler went away.
+    """
     from distributed.scheduler import KilledWorker
 
-    if future.status == "cancelled":
-        return "not done: the Dask scheduler was lost; run the batch again"
-    error = future.exception()
-    if isinstance(error, KilledWorker):
-        return KILLED.format(tries)
-    return f"failed unexpectedly each of {tries} times, {type(error).__name__}: {' '.join(str(error).split())}"
+    try:
+        return cast(Outcome, future.result())
+    except KilledWorker:
+        return Outcome(item, SUSPECT) if left != SUSPECT else give_up(item, out, KILLED.format(tries))
+    except CancelledError:
+        return give_up(item, out, "not done: the Dask scheduler was lost; run the batch again")
+    except Exception as error:  # noqa: BLE001 - one scan must not end the others
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return give_up(item, out, f"failed unexpectedly each of {tries} times, {what}")
