@@ -33,6 +33,13 @@ from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.training import losses
+from BrainDiffLogic.training.batches import (
+    EpochBatches,
+    Sample,
+    evenly,
+    in_rounds,
+    steps_per_epoch,
+)
 from BrainDiffLogic.training.configuration import (
     CORRECTING_FIELDS,
     OPTIMISERS,
@@ -43,16 +50,11 @@ from BrainDiffLogic.training.configuration import (
 from BrainDiffLogic.training.fit import (
     LAST,
     ONE_DEVICE,
-    EpochBatches,
     Hardware,
-    Sample,
-    evenly,
     fit,
-    in_rounds,
     open_run,
     read_checkpoint,
     steps_done,
-    steps_per_epoch,
     trained_state,
 )
 from BrainDiffLogic.training.heads import assert_other_motion, find_sources

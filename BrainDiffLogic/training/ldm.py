@@ -28,20 +28,22 @@ from BrainDiffLogic.models.generative import (
     load_vae,
     translate_arguments,
 )
+from BrainDiffLogic.training.batches import (
+    Epoch,
+    EpochBatches,
+    NoisySamples,
+    Sample,
+    noisy_samples,
+    steps_per_epoch,
+)
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
 from BrainDiffLogic.training.fit import (
     ONE_DEVICE,
-    Epoch,
-    EpochBatches,
     Hardware,
-    NoisySamples,
-    Sample,
     epochs_done,
     fit,
     log_grid,
-    noisy_samples,
     open_epochs,
-    steps_per_epoch,
     trained_state,
 )
 from BrainDiffLogic.training.optimisers import rate_share, scheduled

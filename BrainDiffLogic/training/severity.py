@@ -22,14 +22,13 @@ from BrainDiffLogic.models.severity import FAMILY, SeverityNetwork, build_severi
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
 from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.severity import aggregate, look
+from BrainDiffLogic.training.batches import EpochBatches, Sample
 from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration
 from BrainDiffLogic.training.corrector import EXTENT_MM, SPACING_MM
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import (
     ONE_DEVICE,
-    EpochBatches,
     Hardware,
-    Sample,
     epochs_done,
     fit,
     open_epochs,

@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from BrainDiffLogic.ellipsoids import soft_ellipsoid
+from BrainDiffLogic.training.batches import VALIDATION_EPOCH, Sample
 from BrainDiffLogic.training.configuration import Variation
-from BrainDiffLogic.training.fit import VALIDATION_EPOCH, Sample
 from BrainDiffLogic.training.pairs import PairCache
 
 GAIN = (0.9, 1.1)

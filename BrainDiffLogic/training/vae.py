@@ -29,20 +29,22 @@ from BrainDiffLogic.models.generative import (
     start_narrow,
     translate_arguments,
 )
+from BrainDiffLogic.training.batches import (
+    VALIDATION_SLICES,
+    EpochBatches,
+    Sample,
+    evenly,
+    noisy_samples,
+    steps_per_epoch,
+)
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.fit import (
     ONE_DEVICE,
-    VALIDATION_SLICES,
-    EpochBatches,
     Hardware,
-    Sample,
     epochs_done,
-    evenly,
     fit,
     log_grid,
-    noisy_samples,
     open_epochs,
-    steps_per_epoch,
     trained_state,
 )
 from BrainDiffLogic.training.losses import PerceptualTerm, build_perceptual

@@ -16,16 +16,18 @@ from tiny_stores import VAE_NETWORK, vae_plan, write_store
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.generative import AUTOENCODERS, build_autoencoder, load_ldm, load_vae, start_narrow
+from BrainDiffLogic.training.batches import (
+    EpochBatches,
+    NoisySamples,
+    ProcessBatches,
+    steps_per_epoch,
+)
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import (
-    EpochBatches,
     Hardware,
-    NoisySamples,
-    ProcessBatches,
     epochs_done,
     grid,
-    steps_per_epoch,
     trained_state,
 )
 from BrainDiffLogic.training.optimisers import rate_share
