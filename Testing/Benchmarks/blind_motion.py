@@ -5,9 +5,10 @@
 Still heads without their noise (``training.quiet``), cropped with a margin of air, moved at their own voxel size with
 one pose a phase-encode line; noise of 2 % of the head's 99th percentile after the motion, the same in both images; the
 phase-encode axis is given, the motion gate off. On the cases of "chosen" the limits of agreement and trust were set,
-those of "fresh" were looked at afterwards; "coils" (8 fixed receive coils, root sum of squares, an object phase, noise
-of 1 % a coil), "grappa" (the same, every second line measured, 24 calibration lines), "partial" (partial Fourier of
-0.75) and "torchio" (four sudden moves by TorchIO's RandomMotion, which must be installed) are other ways of acquiring;
+those of "fresh" were looked at afterwards; "grid" has every kind of motion from 0.5 to 4 mm; "coils" (8 fixed receive
+coils, root sum of squares, an object phase, noise of 1 % a coil), "grappa" (the same, every second line measured, 24
+calibration lines), "partial" (partial Fourier of 0.75) and "torchio" (four sudden moves by TorchIO's RandomMotion,
+which must be installed) are other ways of acquiring;
 "lesions" has lesions implanted before the motion and tells how much of their contrast is left; "still" heads did not
 move. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
 on, ds000011-11 and -12 people of its validation. A line a scan and method: MRE, SSIM,
@@ -64,6 +65,14 @@ FRESH = (
     ("niivue-otsu", "steps", 2.0, "SI", 27), ("ds000011-11", "tremor", 3.0, "SI", 28),
     ("mnemisc-ecog", "nod", 1.5, "SI", 29), ("uih-1", RECORDED, 3.0, "SI", 30),
 )  # fmt: skip
+VALIDATION = ("ds000011-11", "ds000011-12", "pycortex-S1")
+KINDS = ("tremor", "drift", "steps", "nod", "swallow", RECORDED)
+GRID = tuple(
+    (VALIDATION[(turn + place) % 3], kind, severity, ("AP", "SI")[(turn + place) % 2], 100 + 6 * turn + place)
+    for turn, severity in enumerate((2.0, 1.0, 0.5, 4.0))
+    for place, kind in enumerate(KINDS)
+)
+"""Every kind in every severity; heads and axes take turns."""
 COILS = (
     ("mnemisc-ecog", "tremor", 1.5, "AP", 41), ("ds000011-11", "drift", 2.0, "AP", 42),
     ("niivue-otsu", "steps", 2.0, "SI", 43), ("pycortex-S1", RECORDED, 2.0, "SI", 44),
@@ -86,8 +95,8 @@ STILL = tuple(
     )
 )  # fmt: skip
 GROUPS = {
-    "chosen": CHOSEN, "fresh": FRESH, "coils": COILS, "grappa": GRAPPA, "partial": PARTIAL, "torchio": TORCHIO,
-    "lesions": LESIONS, "still": STILL,
+    "chosen": CHOSEN, "fresh": FRESH, "grid": GRID, "coils": COILS, "grappa": GRAPPA, "partial": PARTIAL,
+    "torchio": TORCHIO, "lesions": LESIONS, "still": STILL,
 }  # fmt: skip
 RECEIVERS, COIL_NOISE = 8, 0.01
 WORSE = 1.01
@@ -260,14 +269,18 @@ def quiet_head(source: Path, kept: Path) -> Volume:
 
 
 def summary(title: str, rows: list[dict[str, Any]]) -> None:
-    """Means over the scans, all of them and by kind, and how many scans got worse."""
-    for kind in (None, *sorted({row["kind"] for row in rows})):
-        some = [row["methods"] for row in rows if kind in (None, row["kind"])]
+    """Means over the scans, all of them, by kind and by severity, and how many scans got worse."""
+    some_of = {"all": rows}
+    for key, unit in (("kind", ""), ("severity", " mm")):
+        for value in sorted({row[key] for row in rows}):
+            some_of[f"{value}{unit}"] = [row for row in rows if row[key] == value]
+    for name, chosen in some_of.items():
+        some = [row["methods"] for row in chosen]
         for method in some[0]:
             mre, ssim, tenengrad, seconds = np.mean([one[method] for one in some], axis=0)
             worse = sum(one[method][0] > WORSE * one[NOTHING][0] for one in some)
             print(
-                f"{title}, {kind or 'all'}, {len(some)} scans, {method}: MRE {mre:.4f} SSIM {ssim:.4f}"
+                f"{title}, {name}, {len(some)} scans, {method}: MRE {mre:.4f} SSIM {ssim:.4f}"
                 f" Tenengrad {tenengrad:.3f}, worse by 1 %: {worse}, {seconds:.0f} s"
             )
 
