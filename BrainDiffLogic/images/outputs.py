@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import re
@@ -336,11 +337,14 @@ def files_read(path: Path) -> list[Path]:
     named = DATA.search(header)
     if named is None or not named[1] or named[1].split()[0] == "LOCAL":
         return [path]
+    names = [named[1]]
     if named[1].split()[0] == "LIST":
-        return [path, *(path.parent / line.strip() for line in header[named.end() :].splitlines() if line.strip())]
-    if "%" in named[1]:
-        return [path, *sorted(path.parent.glob(PLACE.sub("*", named[1].split()[0])))]
-    return [path, path.parent / named[1]]
+        names = [line.strip() for line in header[named.end() :].splitlines() if line.strip()]
+    elif "%" in named[1]:
+        pattern = path.parent / "*".join(glob.escape(part) for part in PLACE.split(named[1].split()[0]))
+        names = sorted(str(file) for file in pattern.parent.glob(pattern.name))
+    # of a damaged header: no file can be called so
+    return [path, *(path.parent / name for name in names if "\0" not in name)]
 
 
 def _same_file(one: Path, other: Path) -> bool:

@@ -111,6 +111,16 @@ def test_an_output_must_not_replace_the_data_file_of_an_input(tmp_path: Path) ->
         check_output(tmp_path / "in.mhd", [path], overwrite=True)
 
 
+@pytest.mark.parametrize("form", ["{}", "LIST\n{}"])
+@pytest.mark.parametrize("name", ["a\0b.raw", "%d\0 1 2 1", "**%d 1 2 1", "[%d 1 2 1", "/%d 1 2 1", "%d/.. 1 2 1"])
+def test_a_data_file_that_no_file_can_be_called_is_left_to_reading(tmp_path: Path, form: str, name: str) -> None:
+    path = tmp_path / "in.mha"
+    path.write_text(f"NDims = 3\nDimSize = 2 3 4\nElementType = MET_SHORT\nElementDataFile = {form.format(name)}\n")
+    check_output(tmp_path / "out.nii", [path])
+    with pytest.raises(InputError, match="in.mha"):
+        read_volume(path)
+
+
 def test_a_missing_folder_a_folder_as_output_and_an_unwritable_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
