@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -289,7 +290,8 @@ def progress_callback(epochs: int, shown: Sequence[str]) -> Callback:
 
 
 class EpochLines(Callback):
-    """One line on stderr at the end of each epoch: means of what was logged in training, and the last validation.
+    """One line on stderr at the end of each epoch: means of what was logged in training, the last validation, and the
+    share of the time between the first step and the last in which the next batch was waited for.
 
     epochs  of the whole run
     shown   names of logged values; those of validation begin with "validation/"
@@ -298,9 +300,20 @@ class EpochLines(Callback):
     def __init__(self, epochs: int, shown: Sequence[str]) -> None:
         self.epochs, self.shown = epochs, shown
         self.values: dict[str, list[float]] = {}
+        self.begun: float | None = None
+        self.ended = self.waited = 0.0
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """Note how long the batch took to come."""
+        now = time.monotonic()
+        if self.begun is None:
+            self.begun, self.waited = now, 0.0
+        else:
+            self.waited += now - self.ended
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         """Keep what the training step logged."""
+        self.ended = time.monotonic()
         for name in self.shown:
             if name in trainer.callback_metrics and not name.startswith("validation/"):
                 self.values.setdefault(name, []).append(float(trainer.callback_metrics[name]))
@@ -311,10 +324,12 @@ class EpochLines(Callback):
         if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0:
             logged = {name: value for name, value in trainer.callback_metrics.items() if name in self.shown}
             parts += [f"{name} {float(value):.4f}" for name, value in logged.items() if name.startswith("validation/")]
+        if self.begun is not None and self.waited:
+            parts.append(f"waiting for data {self.waited / (self.ended - self.begun):.0%}")
         if trainer.is_global_zero:
             line = f"epoch {trainer.current_epoch + 1} of {self.epochs}: {', '.join(parts)}"
             print(line, file=sys.stderr, flush=True)
-        self.values = {}
+        self.values, self.begun = {}, None
 
 
 def grid(rows: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """What a batch takes: a worker's peak memory by voxels, scans a minute with one worker and with two, Dask's share.
 
-python Testing/Benchmarks/batch.py [--scans 16] [--sizes 64 128 192]
+python Testing/Benchmarks/batch.py [--scans 40] [--sizes 64 128 192]
 The reckoning is for scans of 256 x 256 x 256 voxels, by a straight line through what the sizes took.
 """
 
@@ -53,11 +53,12 @@ def scans_a_minute(dataset: Path, out: Path, workers: int) -> float:
 
 
 def alone(dataset: Path, out: Path) -> Outcome:
-    """The outcome of the dataset's only scan in a fresh process, which has its memory to itself."""
+    """The outcome of the dataset's only scan in a fresh process, which has its memory and one core to itself."""
     prepare(out, dataset)
     run = subprocess.run(
-        [sys.executable, __file__, "--alone", str(dataset), str(out)], capture_output=True, text=True, check=True
-    )
+        [sys.executable, __file__, "--alone", str(dataset), str(out)], capture_output=True, text=True, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    )  # fmt: skip
     seconds, peak = run.stdout.split()
     return Outcome(find_items(dataset)[0], DONE, seconds=float(seconds), peak_mib=int(peak))
 
@@ -81,7 +82,7 @@ def overhead_ms(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=int, default=16)
+    parser.add_argument("--scans", type=int, default=40)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 192])
     parser.add_argument("--alone", nargs=2, type=Path)
     options = parser.parse_args()

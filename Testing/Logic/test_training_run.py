@@ -29,6 +29,7 @@ from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.corrector import export_corrector, learning_curve, stopped_early, train
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import AtomicCheckpoints, Hardware, epochs_done, steps_done, trained_state
+from BrainDiffLogic.training.slices import CachedSlices
 from Harness.changed_files import change_a_byte
 from Harness.tiny_training import COMPACT, CONTENT, TINY, make_data_folder, tiny
 
@@ -160,6 +161,23 @@ def test_a_run_of_several_terms_logs_how_hard_each_pulls(
     assert all(0 < share < 1 for share in shares)
     curve = learning_curve(tmp_path / "run" / "log")
     assert list(curve) == ["20"] and 0 < curve["20"] < 5
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_the_line_of_an_epoch_says_how_long_it_waited_for_data(
+    a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    seconds: float,
+) -> None:  # fmt: skip
+    take = CachedSlices.__getitem__
+
+    def slowly(self: CachedSlices, position: int) -> Any:
+        time.sleep(seconds)
+        return take(self, position)
+
+    monkeypatch.setattr(CachedSlices, "__getitem__", slowly)
+    trained(tiny(stages=[replace(tiny().stages[0], steps=4)]), a_data_folder, tmp_path / "run")
+    (share,) = re.findall(r"^epoch 1 of 1: .*waiting for data (\d+)%$", capsys.readouterr().err, re.MULTILINE)
+    assert int(share) > 50 if seconds else int(share) < 50
 
 
 def test_another_draw_begins_and_goes_on_otherwise_with_the_same_pairs(a_data_folder: Path, tmp_path: Path) -> None:
