@@ -14,7 +14,8 @@ move. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
 on, ds000011-11 and -12 people of its validation. A line a scan and method: MRE, SSIM,
 Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and of "motion"; with ``--exact``
 also of what "motion" takes off before it asks mc-net again, and of the true trajectory undone. OUT keeps the quiet
-heads, and GROUP.json with every number. Minutes a scan.
+heads, and GROUP.json with every number. ``--write-card`` puts those of "grid" on the shipped card of "motion". Minutes
+a scan.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cards import NAMES
 
 from BrainDiffLogic.correction import Correction, correct
-from BrainDiffLogic.evaluation.methods import non_local_means
+from BrainDiffLogic.evaluation.methods import NOTHING, non_local_means
 from BrainDiffLogic.evaluation.safety.scene import implanted, place_lesions
+from BrainDiffLogic.evaluation.statistics import SEVERITY_GROUPS, in_severity_group, is_worse
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.intensity import head_mask, inner_head_mask, robust_scale
-from BrainDiffLogic.metrics.quality import compare
+from BrainDiffLogic.metrics.quality import CONVENTION, compare
+from BrainDiffLogic.models.checkpoints import find_checkpoint
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
@@ -101,7 +105,6 @@ GROUPS = {
 RECEIVERS, COIL_NOISE = 8, 0.01
 WORSE = 1.01
 """Times the MRE of the scan."""
-NOTHING = "do nothing"
 
 
 def main() -> None:
@@ -113,7 +116,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, metavar="N", help="the first N of each group")
     parser.add_argument("--exact", action="store_true", help="physics alone, too: as found, and as it was")
     parser.add_argument("--picture", type=Path, metavar="F.png", help="also draw what was found in the first six")
+    parser.add_argument("--write-card", action="store_true", help="of OUT/grid.json; measures nothing")
     args = parser.parse_args()
+    if args.write_card:
+        write_card(json.loads((args.out / "grid.json").read_text()))
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     drawn = []
     for group in args.group:
@@ -283,6 +290,24 @@ def summary(title: str, rows: list[dict[str, Any]]) -> None:
                 f"{title}, {name}, {len(some)} scans, {method}: MRE {mre:.4f} SSIM {ssim:.4f}"
                 f" Tenengrad {tenengrad:.3f}, worse by 1 %: {worse}, {seconds:.0f} s"
             )
+
+
+def write_card(rows: list[dict[str, Any]]) -> None:
+    """Put what "motion" gave on its card, beside doing nothing: a row a stratum of severity and method."""
+    path = find_checkpoint("motion").with_suffix(".json")
+    card = json.loads(path.read_text(encoding="utf-8"))
+    card["metrics"], card["metrics_convention"] = [], CONVENTION
+    for group in SEVERITY_GROUPS:
+        some = [row["methods"] for row in rows if in_severity_group(row["severity"], group)]
+        for method in (NOTHING, "motion") if some else ():
+            mre, ssim, tenengrad, _ = np.mean([one[method] for one in some], axis=0)
+            worse = np.mean([is_worse(one[method][0], one[NOTHING][0]) for one in some])
+            card["metrics"].append({
+                "severity": NAMES.get(group, group), "method": method, "volumes": len(some), "ssim": round(ssim, 4),
+                "mre": round(mre, 4), "tenengrad_ratio": round(tenengrad, 3),
+                "worse_than_input": None if method == NOTHING else round(worse, 3),
+            })  # fmt: skip
+    path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def draw(found: list[tuple[tuple, Correction, Trajectory]], file: Path) -> None:

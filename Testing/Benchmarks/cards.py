@@ -27,7 +27,7 @@ from BrainDiffLogic.evaluation.safety.suite import FOLDER as SUITE
 from BrainDiffLogic.evaluation.safety.suite import REPORT
 from BrainDiffLogic.evaluation.statistics import SEVERITY, SEVERITY_GROUPS
 from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION
-from BrainDiffLogic.models.checkpoints import SUFFIX, read_card, shipped_folder
+from BrainDiffLogic.models.checkpoints import PHYSICS, SUFFIX, read_card, shipped_folder
 
 NAMES = {"below 1": "all below 1 mm", "1-4": "all of 1 to 4 mm", "above 1": "all above 1 mm"}
 """As cards and README call the groups of several strata."""
@@ -101,8 +101,11 @@ def check_weights(folders: Sequence[Path], models: Sequence[Path]) -> None:
 
 
 def write_cards(validation: Path, independent: Path, safety: Path) -> None:
-    """Put each shipped model's rows, beside those of doing nothing, on its card. Raises as ``check_weights``."""
-    models = sorted(shipped_folder().glob("*" + SUFFIX))
+    """Put each shipped network's rows, beside those of doing nothing, on its card. Raises as ``check_weights``.
+
+    What finds the motion takes minutes a scan and has scans of its own (blind_motion.py).
+    """
+    models = [path for path in sorted(shipped_folder().glob("*" + SUFFIX)) if read_card(path)["family"] != PHYSICS]
     check_weights([validation, independent, safety], models)
     severities, others = rows_of(validation, [SEVERITY]), rows_of(independent, ["all", SEVERITY])
     checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
