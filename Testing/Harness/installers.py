@@ -18,8 +18,9 @@ class Installer:
     """What a test wants installations to do, and what was asked for.
 
     absent   packages that seem not to be installed
-    outcome  "succeeds", "declined" (the user says no) or "offline" (pip fails)
-    asked    what pip_ensure, pip_install and installTorch were called with
+    outcome  "succeeds" or "offline" (pip fails); a user who declines is a test's answer to a message box
+    asked    what pip_install and installTorch were called with
+    kept     the packages that the last pip_install had to leave as they are
     during   called while something is installed, when Slicer handles events
     """
 
@@ -27,6 +28,7 @@ class Installer:
         self.absent: set[str] = set()
         self.outcome = "succeeds"
         self.asked: list[tuple[str, object]] = []
+        self.kept: set[str] = set()
         self.during: Callable[[], None] = lambda: None
 
     def install(self, how: str, what: object, names: list[str]) -> None:
@@ -58,8 +60,6 @@ def pip_check(requirements) -> bool:
 def _is_installed(requirement: Requirement) -> bool:
     if requirement.marker is not None and not requirement.marker.evaluate():
         return True
-    if requirement.name.lower() in slicer.app.installer.absent:
-        return False
     try:
         return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
     except importlib.metadata.PackageNotFoundError:
@@ -77,17 +77,34 @@ def pip_ensure(
     show_progress=True,
 ) -> None:
     """Asks and installs what is missing; RuntimeError if the user declines, CalledProcessError if pip fails."""
-    missing = [requirement for requirement in _all(requirements) if not pip_check(requirement)]
+    missing = [str(requirement) for requirement in _all(requirements) if not pip_check(requirement)]
     if not missing or (skip_in_testing and slicer.app.testingEnabled()):
         return
-    if prompt_install and slicer.app.installer.outcome == "declined":
-        slicer.app.installer.asked.append(("pip_ensure", [str(r) for r in missing]))
+    if prompt_install and not slicer.util.confirmOkCancelDisplay("Install Python packages?"):
         raise RuntimeError("User declined package installation")
-    slicer.app.installer.install("pip_ensure", [str(r) for r in missing], [r.name for r in missing])
+    pip_install(missing, skip_packages=skip_packages)
 
 
-def pip_install(requirements, **options) -> None:
-    slicer.app.installer.install("pip_install", str(requirements), [r.name for r in _all(requirements)])
+def pip_install(requirements, skip_packages=None, **options) -> None:
+    """Takes what slicer.packaging gives, and what pip itself takes: a list with ``--constraint FILE`` before it."""
+    kept = list(skip_packages or [])
+    if isinstance(requirements, list) and requirements[0] == "--constraint":
+        pins, requirements = Path(requirements[1]).read_text(encoding="utf-8"), requirements[2:]
+        kept += [Requirement(pin).name for pin in pins.splitlines()]
+    slicer.app.installer.kept = set(kept)
+    slicer.app.installer.install("pip_install", requirements, [r.name for r in _all(requirements)])
+
+
+def hide_what_is_absent() -> None:
+    """From here on the packages that a test calls absent have no version; whoever checks asks for that."""
+    version = importlib.metadata.version
+
+    def of_what_is_there(name: str) -> str:
+        if name.lower() in getattr(getattr(slicer, "app", None), "installer", Installer()).absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    importlib.metadata.version = of_what_is_there
 
 
 class PyTorchUtilsLogic:
@@ -102,7 +119,7 @@ class PyTorchUtilsLogic:
     ):
         asked = {"askConfirmation": askConfirmation, "torchVersionRequirement": torchVersionRequirement}
         slicer.app.installer.install("installTorch", asked, ["torch"])
-        return None if askConfirmation and slicer.app.installer.outcome == "declined" else types.ModuleType("torch")
+        return types.ModuleType("torch")
 
     @staticmethod
     def torchInstalled() -> bool:

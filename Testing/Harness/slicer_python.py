@@ -19,7 +19,7 @@ STAND_INS = {
     "packaging": "Harness.installers",
     "cli": "Harness.cli_runner",
 }
-# Order matters: i18n is imported by most of the others. packaging installs, so its installing part stays a stand-in.
+# Order matters: i18n is imported by most of the others. Of packaging, pip_install stays a stand-in.
 SLICERS_OWN = ("i18n", "util", "cli", "parameterNodeWrapper", "ScriptedLoadableModule", "packaging")
 
 
@@ -43,8 +43,7 @@ def install_python_parts() -> None:
     for name in SLICERS_OWN if folder is not None else ():
         if any((folder / "slicer" / each).exists() for each in (name, f"{name}.py")):  # 5.10 has no packaging
             _load(name, folder / "slicer")
-    if folder is not None:
-        _keep_from_installing()
+    _keep_from_installing()
     installers.modules()
 
 
@@ -67,7 +66,7 @@ def _keep_from_installing() -> None:
     """Slicer's own checks and questions, but pip itself and what is installed are the test's to say."""
     from Harness import installers
 
-    for name in ("pip_check", "pip_ensure", "pip_install"):
-        if hasattr(slicer, "packaging"):
-            setattr(slicer.packaging, name, getattr(installers, name))
-    slicer.util.pip_install = installers.pip_install
+    for module in (slicer.util, getattr(slicer, "packaging", None)):
+        if module is not None:
+            module.pip_install = installers.pip_install
+    installers.hide_what_is_absent()

@@ -96,7 +96,7 @@ def test_a_click_during_the_installation_starts_nothing_more(a_slicer, a_panel_w
 
     a_slicer.installer.during = click_again
     start(panel)
-    assert [how for how, _what in a_slicer.installer.asked] == ["installTorch", "pip_ensure"]
+    assert [how for how, _what in a_slicer.installer.asked] == ["installTorch", "pip_install"]
     assert [state[:2] for state in seen] == [(False, 0), (False, 0)] and not seen[0][3]
     assert seen[0][2].startswith("Installing PyTorch (once, about")
     assert len(a_slicer.messages.shown) == 1
