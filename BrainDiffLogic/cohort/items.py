@@ -25,6 +25,7 @@ from BrainDiffLogic.data.bids import (
 )
 from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import folders_below
 from BrainDiffLogic.images import DICOM, file_suffix, is_dicom_file
 
 LISTS = {".csv": ",", ".tsv": "\t"}
@@ -34,8 +35,8 @@ COLUMNS = {"subject": "sub", "session": "ses", "acquisition": "acq", "run": "run
 """Optional columns of a list, and the BIDS entities that they give, in BIDS' order."""
 LABEL = re.compile(r"[A-Za-z0-9]+")
 SESSION = "ses-"
-DICOMDIR, GIT = "DICOMDIR", ".git"
-"""A list of the series beside it, and where datalad keeps all contents a second time."""
+DICOMDIR = "DICOMDIR"
+"""A list of the series beside it."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,8 @@ def _dicom_series(root: Path) -> list[Item]:
     """
     items: list[Item] = []
     folders: dict[str, set[str]] = {}
-    for place, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if name != GIT)
-        folder, files = Path(place), [Path(place, name) for name in sorted(names) if name.upper() != DICOMDIR]
+    for folder, present in folders_below(root):
+        files = [file for file in present if file.name.upper() != DICOMDIR]
         opened = [file for file in files if os.access(file, os.R_OK)]
         lost = next((file.name for file in files if file not in opened and _may_be_slice(file)), "")
         if not lost and not any(map(is_dicom_file, opened)):

@@ -70,14 +70,14 @@ def find_scans(folder: str | Path, allow_missing: bool = False) -> list[BidsScan
 
     allow_missing  leave out scans without content (links of a datalad clone that were not fetched, empty files)
     Scores come from derivatives/scores.tsv, else scores.tsv, joined on the entities. Folders of derivatives are not
-    searched. Raises InputError where there is no such scan, a name is not that of its folders, two files have the same
-    entities, a file has no content, or the table of scores is damaged.
+    searched. Raises InputError where there is no such scan, a file means to be one and its name is not as BIDS asks or
+    not that of its folders, two files have the same entities, a file has no content, or the table of scores is damaged.
     """
     folder = Path(folder)
     named = named_files(folder)
     if not named:
         raise InputError(nothing_found(folder))
-    for wrong in (misplaced(folder, named), doubled(named)):
+    for wrong in (dict.fromkeys(misnamed_files(folder), MISNAMED), misplaced(folder, named), doubled(named)):
         for path, reason in wrong.items():
             raise InputError(f"{path}: {reason}")
     hollow = without_content(named)

@@ -19,6 +19,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.files import folders_below
 from BrainDiffLogic.images.outputs import starts_as_dicom
 
 LISTED = 6
@@ -134,7 +135,7 @@ def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[st
             own = [one for one in present if path in one.files] or [Series("", (path,), 1, header)]
             return _named(present, wanted, path) if wanted else (own[0], ())
         path = path.parent
-    present = list(grouped(path.iterdir())) or list(grouped(path.rglob("*")))
+    present = list(grouped(path.iterdir())) or list(grouped(_below(path)))
     if not present:
         raise InputError(f"{path}: no DICOM image lies in this folder; give the folder of the series' files")
     chosen, notes = _named(present, wanted, path) if wanted else _chosen(present, path)
@@ -142,6 +143,10 @@ def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[st
     if len(folders) == 1 and folders != {path}:
         notes = (f"read from the folder {next(iter(folders)).relative_to(path)} below", *notes)
     return chosen, (*notes, *_too_short(folders))
+
+
+def _below(path: Path) -> Iterator[Path]:
+    return (file for _, files in folders_below(path) for file in files)
 
 
 def _too_short(folders: set[Path]) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.freesurfer.mghformat import MGHError, MGHHeader
-from nibabel.minc1 import MincError
+from nibabel.minc1 import MincError, MincImageArrayProxy
 from nibabel.spatialimages import SpatialImage
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.meta_nrrd import MILLIMETRES
 from BrainDiffLogic.images.streams import check_length, check_voxels, is_gzipped, opened, understood, write_image
 from BrainDiffLogic.storage import real_values
 from BrainDiffLogic.volume import Storage, Volume
@@ -84,6 +85,7 @@ def read_minc(path: Path, kind: str) -> Volume:
         except (MincError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path}: this is no MINC image, or it is damaged; copy it again") from error
         _check_shape(path, image)
+        _check_units(path, image)
         array = np.asarray(image.dataobj)
     array = array.reshape(array.shape[-3:])
     own = image.get_data_dtype().newbyteorder("=")
@@ -91,6 +93,15 @@ def read_minc(path: Path, kind: str) -> Volume:
     array = array.astype(own if whole and _within(array, own) else np.float32)
     storage = Storage(array.dtype, format="minc")
     return Volume.read(array, image.affine, kind=kind, storage=storage, source=str(path))
+
+
+def _check_units(path: Path, image: nib.Minc1Image) -> None:
+    """Refuse steps that are not in mm, which nibabel takes for mm."""
+    for axis in cast(MincImageArrayProxy, image.dataobj).minc_file._dims:
+        unit = getattr(axis, "units", b"mm")
+        unit = (unit if isinstance(unit, str) else bytes(unit).decode("latin-1")).strip("\0 ")
+        if unit.lower() not in MILLIMETRES:
+            raise InputError(f"{path}: the header gives lengths in {unit}; convert the geometry and units to mm")
 
 
 def _within(array: np.ndarray, dtype: np.dtype) -> bool:

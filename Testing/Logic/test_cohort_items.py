@@ -138,6 +138,23 @@ def test_broken_links_and_pipes_among_dicom_files_stop_nothing(tmp_path: Path, s
     assert "datalad get" in faults["lost"] and "IM00" in faults["lost"]
 
 
+def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "one", elsewhere / "two", elsewhere / "deep" / "three", tmp_path / "beside"):
+        folder.mkdir(parents=True)
+        save_series(folder, voxels("int16"))
+    links = {"disk": elsewhere, "a": elsewhere / "two", "within": root / "one", "loop": root, "around": tmp_path}
+    for name, target in links.items():
+        (root / name).symlink_to(target, target_is_directory=True)
+    (elsewhere / "back").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "home").symlink_to(root, target_is_directory=True)
+    items = find_items(root)
+    assert {item.shown: item.stem for item in items} == {
+        "a": "sub-a", "disk/deep/three": "sub-disk_acq-deepthree", "one": "sub-one",
+    }  # fmt: skip
+    assert not any(item.fault for item in items)
+
+
 def test_dicom_files_without_the_magic_word_are_found_and_their_directory_is_no_scan(tmp_path: Path) -> None:
     for number in (1, 2):
         save_mr_series(tmp_path / "s", voxels("int16"), OBLIQUE, name=f"{number}_{{:03d}}".format)

@@ -126,6 +126,15 @@ def test_files_without_content_are_named_or_left_out(a_cohort: Path) -> None:
     assert len(find_scans(a_cohort, allow_missing=True)) == 5
 
 
+@pytest.mark.parametrize("name", ["sub-01_acq-left_right_T1w.nii.gz", "sub-01_t1w.nii.gz", "sub-01_T1w_old.nii.gz"])
+def test_a_t1w_file_that_is_not_named_as_bids_asks_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    add(tmp_path, "sub-01_acq-standard")
+    add(tmp_path, "sub-01", "_space-T1w_mask.nii.gz")
+    assert len(find_scans(tmp_path)) == 1
+    (tmp_path / "sub-01" / "anat" / name).write_bytes(b"scan")
+    refused(tmp_path, name, "not named as BIDS asks", "rename it")
+
+
 def test_two_files_of_one_scan_are_refused(tmp_path: Path) -> None:
     add(tmp_path, "sub-01_acq-standard")
     add(tmp_path, "sub-01_acq-standard", "_T1w.nii")

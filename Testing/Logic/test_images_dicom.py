@@ -177,6 +177,17 @@ def test_a_series_some_folders_deeper_is_found_and_several_are_named(tmp_path: P
     assert_one_line(error, "study", "2 DICOM series", '"t1 1"', '"t1 2"')
 
 
+def test_a_series_in_a_linked_folder_is_found_and_a_loop_ends(tmp_path: Path) -> None:
+    for folder in ("study", "disk"):
+        (tmp_path / folder).mkdir()
+    save_series(tmp_path / "disk" / "t1", voxels("int16"))
+    (tmp_path / "study" / "day").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "disk", target_is_directory=True)
+    volume = read_volume(tmp_path / "study")
+    np.testing.assert_array_equal(volume.array, voxels("int16"))
+    assert str(Path("day") / "t1") in volume.notes[0]
+
+
 @pytest.mark.parametrize("key", ["0028|1052", "0028|1053"])
 def test_an_empty_rescale_tag_counts_as_absent(tmp_path: Path, key: str) -> None:
     files = save_series(tmp_path / "series", voxels("int16"), tags=STORED_INT16)

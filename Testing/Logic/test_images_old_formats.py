@@ -19,7 +19,7 @@ MINC_AFFINE = np.array([[0, 0, 0.9, -80], [0, 1.1, 0, 12], [-1.3, 0, 0, 30], [0,
 """Of slices along z with rows along y, as MINC stores them; MINC's axes are RAS."""
 
 
-def save_minc(path: Path, array: np.ndarray, maximum: float = 32767.0) -> Path:
+def save_minc(path: Path, array: np.ndarray, maximum: float = 32767.0, units: str = "") -> Path:
     """A MINC 1 file of int16 voxels (z, y, x) whose valid range stands for 0 to ``maximum``."""
     with netcdf_file(str(path), "w") as file:
         for axis, (name, size) in enumerate(zip(("zspace", "yspace", "xspace"), array.shape, strict=True)):
@@ -27,6 +27,8 @@ def save_minc(path: Path, array: np.ndarray, maximum: float = 32767.0) -> Path:
             own = file.createVariable(name, "d", ())
             own.step, own.start, own.spacing = STEPS[name], STARTS[name], b"regular__"
             own.direction_cosines = np.eye(3)[2 - axis]
+            if units:
+                own.units = units.encode()
         image = file.createVariable("image", "h", ("zspace", "yspace", "xspace"))
         image[:] = array
         image.valid_range, image.signtype = np.array([0.0, 32767.0]), b"signed__"
@@ -42,6 +44,19 @@ def test_a_minc_file_is_read_with_its_values_and_place(tmp_path: Path, maximum: 
     np.testing.assert_allclose(volume.array, array * (maximum / 32767), rtol=1e-6)
     assert volume.array.dtype == dtype and volume.array.dtype.isnative
     np.testing.assert_allclose(volume.affine, MINC_AFFINE)
+
+
+@pytest.mark.parametrize("units", ["mm", "millimeters", "MM"])
+def test_a_minc_file_in_mm_is_read(tmp_path: Path, units: str) -> None:
+    volume = read_volume(save_minc(tmp_path / "a.mnc", voxels("int16"), units=units))
+    np.testing.assert_allclose(volume.affine, MINC_AFFINE)
+
+
+@pytest.mark.parametrize("units", ["m", "cm", "um"])
+def test_a_minc_file_that_is_not_in_mm_is_refused(tmp_path: Path, units: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_volume(save_minc(tmp_path / "a.mnc", voxels("int16"), units=units))
+    assert_one_line(error, "a.mnc", f"lengths in {units};", "to mm")
 
 
 def test_minc_files_that_cannot_be_read_are_refused_with_the_reason(tmp_path: Path) -> None:
