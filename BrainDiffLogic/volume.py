@@ -145,7 +145,8 @@ def _check_array(array: np.ndarray, name: str, kind: str) -> None:
 def _check_affine(affine: np.ndarray, name: str) -> None:
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise InputError(f"{name}: the affine must be 4x4 and finite; repair the header's geometry")
-    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(over="ignore"):  # infinite then, and refused
+        columns = np.linalg.norm(affine[:3, :3], axis=0)
     if (columns <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.where(columns > 0, columns, 1))) < 1e-4:
         raise InputError(
             f"{name}: the affine cannot be inverted (spacing {columns}); repair the header's geometry"

@@ -15,13 +15,19 @@ import numpy as np
 import SimpleITK as sitk
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import HEADER_BYTES, META, files_read
+from BrainDiffLogic.images.outputs import DATA, HEADER_BYTES, META, files_read
 from BrainDiffLogic.images.streams import check_voxels, understood
 from BrainDiffLogic.volume import Storage, Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 LONGEST_FIELD = 900
 """Bytes of a line of a NRRD header; of 1,024 ITK dies where it cannot follow them and says why."""
+MOST_AXES = 10
+"""Of a MetaImage; of more ITK dies."""
+AXES_LINE = re.compile(r"^[ \t]*NDims[ \t]*[=:]?[ \t]*(.*?)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
+NUMBERED = re.compile(r"[^%\s]*%0?[1-9]?[diu][^%\s]*[ \t]+\d+[ \t]+\d+([ \t]+[1-9]\d*)?([ \t]+[1-9])?")
+"""Names of data files with a number, the first, the last and the step; ITK takes any text with % for a format of C's
+printf, and so reads or writes memory that is not its own."""
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
 AXES = ("space", "transformmatrix", "rotation", "orientation")
 """Fields of a NRRD or MetaImage header that tell the voxels' size, and how the axes lie in the patient."""
@@ -49,6 +55,7 @@ def read_meta_nrrd(path: Path, kind: str) -> Volume:
     with understood(path, "an image"):
         fields = header_fields(path)
         _check_lines(path)
+        _check_counts(path)
         _check_units(path, fields)
         try:
             with quiet():
@@ -97,6 +104,19 @@ def _check_lines(path: Path) -> None:
             free = line.startswith((b"#", b"content:")) or b":=" in line
             if len(line) > LONGEST_FIELD and not free:
                 raise InputError(f"{path}: a line of the header has {len(line)} characters (damaged?); copy it again")
+
+
+def _check_counts(path: Path) -> None:
+    """Refuse a MetaImage without a number of axes that it can have, and data files that no pattern names."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES).decode("latin-1")
+    if path.suffix.lower() in META:
+        for axes in AXES_LINE.findall(header):
+            if not (axes.isdecimal() and 1 <= int(axes) <= MOST_AXES):
+                raise InputError(f"{path}: NDims of the header is {axes[:20]!r}; repair it, or copy the file again")
+    named = DATA.search(header)
+    if named and "%" in named[1] and not NUMBERED.fullmatch(named[1]):
+        raise InputError(f"{path}: {named[1][:40]!r} does not name numbered data files; repair the header")
 
 
 def _check_units(path: Path, fields: dict[str, str]) -> None:

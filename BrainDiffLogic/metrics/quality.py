@@ -18,6 +18,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.metrics.sharpness import (
     CANNY_REACH,
+    TINIEST,
     average_edge_strength,
     gradient_energy,
     gradient_entropy,
@@ -335,6 +336,7 @@ def entropy_focus_criterion(array: np.ndarray) -> float:
     if energy == 0 or array.size < 2:
         return float("nan")
     share /= np.float32(energy)
+    np.maximum(share, TINIEST, out=share)  # x log x of what is rounded to 0 is 0
     most = np.sqrt(array.size) * np.log(np.sqrt(array.size))
     return float(-np.sum(share * np.log(share), dtype=np.float64) / most)
 

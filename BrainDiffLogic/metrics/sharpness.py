@@ -10,6 +10,7 @@ from skimage.feature import canny
 
 SLAB = 8
 """Slices whose gradient is taken at a time: what is between stays in the processor's cache."""
+TINIEST = np.finfo(np.float32).tiny
 CANNY_SIGMA = 1.0
 """Voxels; smaller takes noise for edges, larger loses the cortex."""
 CANNY_REACH = 8
@@ -69,6 +70,7 @@ def gradient_entropy(energy: np.ndarray) -> float:
     if total == 0:
         return float("nan")
     magnitude /= np.float32(total)
+    np.maximum(magnitude, TINIEST, out=magnitude)  # x log x of what is rounded to 0 is 0
     return float(-np.sum(magnitude * np.log2(magnitude), dtype=np.float64))
 
 

@@ -277,6 +277,35 @@ def test_a_metaimage_that_is_not_in_mm_is_refused(tmp_path: Path) -> None:
     assert_one_line(error, "um.mha", "lengths in um", "to mm")
 
 
+@pytest.mark.parametrize("axes", ["-1", "0", "11", "100", "4294967296", "1e308", "", "3\nNDims = 700"])
+def test_a_metaimage_of_a_number_of_axes_that_itk_dies_of_is_refused(tmp_path: Path, axes: str) -> None:
+    path = tmp_path / "a.mha"
+    write_volume(Volume(voxels("int16"), np.eye(4)), path)
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3\n", f"NDims = {axes}\n".encode()))
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert_one_line(error, "a.mha", "NDims")
+
+
+@pytest.mark.parametrize(
+    "names", ["%s%s%s%s 1 3 1", "s%n.raw 1 3 1", "s%d.raw 1 4 0", "s%d%d.raw 1 4 1", "s%9999d.raw 1 4 1"]
+)
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_numbered_data_files_without_a_pattern_of_names_are_refused(tmp_path: Path, name: str, names: str) -> None:
+    meta = "ObjectType = Image\nNDims = 3\nDimSize = 5 6 4\nElementType = MET_UCHAR\nElementDataFile = "
+    nrrd = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 5 6 4\nencoding: raw\ndata file: "
+    path = tmp_path / name
+    for number in range(1, 5):
+        (tmp_path / f"s{number}.raw").write_bytes(bytes(range(30)))
+    header = nrrd if name.endswith("nhdr") else meta
+    path.write_text(f"{header}s%d.raw 1 4 1\n")
+    assert read_volume(path).shape == (5, 6, 4)
+    path.write_text(f"{header}{names}\n")
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert_one_line(error, name, names[:2])
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".nhdr", ".mha", ".mhd"])
 def test_a_header_that_says_all_needs_no_note(tmp_path: Path, suffix: str) -> None:
     write_volume(read_volume(save_nifti(tmp_path / "a.nii", voxels("int16"))), tmp_path / f"b{suffix}")

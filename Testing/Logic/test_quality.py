@@ -26,7 +26,7 @@ from BrainDiffLogic.metrics.quality import (
     ssim_map,
     tissue_masks,
 )
-from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_energy
+from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_energy, gradient_entropy
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import Volume
 
@@ -169,6 +169,16 @@ def test_the_entropy_focus_criterion_is_one_for_a_flat_image_and_low_for_a_point
     point = np.zeros((4, 5, 6))
     point[1, 2, 3] = 9
     assert entropy_focus_criterion(point) == pytest.approx(0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_entropies_hold_where_some_values_are_nothing_beside_others():
+    values = 10.0 ** np.random.default_rng(0).uniform(-40, 0, (12, 12, 12))
+    share = values / np.sqrt((values**2).sum())
+    expected = -(share * np.log(share)).sum() / (np.sqrt(values.size) * np.log(np.sqrt(values.size)))
+    assert entropy_focus_criterion(values.astype(np.float32)) == pytest.approx(expected, rel=1e-4)
+    part = np.sqrt(values) / np.sqrt(values).sum()
+    assert gradient_entropy(values.astype(np.float32)) == pytest.approx(-(part * np.log2(part)).sum(), rel=1e-4)
 
 
 def test_joint_variation_of_two_gaussian_tissues_is_the_closed_form(a_head):
