@@ -123,7 +123,7 @@ def read_section(cls: type[T], path: str | Path, **overrides: Any) -> T:
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         shipped = ", ".join(file.stem for file in sorted(configuration_folder().glob("*.yaml"))) or "none"
         raise InputError(f"{path}: there is no such configuration file; shipped are {shipped}") from None

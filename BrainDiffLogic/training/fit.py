@@ -95,7 +95,7 @@ def _changes(before: Any, now: Any, name: str) -> Iterator[str]:
 
 def _read_configuration(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         raise InputError(f"{file}: not the configuration of a run; restore it, or give another --run") from None
 

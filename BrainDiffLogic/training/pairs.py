@@ -207,7 +207,7 @@ class PairCache:
         stacks, facts = self.simulate(index)
         with staged_output(facts_file) as staged:
             np.save(staged.with_name(data.name), stacks)
-            staged.write_text(json.dumps(facts))
+            staged.write_text(json.dumps(facts), encoding="utf-8")
 
     def ready(self, count: int) -> list[int]:
         """Which of the pairs 0 to count - 1 are there."""
@@ -219,7 +219,7 @@ class PairCache:
 
     def facts(self, index: int) -> dict:
         """What pair ``index`` is: subject, kind, preset, pe_axis, severity in mm, motion, error of doing nothing."""
-        return json.loads(self._files(index)[1].read_text())
+        return json.loads(self._files(index)[1].read_text(encoding="utf-8"))
 
     def _files(self, index: int) -> tuple[Path, Path]:
         return self.folder / f"{index:05d}.npy", self.folder / f"{index:05d}.json"

@@ -107,12 +107,14 @@ def test_a_user_corrects_a_real_head_and_compares(a_slicer, a_moved_head, a_pict
 def test_a_reader_rates_a_pair(a_slicer, a_moved_head, a_picture_folder, tmp_path):
     import slicer
 
+    from BrainDiffLogic import correct_file
+
     a_slicer.load_module(MODULE)
     qt_settings_without_estimates()
     panel = a_slicer.open_panel("BrainDiffSlicer")
     head = add_volume(*a_moved_head)
-    for name in ("original", "corrected"):
-        assert slicer.util.saveNode(head, str(tmp_path / f"{name}.nrrd"), {})
+    assert slicer.util.saveNode(head, str(tmp_path / "original.nrrd"), {})
+    correct_file(tmp_path / "original.nrrd", tmp_path / "corrected.nrrd")
     slicer.mrmlScene.RemoveNode(head)
     (tmp_path / "pairs.csv").write_text(
         "name,original,corrected\nhead,original.nrrd,corrected.nrrd\n", encoding="utf-8"
@@ -122,7 +124,10 @@ def test_a_reader_rates_a_pair(a_slicer, a_moved_head, a_picture_folder, tmp_pat
     panel.ui.studyListEdit.currentPath, panel.ui.studyReaderEdit.text = str(tmp_path / "pairs.csv"), "anna"
     panel.ui.studyStartButton.click()
     panel.ui.studyListEdit.currentPath = "pairs.csv"
-    render_window(panel.parent, shown(), a_picture_folder / "reader-study.png")
+    names = shown()
+    render_window(panel.parent, names, a_picture_folder / "reader-study.png")
+    left, right = (slice_view_pixels(name).astype(float) for name in names)
+    assert np.abs(left - right).mean() > 1, "a reader must see two images"
     assert "Pair 1 of 1" in panel.ui.studyMessageLabel.text and visible(panel, "studyMessageLabel")
 
 
