@@ -1,9 +1,9 @@
 """Find the motion of the head in a magnitude image alone, and undo it by the physics of the acquisition.
 
 The pose of a phase-encode line is shared by every slice: some 6 x 200 unknowns against ten million voxels. They are
-found together with the still head (``joint``): by descent for even motion, by proposals for odd motion, with the
-evidence as the judge, on voxels of 3 mm. What is then taken off the scan is the artifact that the model predicts,
-|A x| - x; nothing is learned, so no anatomy can be invented, and the scan keeps its noise.
+found together with the still head (``joint``): by descent for even motion, by proposals for odd motion and for nods,
+with the evidence as the judge, on voxels of 3 mm. What is then taken off the scan is the artifact that the model
+predicts, |A x| - x; nothing is learned, so no anatomy can be invented, and the scan keeps its noise.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.motion.alignment import displacement, low_resolution, rigid_basis
 from BrainDiffLogic.motion.joint import Problem, descend, evidence, moved_by
 from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
+from BrainDiffLogic.motion.nods import find_nods
 from BrainDiffLogic.motion.odd_motion import propose
 from BrainDiffLogic.motion.simulation import head_centre
 from BrainDiffLogic.motion.trajectory import Trajectory
@@ -102,6 +103,8 @@ STRETCHES = 3
 """Along the scale of the poses F lies in a flat valley: they are multiplied by STRETCH as long as F falls."""
 EVEN = "even"
 """Shape of motion that the lines k and -k share."""
+NOD = "nod"
+"""Shape of motion of a few lines alone."""
 DRIFTS = ("ramp", "curve")
 """Shapes of odd motion that are believed. Sudden steps and segments of the same score are often wrong, and then F and G
 fall as far as for the truth (tremor of 1 mm: MRE .049 to .064), so they tell that the head moved, not how."""
@@ -168,6 +171,10 @@ def search_poses(problem: Problem, cancelled: Callable[[], bool] | None = None) 
         image = problem.solve(poses, None, 2, 4)
         moved = Hypothesis(*descend(problem, poses, image, ODD_STEPS, over=0.7, most=1.0), rings.shape)
         tried.append(_stretched(problem, moved, steps=4, only_symmetric=False))
+    nods = find_nods(problem)
+    if nods.any():
+        image = problem.solve(nods, None, 2, 4)
+        tried.append(Hypothesis(nods, image, problem.cost(nods, image), NOD))
     tried = [replace(one, evidence=evidence(problem, one.poses)) for one in tried]
     best = min(tried[1:], key=lambda one: one.evidence)
     fall = (still.cost - even.cost) / still.cost
@@ -234,7 +241,8 @@ class Limits:
     cost_fall  share of F that even motion takes away, more than in still heads (Testing/Benchmarks/still_heads.py)
     agreement  correlation in the head between the artifact of the poses and what the default network takes off, from
                which the poses are acted on
-    trust      how many times as much of the artifact of even motion is taken off as the network, which is timid, sees
+    trust      how many times as much of the artifact of even motion and of nods is taken off as the network, which is
+               timid, sees
     trust_drift  the same of drifts, of which the network sees a larger part
     """
 
@@ -245,7 +253,7 @@ class Limits:
 
     def trust_in(self, shape: str) -> float:
         """The trust in a hypothesis, by its name."""
-        return self.trust if shape == EVEN else self.trust_drift
+        return self.trust if shape in (EVEN, NOD) else self.trust_drift
 
 
 def estimate_motion(
@@ -359,7 +367,7 @@ def _agreements(
     other, inside = _seen_on(scan, axis, JUDGED_SPACING, seen)
     agreements = {}
     for name, poses in hypotheses.items():
-        shown = problem.centred(poses[lines])
+        shown = poses[lines] if name == NOD else problem.centred(poses[lines])  # but for nods the head lay still
         agreements[name] = correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
     return agreements
 
@@ -402,6 +410,8 @@ def decision(search: Search, limits: Limits) -> tuple[bool, str]:
     of 2 mm: the evidence fell by 5 %, the poses were wrong), so that they alone are not acted on.
     """
     fall = f"the misfit falls by {search.cost_fall:.2%}"
+    if search.best.shape == NOD:
+        return True, f"the head nodded while {np.any(search.best.poses, axis=1).sum()} of the lines were acquired"
     if search.cost_fall >= limits.cost_fall:
         return True, fall
     if search.rings > MOVED_RINGS:

@@ -236,7 +236,7 @@ class Problem:
 
             scale = np.asarray(1 + 2 * weight * sum(weights)).ravel()
             wanted = back(self.scan)
-            image = _conjugate_gradients(normal, wanted, image, scale, iterations)
+            image = conjugate_gradients(normal, wanted, image, scale, iterations)
             image = self.masked(np.maximum(image, 0))
         return image
 
@@ -246,7 +246,8 @@ def smoothed(image: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
     return gradients_adjoint([w * part for w, part in zip(weights, gradients(image), strict=True)])
 
 
-def _conjugate_gradients(normal, wanted, start, scale, iterations) -> np.ndarray:  # type: ignore[no-untyped-def]
+def conjugate_gradients(normal, wanted, start, scale, iterations) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """``iterations`` steps from an image towards that for which ``normal`` of it, flat, is ``wanted``."""
     size = wanted.size
     operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
     preconditioner = LinearOperator((size, size), matvec=lambda v: v / scale, dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,7 @@ from BrainDiffLogic.motion.joint import (
     symmetric,
 )
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
+from BrainDiffLogic.motion.nods import Line, about_the_neck, filled_in, find_nods
 from BrainDiffLogic.severity import Decision
 from BrainDiffLogic.volume import Volume
 
@@ -145,7 +147,7 @@ def test_even_motion_is_found_and_its_artifact_comes_off():
 
 def test_a_drift_is_trusted_less_than_even_motion():
     limits = Limits()
-    assert limits.trust_in("even") == limits.trust > limits.trust_drift
+    assert limits.trust_in("even") == limits.trust_in("nod") == limits.trust > limits.trust_drift
     assert {limits.trust_in(shape) for shape in ("ramp", "curve", "drift")} == {limits.trust_drift}
 
 
@@ -289,6 +291,79 @@ def test_a_drift_goes_on_beyond_the_coarse_lines_where_other_poses_stay():
     np.testing.assert_allclose(np.diff(poses["drift"], axis=0), np.broadcast_to(slope, (79, 6)), atol=1e-9)
     assert np.array_equal(poses["even"][30 + 2 : 50 - 2], even[2:-2])
     assert np.array_equal(poses["even"][:32], np.broadcast_to(even[2], (32, 6)))
+
+
+NODDED = {17: 12.0, 18: 20.0, 32: -9.0}
+"""Lines of ``a_nodding_scan``, and degrees."""
+
+
+@cache
+def a_nodding_scan() -> Simulation:
+    """The head, still but for two nods, which are not exactly about the neck; noise of 1 %."""
+    poses = np.zeros((47, 6))
+    for line, pitch in NODDED.items():
+        poses[line] = about_the_neck(pitch) + np.array([0.5, -1.0, 1.5, 0.0, 0.7, -0.5])
+    return simulate_motion(a_head(), Trajectory.of_rows(poses), "AP", noise=0.01, seed=1)
+
+
+def test_nodded_lines_are_found_with_their_poses():
+    scan = a_nodding_scan()
+    found = find_nods(MagnitudeScan(scan.moved).problem(1)[0])
+
+    rows = np.flatnonzero(found.any(axis=1))
+    assert {abs(row - 23) for row in rows} == {abs(line - 23) for line in NODDED}
+    for row in rows:
+        line = next(line for line in NODDED if abs(line - 23) == abs(row - 23))
+        np.testing.assert_allclose(found[row, 3:], scan.trajectory.rotations[line], atol=1.5)
+        np.testing.assert_allclose(found[row, :3], scan.trajectory.translations[line], atol=2.5)
+
+
+def test_nods_that_what_was_seen_agrees_with_are_taken_off():
+    scan = a_nodding_scan()
+    found = estimate_motion(scan.moved, "AP", seen=0.3 * (scan.moved.array - scan.reference.array))
+    corrected = scan.moved.array - artifact(scan.moved, found)
+
+    assert found.facts["shape"] == "nod" and found.facts["agreement"] > 0.5
+    head = a_head().array > 0.2
+    before, after = (np.abs(image - scan.reference.array)[head].mean() for image in (scan.moved.array, corrected))
+    assert after < 0.6 * before
+
+
+@pytest.mark.parametrize("scan", [a_nodding_scan, a_moved_scan])
+def test_no_nods_are_found_in_a_still_head(scan):
+    assert not find_nods(MagnitudeScan(scan().reference).problem(1)[0]).any()
+
+
+def test_lines_left_out_are_filled_in_by_the_prior_and_all_others_kept():
+    problem = MagnitudeScan(a_head()).problem(1)[0]
+    wave = np.cos(2 * np.pi * 5 * np.arange(47) / 47)[None, :, None].astype(np.float32)
+    spoilt = replace(problem, scan=problem.scan + np.float32(0.2) * wave * problem.scan.mean(axis=1, keepdims=True))
+    still, was, filled = (np.fft.fft(i, axis=1) for i in (problem.scan, spoilt.scan, filled_in(spoilt, [5])))
+    before, after = (np.linalg.norm(lines - still, axis=(0, 2)) for lines in (was, filled))
+    assert after[5] < 0.5 * before[5] and after[-5] < 0.5 * before[-5]
+    others = np.delete(after / np.linalg.norm(still, axis=(0, 2)), [5, 47 - 5])
+    assert others.max() < 0.1
+
+
+def test_what_looks_like_the_line_filled_in_says_nothing_of_a_nod():
+    rng = np.random.default_rng(0)
+    still, turned = rng.standard_normal((2, 20, 20)) + 1j * rng.standard_normal((2, 20, 20))
+    weights = np.ones((20, 20), np.float32)
+    assert Line(1.3 * still, still, weights).likeness(still + turned) < 0.1
+    assert Line(1.3 * still + 0.5 * turned, still, weights).likeness(turned) > 0.9
+
+
+def test_cancelling_stops_the_search_for_nods():
+    asked = iter(range(1000))
+
+    def tick() -> None:
+        if next(asked) > 8:
+            raise Cancelled
+
+    problem = MagnitudeScan(a_nodding_scan().moved, tick).problem(1)[0]
+    with pytest.raises(Cancelled):
+        find_nods(problem)
+    assert next(asked) < 12
 
 
 def test_what_lies_outside_of_a_mask_stays_as_it_was():
