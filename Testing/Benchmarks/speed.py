@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 SHAPE = (192, 256, 256)
-PHYSICS_SHAPE = (96, 128, 128)
 CUBES = (64, 96, 128, 192, 256, 512)
 TURNS = 3
 STAGES = {"Reading": "read", "Loading the model": "load and look", "Correcting": "correct", "Done": "end"}
@@ -142,8 +141,8 @@ def report(models: list[str], turns: int, physics: bool, cubes: tuple[int, ...],
             found["scaling"].append({"voxels": cube**3, **whole_job(head, models[0], "--force")})
             show(f"{cube}^3", found["scaling"][-1])
         if physics:
-            a_moved_head(PHYSICS_SHAPE, head)
-            found["physics"] = {"shape": PHYSICS_SHAPE, **whole_job(head, "motion", "--force", "--pe-axis", "AP")}
+            a_moved_head(SHAPE, head)
+            found["physics"] = {"shape": SHAPE, **whole_job(head, "motion", "--force", "--pe-axis", "AP")}
             show("motion", found["physics"])
     import speed_rivals
 
