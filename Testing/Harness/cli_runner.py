@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import slicer
-from PySide6 import QtCore
 
 from Harness.cli_description import FILES_OF_NODES, Description, Parameter
+from Harness.pythonqt import QtCore
 
 Base = slicer.vtkMRMLCommandLineModuleNode
 DIGITS_TO_LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")

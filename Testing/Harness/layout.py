@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import slicer
 import vtk
-from PySide6 import QtCore
 
-from Harness.pythonqt import qt
+from Harness.pythonqt import QtCore, qt
 
 VIEW_SIZE = (300, 300)
 FOUR_UP = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import slicer
-from PySide6 import QtCore
 
-from Harness.pythonqt import offer, qt
+from Harness.pythonqt import QtCore, offer, qt
 
 Property = QtCore.Property
 DEFAULTS = {

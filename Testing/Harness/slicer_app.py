@@ -1,4 +1,4 @@
-"""``slicer.app`` and all that hangs on it, on slicer-core and PySide6: ``Slicer.instance()`` starts it once."""
+"""``slicer.app`` and all that hangs on it, on slicer-core and Qt: ``Slicer.instance()`` starts it once."""
 # ruff: noqa: N801, N802, N815 - the names are Slicer's and Qt's
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from pathlib import Path
 import slicer
 import slicer.util
 import vtk
-from PySide6 import QtCore
 
 from Harness.cli_runner import CLILogic
 from Harness.installers import Installer, SampleDataLogic
 from Harness.layout import LayoutManager
-from Harness.pythonqt import application, qt, settings_in
+from Harness.pythonqt import QtCore, application, qt, settings_in
 from Harness.scene_files import CoreIOManager
 from Harness.slicer_python import install_python_parts
 from Harness.widgets import ModulePanel
@@ -43,7 +42,7 @@ class Messages:
         accept = self.answers.pop(0) if self.answers else True
         buttons = qt.QMessageBox.StandardButton
         wanted = (buttons.Ok, buttons.Yes, buttons.Retry) if accept else (buttons.Cancel, buttons.No, buttons.Close)
-        return next((b for b in wanted if b in box.standardButtons), wanted[0])
+        return next((b for b in wanted if b & box.standardButtons), wanted[0])
 
 
 class StartUp:
@@ -116,6 +115,9 @@ class App(qt.QObject):
 
     def applicationLogic(self):
         return self._logic
+
+    def connect(self, signature: str, receiver: Callable[[], None]) -> None:
+        getattr(self, signature.split("(")[0]).connect(receiver)
 
     def mrmlScene(self):
         return slicer.mrmlScene

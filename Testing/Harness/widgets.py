@@ -7,9 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import slicer
-from PySide6 import QtCore, QtGui
 
-from Harness.pythonqt import ctk, offer, qt
+from Harness.pythonqt import QtCore, QtGui, ctk, offer, qt
 
 Property, Signal = QtCore.Property, QtCore.Signal
 INFINITE = {float("inf"): 1e15, float("-inf"): -1e15}

@@ -46,14 +46,14 @@ def layers() -> tuple[str, str]:
 
 def press(key: str) -> None:
     import slicer
-    from PySide6.QtGui import QKeySequence
-    from PySide6.QtTest import QTest
+
+    from Harness.pythonqt import press_key
 
     window = slicer.util.mainWindow()
     window.show()
     window.activateWindow()
     slicer.app.processEvents()
-    QTest.keyClick(window, QKeySequence(key)[0].key())
+    press_key(window, key)
     slicer.app.processEvents()
 
 

@@ -40,15 +40,15 @@ def a_study_panel(a_panel, a_list):
 
 def press(*keys: str) -> None:
     import slicer
-    from PySide6.QtGui import QKeySequence
-    from PySide6.QtTest import QTest
+
+    from Harness.pythonqt import press_key
 
     window = slicer.util.mainWindow()
     window.show()
     window.activateWindow()
     slicer.app.processEvents()
     for key in keys:
-        QTest.keyClick(window, QKeySequence(key)[0].key())
+        press_key(window, key)
         slicer.app.processEvents()
 
 
