@@ -67,7 +67,7 @@ class ctkCollapsibleButton(qt.QWidget):
 
     def _show_or_hide(self) -> None:
         for child in self.children():
-            if isinstance(child, qt.QWidget):
+            if child.isWidgetType():  # PythonQt's classes know no base classes
                 child.setVisible(not self._collapsed)
         self.setMaximumHeight(self.BAR + 4 if self._collapsed else 16777215)
         self.update()
