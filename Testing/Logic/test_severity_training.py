@@ -33,6 +33,7 @@ from BrainDiffLogic.training.slices import PairSlices, SeverityPairs, cut_window
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.severities import ARGUMENTS
+from Harness.tiny_training import curve_of
 
 CPU = Hardware("cpu")
 PAIRS = 6
@@ -188,12 +189,12 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
 ) -> None:
     plan = tiny(a_data_folder, epochs=3, decay=0.0, optimiser=optimiser)
     whole = trained(plan, a_data_folder, tmp_path / "whole")
-    curve = capsys.readouterr().err.splitlines()
+    curve = curve_of(capsys.readouterr().err)
     assert len(curve) == 3
     trained(replace(plan, epochs=1), a_data_folder, tmp_path / "parts")
     resumed = trained(plan, a_data_folder, tmp_path / "parts")
-    again = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in again] == [line.split(": ")[1] for line in curve]
+    again = curve_of(capsys.readouterr().err)
+    assert again == curve
     state = trained_state(resumed)
     assert all(torch.equal(state[name], value) for name, value in trained_state(whole).items())
 

@@ -38,6 +38,7 @@ from BrainDiffLogic.training.slice_store import SliceStore, StackPairs, pair_sli
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import braindiff
 from Harness.tiny_prior import save_prior, write_store
+from Harness.tiny_training import curve_of
 
 CPU = Hardware("cpu")
 
@@ -145,7 +146,7 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
     fit: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit(tiny_corrector(), "whole")
-    curve = capsys.readouterr().err.splitlines()
+    curve = curve_of(capsys.readouterr().err)
     step = CorrectorTraining.training_step
 
     def killed(module: CorrectorTraining, batch: dict, batch_index: int) -> torch.Tensor:
@@ -157,7 +158,7 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
         patch.setattr(CorrectorTraining, "training_step", killed)
         fit(tiny_corrector(), "parts")
     resumed = fit(tiny_corrector(), "parts")
-    again = capsys.readouterr().err.splitlines()
+    again = curve_of(capsys.readouterr().err)
     assert again == curve and len(curve) == 3
     state = trained_state(resumed)
     assert all(torch.equal(state[name], value) for name, value in trained_state(whole).items())

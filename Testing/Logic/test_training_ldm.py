@@ -32,6 +32,7 @@ from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware, epochs_done, trained_state
 from BrainDiffLogic.training.ldm import DiffusionTraining, assert_prior, export_ldm, prior_slices, train_ldm
 from BrainDiffLogic.training.slice_store import SliceStore, save_generative
+from Harness.tiny_training import curve_of
 
 CPU = Hardware("cpu")
 
@@ -154,11 +155,11 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
 ) -> None:
     plan = ldm_plan(epochs=3, accumulate=2, clip=1.0, warmup=3)
     whole = train_ldm(plan, a_store, a_vae, tmp_path / "whole", CPU)
-    curve = capsys.readouterr().err.splitlines()
+    curve = curve_of(capsys.readouterr().err)
     train_ldm(replace(plan, epochs=2), a_store, a_vae, tmp_path / "parts", CPU)
     resumed = train_ldm(plan, a_store, a_vae, tmp_path / "parts", CPU)
-    again = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in again] == [line.split(": ")[1] for line in curve]
+    again = curve_of(capsys.readouterr().err)
+    assert again == curve
     assert len(curve) == 3
     state = trained_state(resumed)
     assert all(torch.equal(state[name], value) for name, value in trained_state(whole).items())

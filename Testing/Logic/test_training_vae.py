@@ -33,6 +33,7 @@ from BrainDiffLogic.training.fit import (
 from BrainDiffLogic.training.optimisers import rate_share
 from BrainDiffLogic.training.slice_store import SliceStore
 from BrainDiffLogic.training.vae import export_vae, kl_divergence, reconstruction_quality, train_vae, vae_slices
+from Harness.tiny_training import curve_of
 
 CPU = Hardware("cpu")
 
@@ -244,11 +245,11 @@ def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
 ) -> None:
     plan = vae_plan(epochs=3, adversarial_weight=0.01, adversarial_from=1)
     whole = train_vae(plan, a_store, tmp_path / "whole", CPU)
-    curve = capsys.readouterr().err.splitlines()
+    curve = curve_of(capsys.readouterr().err)
     train_vae(replace(plan, epochs=1), a_store, tmp_path / "parts", CPU)
     resumed = train_vae(plan, a_store, tmp_path / "parts", CPU)
-    again = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in again] == [line.split(": ")[1] for line in curve]
+    again = curve_of(capsys.readouterr().err)
+    assert again == curve
     assert len(curve) == 3
     expected, state = trained_state(whole), trained_state(resumed)
     assert all(torch.equal(state[name], value) for name, value in expected.items())
