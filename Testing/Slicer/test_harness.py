@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,12 @@ def test_message_boxes_do_not_come_up_in_testing_mode(a_slicer):
     slicer.util.errorDisplay("It is broken")
     slicer.util.confirmOkCancelDisplay("Really?")
     assert a_slicer.messages.shown == []
+
+
+def test_however_long_a_test_waits_python_keeps_its_none(a_slicer):
+    for _ in range(100):
+        slicer.app.processEvents()
+    assert sys.getrefcount(None) > 2**31
 
 
 # Panels
