@@ -55,12 +55,12 @@ class DifferenceOverlay(VTKObservationMixin):
         legend.SetNumberOfLabels(5)
         legend.SetMaxNumberOfColors(255)
         legend.SetPosition(0.97, 0.02)
-        legend.SetSize(0.24, 0.34)
+        legend.SetSize(0.2, 0.26)
         for text, size in ((legend.GetLabelTextProperty(), 11), (legend.GetTitleTextProperty(), 12)):
             text.SetFontSize(size)
             text.SetColor(0.0, 0.0, 0.0)
             text.SetBackgroundColor(1.0, 1.0, 1.0)  # to be read on the white map and on the black around it
-            text.SetBackgroundOpacity(0.8)
+            text.SetBackgroundOpacity(1.0)
             text.SetShadow(False)
         legend.SetViewNodeIDs([viewNode.GetID()])
 
