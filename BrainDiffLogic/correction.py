@@ -175,16 +175,13 @@ def _too_little(residual: np.ndarray, scan: Scan, card: Card) -> str | None:
     change = float(np.abs(residual[inside]).mean()) if inside.any() else 0.0
     if change >= least:
         return None
-    hidden = ""
+    found = f"{change:.2g} of the scale on average, below {least:g} on its card; apply it all the same with --force"
     if seen_through_mask(scan.volume.array) is not None:
-        hidden = (
-            "; its air is exactly empty: if a mask was laid on after the scan, it hides the ghosts that this network"
-            " looks for, so correct the head before stripping it"
+        return (
+            "returned unchanged: the air is exactly empty, and if a mask was laid on after the scan, the model cannot"
+            f" see the motion, whose ghosts the mask hides: correct the head before stripping it (it finds {found})"
         )
-    return (
-        f"returned unchanged: the model finds too little, {change:.2g} of the scale on average, below {least:g} on its"
-        f" card; apply it all the same with --force{hidden}"
-    )
+    return f"returned unchanged: the model finds too little, {found}"
 
 
 NO_DISAGREEMENT = 'the model "motion" has no disagreement map; leave it out, or choose a network'

@@ -181,9 +181,21 @@ def test_a_model_that_finds_less_than_its_card_asks_for_returns_the_input_bit_fo
     np.testing.assert_array_equal(below.corrected.array, volume.array)
     np.testing.assert_array_equal(above.corrected.array, plain.corrected.array)
     assert (below.report["gate"], above.report["gate"]) == ("returned unchanged", "off")
-    assert any("finds too little" in note and "--force" in note for note in below.report["notes"])
+    (note,) = (note for note in below.report["notes"] if note.startswith("returned unchanged"))
+    assert "finds too little" in note and "--force" in note and "mask" not in note
     assert below.disagreement is not None and not below.disagreement.array.any()
     assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_a_scan_that_was_masked_after_it_moved_is_told_that_the_model_cannot_see_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("BrainDiffLogic.models.severity.shipped_weights", lambda: None)
+    volume = small_head()
+    masked = volume.with_array(np.where(correct(volume, MODEL, device="cpu").finding.head, volume.array, 0))
+    result = correct(masked, (MODEL[0], {**CARD, "least_change": 9.0}), device="cpu")
+    (note,) = (note for note in result.report["notes"] if note.startswith("returned unchanged"))
+    assert "cannot see the motion" in note and "before stripping" in note and "--force" in note
 
 
 def test_force_applies_what_is_less_than_the_card_asks_for() -> None:
