@@ -28,6 +28,8 @@ AXES_LINE = re.compile(r"^[ \t]*NDims[ \t]*[=:]?[ \t]*(.*?)[ \t\r]*$", re.IGNORE
 NUMBERED = re.compile(r"[^%\s]*%0?[1-9]?[diu][^%\s]*[ \t]+\d+[ \t]+\d+([ \t]+[1-9]\d*)?([ \t]+[1-9])?")
 """Names of data files with a number, the first, the last and the step; ITK takes any text with % for a format of C's
 printf, and so reads or writes memory that is not its own."""
+LARGEST = 1e9
+"""mm, and of numbers that tell directions."""
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
 AXES = ("space", "transformmatrix", "rotation", "orientation")
 """Fields of a NRRD or MetaImage header that tell the voxels' size, and how the axes lie in the patient."""
@@ -53,9 +55,12 @@ _redirection = threading.Lock()
 def read_meta_nrrd(path: Path, kind: str) -> Volume:
     """One 3D scalar volume; InputError for anything else."""
     with understood(path, "an image"):
-        fields = header_fields(path)
+        header = _header(path)
+        fields = header_fields(header)
         _check_lines(path)
-        _check_counts(path)
+        _check_data_names(path, header)
+        if path.suffix.lower() in META:
+            _check_meta(path, header, fields)
         _check_units(path, fields)
         try:
             with quiet():
@@ -80,12 +85,15 @@ def read_meta_nrrd(path: Path, kind: str) -> Volume:
     return Volume.read(array, affine, kind=kind, storage=storage, source=str(path), notes=_notes(fields))
 
 
-def header_fields(path: Path) -> dict[str, str]:
-    """What the text header of a NRRD or MetaImage file says, by its fields in lower case."""
+def _header(path: Path) -> str:
     with path.open("rb") as file:
-        lines = file.read(HEADER_BYTES).decode("latin-1").splitlines()
+        return file.read(HEADER_BYTES).decode("latin-1")
+
+
+def header_fields(header: str) -> dict[str, str]:
+    """What the text header of a NRRD or MetaImage file says, by its fields in lower case."""
     fields: dict[str, str] = {}
-    for line in lines:
+    for line in header.splitlines():
         name, _, value = line.replace("=", ":", 1).partition(":")
         if not line or name.strip().lower() == "elementdatafile":
             break
@@ -106,17 +114,37 @@ def _check_lines(path: Path) -> None:
                 raise InputError(f"{path}: a line of the header has {len(line)} characters (damaged?); copy it again")
 
 
-def _check_counts(path: Path) -> None:
-    """Refuse a MetaImage without a number of axes that it can have, and data files that no pattern names."""
-    with path.open("rb") as file:
-        header = file.read(HEADER_BYTES).decode("latin-1")
-    if path.suffix.lower() in META:
-        for axes in AXES_LINE.findall(header):
-            if not (axes.isdecimal() and 1 <= int(axes) <= MOST_AXES):
-                raise InputError(f"{path}: NDims of the header is {axes[:20]!r}; repair it, or copy the file again")
+def _check_data_names(path: Path, header: str) -> None:
+    """Refuse data files that no pattern names."""
     named = DATA.search(header)
     if named and "%" in named[1] and not NUMBERED.fullmatch(named[1]):
         raise InputError(f"{path}: {named[1][:40]!r} does not name numbered data files; repair the header")
+
+
+def _check_meta(path: Path, header: str, fields: dict[str, str]) -> None:
+    """Refuse a MetaImage that ITK dies of, never comes back from, or reads wrong without a word.
+
+    That is: another number of axes than it can have (of several, any of them), a direction of 1e308, and voxels packed
+    in the header's own file whose packed size is not told.
+    """
+    for axes in AXES_LINE.findall(header):
+        if not (axes.isdecimal() and 1 <= int(axes) <= MOST_AXES):
+            raise InputError(f"{path}: NDims of the header is {axes[:20]!r}; repair it, or copy the file again")
+    for name in (*SIZES, *AXES):
+        for word in fields.get(name, "").split():
+            if not abs(_number(word)) <= LARGEST:
+                raise InputError(f"{path}: {word[:20]} in {name}; repair the header's geometry")
+    named, packed = DATA.search(header), fields.get("compresseddata", "").lower()[:1] in ("t", "1")
+    if packed and named and named[1] == "LOCAL" and not _number(fields.get("compresseddatasize", "0")) > 0:
+        raise InputError(f"{path}: the header does not tell CompressedDataSize; save it again, or copy it again")
+
+
+def _number(word: str) -> float:
+    """The number, 0 for another word, which ITK takes for 0, too."""
+    try:
+        return float(word)
+    except ValueError:
+        return 0.0
 
 
 def _check_units(path: Path, fields: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -285,6 +286,27 @@ def test_a_metaimage_of_a_number_of_axes_that_itk_dies_of_is_refused(tmp_path: P
     with pytest.raises(InputError) as error:
         read_volume(path)
     assert_one_line(error, "a.mha", "NDims")
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "words"),
+    [
+        (b"TransformMatrix = .*", b"TransformMatrix = 1 0 0 0 1 0 1e308 0 1", ("1e308", "geometry")),
+        (b"ElementSpacing = .*", b"ElementSpacing = 1 1e308 1", ("1e308", "geometry")),
+        (b"CompressedDataSize = .*\n", b"", ("CompressedDataSize",)),
+        (b"CompressedDataSize = .*", b"CompressedDataSize = 0", ("CompressedDataSize",)),
+    ],
+)
+def test_a_metaimage_that_itk_loops_over_or_reads_wrong_is_refused(
+    tmp_path: Path, line: bytes, instead: bytes, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / "a.mha"
+    write_volume(Volume(voxels("int16"), np.eye(4)), path)
+    read_volume(path)
+    path.write_bytes(re.sub(line, instead, path.read_bytes(), count=1))
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert_one_line(error, "a.mha", *words)
 
 
 @pytest.mark.parametrize(

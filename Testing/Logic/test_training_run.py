@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -29,7 +30,6 @@ from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.corrector import export_corrector, learning_curve, stopped_early, train
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import AtomicCheckpoints, Hardware, epochs_done, steps_done, trained_state
-from BrainDiffLogic.training.slices import CachedSlices
 from Harness.changed_files import change_a_byte
 from Harness.tiny_training import COMPACT, CONTENT, TINY, make_data_folder, tiny
 
@@ -163,21 +163,20 @@ def test_a_run_of_several_terms_logs_how_hard_each_pulls(
     assert list(curve) == ["20"] and 0 < curve["20"] < 5
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.5])
 def test_the_line_of_an_epoch_says_how_long_it_waited_for_data(
-    a_data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    seconds: float,
-) -> None:  # fmt: skip
-    take = CachedSlices.__getitem__
-
-    def slowly(self: CachedSlices, position: int) -> Any:
-        time.sleep(seconds)
-        return take(self, position)
-
-    monkeypatch.setattr(CachedSlices, "__getitem__", slowly)
-    trained(tiny(stages=[replace(tiny().stages[0], steps=4)]), a_data_folder, tmp_path / "run")
-    (share,) = re.findall(r"^epoch 1 of 1: .*waiting for data (\d+)%$", capsys.readouterr().err, re.MULTILINE)
-    assert int(share) > 50 if seconds else int(share) < 50
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs of two steps that take 1 s each; the second batch comes 3 s late, then 1 s."""
+    trainer: Any = SimpleNamespace(callback_metrics={}, current_epoch=0, check_val_every_n_epoch=1, is_global_zero=True)
+    lines = fit.EpochLines(2, ["loss"])
+    clock = iter([10, 11, 14, 15, 100, 101, 102, 103])
+    monkeypatch.setattr(fit.time, "monotonic", lambda: next(clock))
+    for _ in range(2):
+        for _ in range(2):
+            lines.on_train_batch_start(trainer, None, None, 0)
+            lines.on_train_batch_end(trainer)
+        lines.on_train_epoch_end(trainer, None)
+    assert re.findall(r"waiting for data (\d+)%", capsys.readouterr().err) == ["60", "33"]
 
 
 def test_another_draw_begins_and_goes_on_otherwise_with_the_same_pairs(a_data_folder: Path, tmp_path: Path) -> None:
