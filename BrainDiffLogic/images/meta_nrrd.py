@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ AXES_LINE = re.compile(r"^[ \t]*NDims[ \t]*[=:]?[ \t]*(.*?)[ \t\r]*$", re.IGNORE
 NUMBERED = re.compile(r"[^%\s]*%0?[1-9]?[diu][^%\s]*[ \t]+\d+[ \t]+\d+([ \t]+[1-9]\d*)?([ \t]+[1-9])?")
 """Names of data files with a number, the first, the last and the step; ITK takes any text with % for a format of C's
 printf, and so reads or writes memory that is not its own."""
+PART, ZLIB_OR_GZIP = 1 << 20, 47
+"""Bytes that are unpacked at a time, and zlib's word for either format."""
 LARGEST = 1e9
 """mm, and of numbers that tell directions."""
 SIZES = ("spacings", "space directions", "elementspacing", "elementsize")
@@ -72,6 +75,9 @@ def read_meta_nrrd(path: Path, kind: str) -> Volume:
                 size = reader.GetSize()
                 check_voxels(path, size)
                 _check_information(reader, path)
+                if path.suffix.lower() in META and _is_packed(fields):
+                    voxel = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+                    _check_packed(path, header, int(np.prod(size)) * voxel)
                 if len(size) > 3:
                     reader.SetExtractSize((*size[:3], *([0] * (len(size) - 3))))
                 image = reader.Execute()
@@ -134,9 +140,34 @@ def _check_meta(path: Path, header: str, fields: dict[str, str]) -> None:
         for word in fields.get(name, "").split():
             if not abs(_number(word)) <= LARGEST:
                 raise InputError(f"{path}: {word[:20]} in {name}; repair the header's geometry")
-    named, packed = DATA.search(header), fields.get("compresseddata", "").lower()[:1] in ("t", "1")
-    if packed and named and named[1] == "LOCAL" and not _number(fields.get("compresseddatasize", "0")) > 0:
+    named = DATA.search(header)
+    if _is_packed(fields) and named and named[1] == "LOCAL" and not _number(fields.get("compresseddatasize", "0")) > 0:
         raise InputError(f"{path}: the header does not tell CompressedDataSize; save it again, or copy it again")
+
+
+def _is_packed(fields: dict[str, str]) -> bool:
+    return fields.get("compresseddata", "").lower()[:1] in ("t", "1")
+
+
+def _check_packed(path: Path, header: str, size: int) -> None:
+    """Refuse a MetaImage whose packed voxels do not unpack to ``size`` bytes: ITK passes over the damage in silence."""
+    named = DATA.search(header)
+    if named is None or named[1].split()[:1] in (["LIST"], []) or "%" in named[1]:
+        return
+    here = named[1] == "LOCAL"
+    data = path if here else path.parent / named[1]
+    if not os.path.lexists(data):  # reading says so
+        return
+    unpacking, found = zlib.decompressobj(ZLIB_OR_GZIP), 0
+    with data.open("rb") as file:
+        file.seek(header.index("\n", named.end()) + 1 if here else 0)
+        try:
+            while not unpacking.eof and found <= size and (part := unpacking.unconsumed_tail or file.read(PART)):
+                found += len(unpacking.decompress(part, PART))
+        except zlib.error:
+            found = -1
+    if found != size or not unpacking.eof:
+        raise InputError(f"{path}: its packed voxels are damaged or incomplete; copy it again")
 
 
 def _number(word: str) -> float:

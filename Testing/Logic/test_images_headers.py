@@ -309,6 +309,22 @@ def test_a_metaimage_that_itk_loops_over_or_reads_wrong_is_refused(
     assert_one_line(error, "a.mha", *words)
 
 
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_metaimage_whose_packed_voxels_are_damaged_is_refused(tmp_path: Path, name: str, place: float) -> None:
+    path = tmp_path / name
+    write_volume(Volume(np.random.default_rng(0).random((9, 8, 7), np.float32), np.eye(4)), path)
+    assert read_volume(path).shape == (9, 8, 7)
+    data = path if name == "a.mha" else tmp_path / "a.zraw"
+    content = bytearray(data.read_bytes())
+    begin = content.find(b"LOCAL\n") + 6 if name == "a.mha" else 0
+    content[begin + int(place * (len(content) - begin))] ^= 0xFF
+    data.write_bytes(bytes(content))
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert_one_line(error, name, "packed voxels")
+
+
 @pytest.mark.parametrize(
     "names", ["%s%s%s%s 1 3 1", "s%n.raw 1 3 1", "s%d.raw 1 4 0", "s%d%d.raw 1 4 1", "s%9999d.raw 1 4 1"]
 )
