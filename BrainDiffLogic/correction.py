@@ -18,14 +18,12 @@ import numpy as np
 from BrainDiffLogic import __version__
 from BrainDiffLogic.disagreement import NOT_ASKED, Panel, disagreement_map
 from BrainDiffLogic.errors import InputError, Refused
-from BrainDiffLogic.intensity import seen_through_mask
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
 from BrainDiffLogic.models.domain import Judgement, judge
 from BrainDiffLogic.progress import Progress, part_of, silent
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, seen_through_mask
 from BrainDiffLogic.severity import decide
-from BrainDiffLogic.storage import blend, check_strength
-from BrainDiffLogic.volume import Volume, to_sagittal, voxels
+from BrainDiffLogic.volume import Volume, blend, check_strength, to_sagittal, voxels
 
 if TYPE_CHECKING:
     from BrainDiffLogic.models.corrector import Corrector

@@ -18,8 +18,7 @@ from BrainDiffLogic.metrics.quality import Assessment, assess
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, find_checkpoint, load_checkpoint
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.storage import OutputType, check_strength
-from BrainDiffLogic.volume import Volume
+from BrainDiffLogic.volume import OutputType, Volume, check_strength
 
 READING, LOADING, CORRECTING, WRITING = 0.0, 0.03, 0.08, 0.6
 """Where each stage of ``correct_file`` begins, as a share of the whole job; bad input is found below a tenth."""

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.intensity import mask_box
 from BrainDiffLogic.models.corrector import Corrector
-from BrainDiffLogic.models.folding import folded
-from BrainDiffLogic.models.layers import Window, moved
+from BrainDiffLogic.models.layers import Window, folded, moved
+from BrainDiffLogic.scan import mask_box
 from BrainDiffLogic.volume import pad_to_multiple
 
 BATCHES = {"cpu": 4, "mps": 16, "cuda": 64}

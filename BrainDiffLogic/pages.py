@@ -16,8 +16,8 @@ from BrainDiffLogic import __version__
 from BrainDiffLogic.correction import Correction
 from BrainDiffLogic.display import METRICS
 from BrainDiffLogic.files import resources
-from BrainDiffLogic.intensity import mask_box
 from BrainDiffLogic.pictures import DIFFERENCE_SHARE, DIVERGING, WINDOW_PERCENTILES
+from BrainDiffLogic.scan import mask_box
 from BrainDiffLogic.volume import Volume, ras_axes, to_sagittal
 
 

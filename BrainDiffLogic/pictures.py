@@ -12,8 +12,8 @@ from PIL import Image, ImageColor
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import staged_output
-from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.motion.trajectory import Trajectory
+from BrainDiffLogic.scan import head_mask, mask_box
 from BrainDiffLogic.volume import Volume, ras_axes, to_sagittal
 
 if TYPE_CHECKING:

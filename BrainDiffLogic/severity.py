@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import mask_box
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, mask_box
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:

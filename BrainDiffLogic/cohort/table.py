@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.cohort.derivatives import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE, write_texts
+from BrainDiffLogic.cohort.items import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE, write_texts
 from BrainDiffLogic.cohort.work import DONE
 from BrainDiffLogic.images.outputs import as_json
 from BrainDiffLogic.metrics.quality import Assessment

@@ -22,16 +22,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.cohort.derivatives import (
+from BrainDiffLogic.cohort.items import (
     CORRECTED,
     DIFFERENCE,
     DISAGREEMENT,
+    Item,
     Places,
     motion_texts,
     sidecar,
     write_texts,
 )  # fmt: skip
-from BrainDiffLogic.cohort.items import Item
 from BrainDiffLogic.data.bids import NO_CONTENT, without_content
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.files import digest, file_digest

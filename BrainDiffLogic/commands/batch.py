@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from BrainDiffLogic.commands.progress import say
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
+from BrainDiffLogic.progress import say
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     from BrainDiffLogic.models.checkpoints import find_checkpoint, verify
-    from BrainDiffLogic.storage import check_strength
+    from BrainDiffLogic.volume import check_strength
 
     try:
         import distributed  # noqa: F401
@@ -92,8 +92,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _correct_all(args: argparse.Namespace) -> int:
-    from BrainDiffLogic.cohort.derivatives import prepare
-    from BrainDiffLogic.cohort.items import find_items, selected
+    from BrainDiffLogic.cohort.items import find_items, prepare, selected
     from BrainDiffLogic.cohort.run import run_batch
     from BrainDiffLogic.cohort.work import BatchSettings
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from BrainDiffLogic.commands.progress import say_notes, shown_progress
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
+from BrainDiffLogic.progress import say_notes, shown_progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.commands.view import require_viewer, serve
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL
 from BrainDiffLogic.motion.presets import PRESETS
+from BrainDiffLogic.progress import shown_progress
 from BrainDiffLogic.volume import affine_from, ras_axes
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.progress import shown_progress
 
 if TYPE_CHECKING:
     from BrainDiffLogic.evaluation.pairs import Pair
@@ -72,7 +72,7 @@ def _safety(args: argparse.Namespace, pairs: Sequence[Pair]) -> int:
     """The suite of checks that no harm is done, on the first still scan of each subject."""
     from BrainDiffLogic.evaluation.methods import build_methods
     from BrainDiffLogic.evaluation.run import prepare_folder
-    from BrainDiffLogic.evaluation.safety.suite import run_safety
+    from BrainDiffLogic.evaluation.safety_suite import run_safety
     from BrainDiffLogic.images import read_volume
 
     given = {"--jobs": args.jobs > 1, "--gated": args.gated, "--register": args.register}

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from BrainDiffLogic.commands.progress import say_notes, shown_progress
+from BrainDiffLogic.progress import say_notes, shown_progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from BrainDiffLogic.commands.progress import say_notes, shown_progress
 from BrainDiffLogic.motion.kspace import PE_AXES
+from BrainDiffLogic.progress import say_notes, shown_progress
 
 FRAMES = ("scan", "trajectory")
 UNEXPLAINED = 0.25

@@ -14,8 +14,8 @@ from io import TextIOWrapper
 from types import FrameType
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.commands.progress import say
 from BrainDiffLogic.errors import Cancelled, InputError
+from BrainDiffLogic.progress import say
 
 SUBCOMMANDS = {
     "correct": "correct head motion in a T1-weighted volume",

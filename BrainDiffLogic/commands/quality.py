@@ -11,7 +11,7 @@ import argparse
 import json
 from typing import Any
 
-from BrainDiffLogic.commands.progress import say_notes
+from BrainDiffLogic.progress import say_notes
 
 LABELS = {
     "cjv": "CJV (lower is better)", "efc": "EFC (lower is better)", "snr_csf": "SNR of CSF",

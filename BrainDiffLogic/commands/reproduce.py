@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from BrainDiffLogic.commands.progress import say, shown_progress
 from BrainDiffLogic.commands.train import require_training_packages
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.progress import Progress
+from BrainDiffLogic.progress import Progress, say, shown_progress
 
 if TYPE_CHECKING:
     from BrainDiffLogic.papers.run import RecipeSettings, RecipeStage

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from BrainDiffLogic.commands.progress import say_notes
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.coils import COMBINATIONS
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.presets import PRESETS, preset
 from BrainDiffLogic.motion.sampling import ORDERS, REDUCTIONS, Sampling
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
+from BrainDiffLogic.progress import say_notes
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_PRESET = "nod"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from BrainDiffLogic import __version__
-from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.data.split import bids_label, names_subject, one_person, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import file_digest
@@ -24,7 +23,7 @@ from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS, draw_trajectory
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.traces import write_trajectory
 from BrainDiffLogic.motion.trajectory import Trajectory, stratum
-from BrainDiffLogic.progress import Progress, run_all, silent
+from BrainDiffLogic.progress import Progress, run_all, shown_progress, silent
 from BrainDiffLogic.volume import Volume
 
 DEFAULT_LEVELS = ("nod5", "nod10")

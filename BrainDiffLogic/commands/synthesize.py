@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import SUFFIX
+from BrainDiffLogic.progress import shown_progress
 
 if TYPE_CHECKING:
-    from BrainDiffLogic.injection.inject import InjectionSettings
-    from BrainDiffLogic.injection.job import InjectedPairs
+    from BrainDiffLogic.training.injected_pairs import InjectedPairs
+    from BrainDiffLogic.training.injection import InjectionSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything, inject, count, draw."""
     from BrainDiffLogic.images.outputs import check_output
-    from BrainDiffLogic.injection.inject import load_prior
-    from BrainDiffLogic.injection.job import InjectedPairs, synthesize
+    from BrainDiffLogic.training.injected_pairs import InjectedPairs, synthesize
+    from BrainDiffLogic.training.injection import load_prior
     from BrainDiffLogic.training.slice_store import SliceStore
 
     plan = plan_of(args)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_of(args: argparse.Namespace) -> InjectionSettings:
     """The plan that the arguments ask for: the defaults, or the paper's with --paper, and what is named beside it."""
-    from BrainDiffLogic.injection.inject import PAPER, InjectionSettings
+    from BrainDiffLogic.training.injection import PAPER, InjectionSettings
 
     if args.paper and args.signal:
         raise InputError("--signal and --paper both say where to inject; give one of them")

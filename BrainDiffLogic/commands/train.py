@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import check_output
 from BrainDiffLogic.models.checkpoints import SUFFIX
+from BrainDiffLogic.progress import shown_progress
 
 if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import CorrectorConfiguration
@@ -118,8 +118,8 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfiguration) -> dict[str, Any] | None:
-    from BrainDiffLogic.injection.job import injected_run
     from BrainDiffLogic.training.corrector import export_pair_corrector, train_on_pairs
+    from BrainDiffLogic.training.injected_pairs import injected_run
 
     for name in ("cache", "pairs"):
         if getattr(args, name) is not None:

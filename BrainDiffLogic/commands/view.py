@@ -13,8 +13,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from BrainDiffLogic.commands.progress import say
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.progress import say
 
 if TYPE_CHECKING:
     from BrainDiffViewer.gate import SessionSettings

@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.motion.trajectory import EULER_ORDER
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.volume import Volume
 
 HISTOGRAM_BINS = 50

@@ -24,8 +24,7 @@ from BrainDiffLogic.images.outputs import (
     is_series,
     staged_output,
 )
-from BrainDiffLogic.storage import OutputType, choose_storage, real_values, values_to_store
-from BrainDiffLogic.volume import Storage, Volume
+from BrainDiffLogic.volume import OutputType, Storage, Volume, choose_storage, real_values, values_to_store
 
 __all__ = [
     "READABLE",

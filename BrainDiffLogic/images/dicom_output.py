@@ -25,8 +25,7 @@ from BrainDiffLogic.images.derived_series import MANUFACTURER, SOFTWARE, Part, d
 from BrainDiffLogic.images.dicom_files import text_of, tolerant
 from BrainDiffLogic.images.dicom_frames import Frame
 from BrainDiffLogic.images.dicom_series import SeriesSource
-from BrainDiffLogic.storage import rounded_to
-from BrainDiffLogic.volume import Storage, Volume
+from BrainDiffLogic.volume import Storage, Volume, rounded_to
 
 SIXTEEN_BITS = (np.dtype(np.int16), np.dtype(np.uint16))
 """What an MR image can hold."""

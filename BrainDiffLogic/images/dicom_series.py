@@ -13,8 +13,7 @@ from BrainDiffLogic.images.dicom_files import Series, find_series, read_header, 
 from BrainDiffLogic.images.dicom_frames import Frame, frames_of, said, spoken_of, stored_pixels
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS
 from BrainDiffLogic.images.streams import check_voxels, understood
-from BrainDiffLogic.storage import real_values
-from BrainDiffLogic.volume import Storage, Volume
+from BrainDiffLogic.volume import Storage, Volume, real_values
 
 COUNTS = ("ImagesInAcquisition", "NumberOfSlices", "NumberOfSeriesRelatedInstances")
 PRIVATE_COUNTS = (

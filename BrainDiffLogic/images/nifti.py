@@ -18,8 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.streams import GZIP, check_length, check_voxels, opened, understood, write_image
-from BrainDiffLogic.storage import real_values
-from BrainDiffLogic.volume import Storage, Volume
+from BrainDiffLogic.volume import Storage, Volume, real_values
 
 FORMS = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 GEOMETRY = ("pixdim", *FORMS, "sform_code", "srow_x", "srow_y", "srow_z")

@@ -15,8 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.meta_nrrd import MILLIMETRES
 from BrainDiffLogic.images.streams import check_length, check_voxels, is_gzipped, opened, understood, write_image
-from BrainDiffLogic.storage import real_values
-from BrainDiffLogic.volume import Storage, Volume
+from BrainDiffLogic.volume import Storage, Volume, real_values
 
 VERSION = b"\0\0\0\1"
 HEADER_BYTES = 284

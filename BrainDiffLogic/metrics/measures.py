@@ -12,7 +12,6 @@ from scipy import ndimage
 from scipy.signal.windows import gaussian
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import (
     CONVENTION,
     HIGH_PERCENTILE,
@@ -24,7 +23,7 @@ from BrainDiffLogic.metrics.quality import (
     scaled_between,
     tissue_masks,
 )
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, head_mask
 from BrainDiffLogic.volume import Volume, to_sagittal
 
 HIGHEST_PSNR = 100.0

@@ -15,7 +15,6 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask, mask_box
 from BrainDiffLogic.metrics.sharpness import (
     CANNY_REACH,
     TINIEST,
@@ -24,7 +23,7 @@ from BrainDiffLogic.metrics.sharpness import (
     gradient_entropy,
     tenengrad,
 )
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, head_mask, mask_box
 from BrainDiffLogic.volume import Volume, to_sagittal, voxels
 
 PURE = 0.85

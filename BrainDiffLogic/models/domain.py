@@ -19,9 +19,8 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import BRAIN_VOLUME_ML, mask_box
 from BrainDiffLogic.models.checkpoints import Card
-from BrainDiffLogic.scan import PLANES, Scan
+from BrainDiffLogic.scan import BRAIN_VOLUME_ML, PLANES, Scan, mask_box
 from BrainDiffLogic.volume import Volume, voxels
 
 PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
@@ -58,7 +57,7 @@ NOT_T1 = "; the model knows T1-weighted heads alone"
 class Look:
     """What can be told of a volume without knowing what it shows.
 
-    litres      of the foreground (``intensity.head_mask``)
+    litres      of the foreground (``scan.head_mask``)
     hounsfield  whether its values are those of a CT
     air         median of the background over the foreground's, both above the volume's floor
     inner       litres deep inside (``Scan.inner``), on which the others are measured; NaN where too few

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.corrector import Body
-from BrainDiffLogic.models.folding import DoubledConvolution
-from BrainDiffLogic.models.layers import Window, init_he_normal, norm_layer, u_shape
+from BrainDiffLogic.models.layers import DoubledConvolution, Window, init_he_normal, norm_layer, u_shape
 
 FILTERS = (32, 64, 128, 256, 512)
 """Filters from the finest to the coarsest level (the published network)."""

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import ndimage
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask, mask_box
+from BrainDiffLogic.scan import head_mask, mask_box
 from BrainDiffLogic.volume import ras_axes
 
 WINDOWS = 3

@@ -16,17 +16,15 @@ import numpy as np
 from scipy import fft
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.intensity import mask_box, seen_through_mask
 from BrainDiffLogic.metrics.sharpness import noise_of
-from BrainDiffLogic.motion.alignment import displacement, low_resolution, rigid_basis
 from BrainDiffLogic.motion.joint import Problem, descend, evidence, moved_by
 from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
 from BrainDiffLogic.motion.nods import find_nods
 from BrainDiffLogic.motion.odd_motion import propose
-from BrainDiffLogic.motion.simulation import head_centre
+from BrainDiffLogic.motion.simulation import displacement, head_centre, low_resolution, rigid_basis
 from BrainDiffLogic.motion.trajectory import Trajectory
 from BrainDiffLogic.progress import Progress, silent
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, mask_box, seen_through_mask
 from BrainDiffLogic.volume import Volume, affine_from
 
 MARGIN_MM = 9.0

@@ -20,9 +20,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.motion.alignment import relative_to_scan
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, phase_encode_axis, spectrum_of
-from BrainDiffLogic.motion.simulation import head_centre
+from BrainDiffLogic.motion.simulation import head_centre, relative_to_scan
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, resampled
 from BrainDiffLogic.volume import Volume
 

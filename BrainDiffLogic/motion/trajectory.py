@@ -138,7 +138,7 @@ def anchored(trajectory: Trajectory) -> Trajectory:
 
     The image is mostly made of the central lines, so this removes most of the global displacement between the
     still image and the moved one (MC-Net, "offset such that the k-space center remained in the origin"); not
-    all of it, see ``BrainDiffLogic.motion.alignment``.
+    all of it, see ``motion.simulation.aligned``.
     """
     middle = len(trajectory) // 2
     return trajectory.relative_to((trajectory.translations[middle], trajectory.rotations[middle]))

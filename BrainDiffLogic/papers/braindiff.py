@@ -21,8 +21,6 @@ from BrainDiffLogic.files import SHORT, digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.inference import choose_device
-from BrainDiffLogic.injection.inject import PAPER, InjectionSettings, inject, load_prior
-from BrainDiffLogic.injection.job import InjectedPairs, injected_run, item_name, summary, synthesize, versions
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.motion.kspace import phase_encode_axis
@@ -60,6 +58,8 @@ from BrainDiffLogic.pictures import injection_picture
 from BrainDiffLogic.progress import run_all
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, LdmConfiguration, VaeConfiguration
 from BrainDiffLogic.training.fields import read_section
+from BrainDiffLogic.training.injected_pairs import InjectedPairs, injected_run, item_name, summary, synthesize, versions
+from BrainDiffLogic.training.injection import PAPER, InjectionSettings, inject, load_prior
 from BrainDiffLogic.training.ldm import export_ldm, prior_slices, train_ldm
 from BrainDiffLogic.training.slice_store import (
     SliceStore,
@@ -120,7 +120,7 @@ def braindiff_settings(
     compact  2 mm pixels on 96 x 128, every third slice: little more than an hour on two cores
     paper    1 mm on 192 x 256, the published networks and losses: for a GPU
     perceptual, vgg  of phase 1 instead of the configuration's; the paper's LPIPS needs the file of VGG weights
-    paper_injection  phase 3 to the letter (``inject.PAPER``) instead of the default, which keeps the anatomy
+    paper_injection  phase 3 to the letter (``injection.PAPER``) instead of the default, which keeps the anatomy
     Raises InputError for another size, and where LPIPS has no file of weights.
     """
     check_size(size)

@@ -15,7 +15,6 @@ from BrainDiffLogic.evaluation.methods import DENOISERS
 from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.inference import choose_device
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.motion.simulation import simulate_motion
@@ -34,6 +33,7 @@ from BrainDiffLogic.papers.run import (
 )
 from BrainDiffLogic.papers.table import Measured, SliceMethod, correction, measure_slices, nothing, one_by_one
 from BrainDiffLogic.progress import run_all
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.slice_store import StackPairs, has_stack, on_canvas, pair_slices, stack_run, write_stack
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
@@ -79,7 +79,7 @@ class PairPlan:
     training_traces, test_traces  how many: no trace is in both
     slices, gap_mm  of each scan, around the middle of its head
     align          remove the shift between the still and the moved image that anchoring at the centre of k-space leaves
-                   (``motion.alignment``); the papers do not
+                   (``motion.simulation.aligned``); the papers do not
     pe_axis, seed  phase encoding; what the traces are drawn with
     """
 

@@ -14,11 +14,11 @@ import torch
 from BrainDiffLogic import __version__
 from BrainDiffLogic.data.split import Manifest
 from BrainDiffLogic.images.outputs import as_csv, as_markdown, staged_output, write_json
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import finite_or_none, ssim_map
 from BrainDiffLogic.metrics.sharpness import tenengrad
 from BrainDiffLogic.models.corrector import Corrector
 from BrainDiffLogic.papers.run import FORMAT, TABLE, assert_split
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.slice_store import SlicePairs
 
 SLICE_CONVENTION = (

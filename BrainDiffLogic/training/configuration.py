@@ -41,7 +41,7 @@ RECORDED = "recorded"
 TRAINABLE = ("prior", "correction")
 """Splits of a slice store that may be trained on; "test" never."""
 PERCEPTUAL = ("none", "gradient", "self", "lpips")
-"""Terms of the autoencoder's loss, see ``perceptual.build_perceptual``."""
+"""Terms of the autoencoder's loss, see ``losses.build_perceptual``."""
 
 Optimiser = Annotated[str, one_of(OPTIMISERS)]
 Precision = Annotated[str, one_of(("bf16-mixed", "32-true"))]
@@ -182,10 +182,10 @@ class CorrectorConfiguration(Fitting):
     masked       share of the training slices whose air is masked, moved and still alike, beside pairs that are masked
                  (``Recipe.masked_share``); of volumes only
     views        beside the slices as they are, what the trained network is asked about when it corrects: a list of
-                 {mirrored, shift}, see ``views.View``; its answer is the mean
+                 {mirrored, shift}, see ``checkpoints.View``; its answer is the mean
     least_change a correction that changes the head by less than this on average (network units: 1 is the 99th
                  percentile of the head) is not applied: on still scans a network finds a little, too
-    revive       slope of the gradient below zero of feature maps that sleep (``revival``); 0: none
+    revive       slope of the gradient below zero of feature maps that sleep (``optimisers.revive``); 0: none
     draw         another number: other first weights and other slices, of the same simulated pairs
     epoch_steps  optimiser steps of an epoch; pairs of slices: 0, once through them
     patience     epochs without a smaller validation error after which a run on pairs ends; 0: it never does

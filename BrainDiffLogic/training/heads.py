@@ -24,11 +24,11 @@ from BrainDiffLogic.data.split import assert_apart, names_subject, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import read_volume, staged_output
-from BrainDiffLogic.intensity import head_mask, mask_box, robust_scale
 from BrainDiffLogic.metrics.sharpness import haar_detail
 from BrainDiffLogic.motion.presets import SCAN_SECONDS
 from BrainDiffLogic.motion.traces import TraceSet
 from BrainDiffLogic.motion.trajectory import Trajectory, resampled, with_severity
+from BrainDiffLogic.scan import head_mask, mask_box, robust_scale
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Recipe
 from BrainDiffLogic.volume import Volume, affine_from, sagittal_affine, to_sagittal
 

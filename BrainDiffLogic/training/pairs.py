@@ -18,13 +18,13 @@ from scipy import ndimage
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import staged_output
-from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import LARGEST_TURN
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling
 from BrainDiffLogic.motion.simulation import smooth_phase
 from BrainDiffLogic.progress import Progress, run_all, silent
+from BrainDiffLogic.scan import head_mask, robust_scale
 from BrainDiffLogic.training.configuration import RECORDED, CorrectorConfiguration, Recipe
 from BrainDiffLogic.training.heads import (
     RecordedTraces,

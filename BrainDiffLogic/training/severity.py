@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from BrainDiffLogic.data.split import assert_apart, names_subject
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
 from BrainDiffLogic.models.severity import FAMILY, SeverityNetwork, build_severity
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, stratum
 from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.severity import aggregate, look
 from BrainDiffLogic.training.batches import EpochBatches, Sample
 from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration

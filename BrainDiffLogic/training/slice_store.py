@@ -20,10 +20,10 @@ from BrainDiffLogic.data.split import SPLITS, Manifest, assert_disjoint, hold_ou
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import read_volume, staged_output
-from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
 from BrainDiffLogic.models.generative import FAMILIES
 from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.scan import head_mask, robust_scale
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SliceStore:
     """The slices of a cohort as ``build_store`` wrote them.
 
     array       (N, rows, columns) float16, memory-mapped, read-only: rows run posterior to anterior, columns inferior
-                to superior; network units (``intensity.robust_scale`` of the whole volume), zeros outside the scan
+                to superior; network units (``scan.robust_scale`` of the whole volume), zeros outside the scan
     items       N descriptions: subject, session, scan, group ("clean", "motion"), level, slice, score, split
     canvas      (rows, columns); spacing_mm of both, None: each scan's own
     digest      what the store was made from
@@ -406,7 +406,7 @@ def stack_run(
     folder: str | Path, spacing_mm: float | None, source: str, vae: Path | None = None,
     hardware: Hardware | None = None,
 ) -> PairRun:
-    """A run on the pairs of a folder of ``stack_pairs.write_stack``."""
+    """A run on the pairs of a folder of ``write_stack``."""
     pairs = StackPairs(folder)
     rows, columns = pairs[0]["clean"].shape[1:]
     return PairRun(pairs, (rows, columns), spacing_mm, source, vae, hardware)

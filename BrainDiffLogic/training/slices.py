@@ -13,10 +13,10 @@ from scipy import ndimage
 from torch.nn import functional
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.training.batches import VALIDATION_EPOCH, Sample
 from BrainDiffLogic.training.configuration import Variation
 from BrainDiffLogic.training.pairs import PairCache
+from BrainDiffLogic.volume import soft_ellipsoid
 
 GAIN = (0.9, 1.1)
 SLICES_PER_PAIR = 40

@@ -166,7 +166,7 @@ class CorrectionOutputs:
     def _blended(
         original: slicer.vtkMRMLScalarVolumeNode, change: np.ndarray, strength: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        from BrainDiffLogic.storage import blend_as_stored
+        from BrainDiffLogic.volume import blend_as_stored
 
         array = slicer.util.arrayFromVolume(original)
         if array.shape != change.shape:

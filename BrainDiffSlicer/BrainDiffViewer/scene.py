@@ -15,8 +15,7 @@ from trame_slicer.views import SliceView, ViewLayoutDefinition, ViewProps, ViewT
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from BrainDiffLogic import display
-from BrainDiffLogic.storage import blend
-from BrainDiffLogic.volume import Volume
+from BrainDiffLogic.volume import Volume, blend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion.kspace import PE_AXES
+from BrainDiffLogic.scan import head_mask, robust_scale
 from BrainDiffLogic.training.heads import fourier_resampled
 from BrainDiffLogic.volume import Volume, sagittal_affine, to_sagittal
 

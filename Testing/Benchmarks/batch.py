@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from BrainDiffLogic.cohort.derivatives import prepare
-from BrainDiffLogic.cohort.items import find_items
+from BrainDiffLogic.cohort.items import find_items, prepare
 from BrainDiffLogic.cohort.run import local_crew, run_batch
 from BrainDiffLogic.cohort.work import DONE, FAILED, BatchSettings, Outcome, work_on
 from BrainDiffLogic.images import write_volume

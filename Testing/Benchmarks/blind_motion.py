@@ -32,10 +32,9 @@ from cards import NAMES
 
 from BrainDiffLogic.correction import Correction, correct
 from BrainDiffLogic.evaluation.methods import NOTHING, non_local_means
-from BrainDiffLogic.evaluation.safety.scene import implanted, place_lesions
+from BrainDiffLogic.evaluation.safety_scene import implanted, place_lesions
 from BrainDiffLogic.evaluation.statistics import SEVERITY_GROUPS, in_severity_group, is_worse
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.intensity import head_mask, inner_head_mask, robust_scale
 from BrainDiffLogic.metrics.quality import CONVENTION, compare
 from BrainDiffLogic.models.checkpoints import find_checkpoint
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
@@ -45,6 +44,7 @@ from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.sampling import Sampling
 from BrainDiffLogic.motion.simulation import smooth_phase
+from BrainDiffLogic.scan import head_mask, inner_head_mask, robust_scale
 from BrainDiffLogic.training.heads import RecordedTraces, quieted
 from BrainDiffLogic.volume import Volume
 

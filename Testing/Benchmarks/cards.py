@@ -23,8 +23,8 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.methods import NOTHING, ModelMethod, made_by
 from BrainDiffLogic.evaluation.report import MARKDOWN, TABLES
 from BrainDiffLogic.evaluation.run import CASES
-from BrainDiffLogic.evaluation.safety.suite import FOLDER as SUITE
-from BrainDiffLogic.evaluation.safety.suite import REPORT
+from BrainDiffLogic.evaluation.safety_suite import FOLDER as SUITE
+from BrainDiffLogic.evaluation.safety_suite import REPORT
 from BrainDiffLogic.evaluation.statistics import SEVERITY, SEVERITY_GROUPS
 from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION
 from BrainDiffLogic.models.checkpoints import PHYSICS, SUFFIX, read_card, shipped_folder

@@ -20,8 +20,8 @@ from scipy.stats import spearmanr
 from BrainDiffLogic import read_volume
 from BrainDiffLogic.disagreement import Calibration, Panel, spread
 from BrainDiffLogic.inference import predict_residual
-from BrainDiffLogic.intensity import head_mask, robust_scale
 from BrainDiffLogic.models.checkpoints import load_checkpoint
+from BrainDiffLogic.scan import head_mask, robust_scale
 from BrainDiffLogic.volume import to_sagittal
 
 SHARE = 0.8

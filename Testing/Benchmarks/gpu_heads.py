@@ -99,7 +99,7 @@ def pack_heads(config: str | Path, data: Path, cache: Path, out: Path, megabytes
 
 def _quiet(source: Any, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     """(grey values uint8, mask, spacing, nothing more) of a scan without its noise, kept in ``cache``."""
-    from BrainDiffLogic.intensity import head_mask
+    from BrainDiffLogic.scan import head_mask
     from BrainDiffLogic.training.heads import load, quiet_head, quiet_name
 
     still = quiet_head(cache / quiet_name(source), lambda: load(source, np.random.default_rng(0)))

@@ -178,7 +178,7 @@ class Pool:
 
 
 def implanted(moved: Tensor, clean: Tensor, share: float, most: int = MOST_LESIONS) -> tuple[Tensor, Tensor]:
-    """Lesions in a share of the slices, alike in both images, as ``training.implants``."""
+    """Lesions in a share of the slices, alike in both images, as ``training.slices.implant``."""
     n, context, rows, columns = moved.shape
     device = moved.device
     flat = clean.flatten(1)

@@ -25,11 +25,11 @@ NODES = 48
 CHUNK = 2**20
 """Samples interpolated at a time."""
 COARSE_SPACING, ROUNDS = 2.0, 2
-"""As in ``motion.alignment``."""
+"""As in ``simulation.aligned``."""
 PATCH, PARTIAL_VOLUME = 4, np.full(3, 0.6)
 """Voxels of a painted texture's grain, and of the Gaussian after it."""
 MASK_EDGE_MM = 2.0
-"""As ``training.masking.SMOOTHING_MM``."""
+"""As ``training.pairs.MASK_SMOOTHING_MM``."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def simulate(base: Base, scan: Scan, align: bool = True) -> tuple[Tensor, Tensor
 
 
 def painted(labels: Tensor, palette: np.ndarray, generator: torch.Generator) -> Tensor:
-    """A head from its labels (I, J, K), as ``training.painting.paint`` without the texture of single voxels."""
+    """A head from its labels (I, J, K), as ``training.heads.paint`` without the texture of single voxels."""
     level, grain = sent(palette, labels.device)
     coarse = [-(-n // PATCH) for n in labels.shape]
     texture = torch.randn(coarse, generator=generator, device=labels.device)[None, None]
@@ -219,7 +219,7 @@ def aligned(
     image: Tensor, spacing: np.ndarray, turns: Tensor, shifts: Tensor, axis: int, lever: np.ndarray,
     kept: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The poses followed by the offset that lays the moved image onto the still one, as ``motion.alignment``."""
+    """The poses followed by the offset that lays the moved image onto the still one, as ``simulation.aligned``."""
     shape, device = np.array(image.shape), image.device
     small = np.minimum(shape, np.maximum(8, np.round(shape * spacing / COARSE_SPACING).astype(int)))
     start = shape // 2 - small // 2
@@ -247,7 +247,7 @@ def aligned(
 
 
 def _rigid_basis(image: Tensor, spacing: np.ndarray, lever: np.ndarray) -> Tensor:
-    """(8, voxels), as ``motion.alignment.rigid_basis``."""
+    """(8, voxels), as ``motion.simulation.rigid_basis``."""
     smooth = smoothed(image, np.ones(3))
     slopes = [slope / float(step) for slope, step in zip(torch.gradient(smooth), spacing, strict=True)]
     along = [
@@ -313,7 +313,7 @@ def sent(array: np.ndarray, device: torch.device, dtype: torch.dtype = torch.flo
 
 
 def _scale(moved: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(floor, top) as ``intensity.robust_scale``; the head's percentile is found among all, as air lies below it."""
+    """(floor, top) as ``scan.robust_scale``; the head's percentile is found among all, as air lies below it."""
     some = moved.flatten()[:: max(1, moved.numel() // 2**20)].sort().values
     share = (mask > 0.5).float().mean()
     places = torch.stack([torch.full_like(share, 0.005), 1 - 0.01 * share]) * (len(some) - 1)

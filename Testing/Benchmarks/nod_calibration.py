@@ -28,7 +28,6 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.optimize import brentq
 
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import (
     AIR_SHARE,
     Tissues,
@@ -41,7 +40,7 @@ from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.presets import nod
 from BrainDiffLogic.motion.simulation import simulate_motion
 from BrainDiffLogic.motion.trajectory import scaled
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, head_mask
 from BrainDiffLogic.volume import Volume
 
 METRICS = ("cjv", "efc", "snr_total")

@@ -32,10 +32,10 @@ PARTS = 4
 def run_stage(stage: str, data: Path, out: Path, steps: int, device: str) -> dict[str, object]:
     """One stage at the published size; its seconds without loading Python, and the peak memory of the process."""
     from BrainDiffLogic.errors import InputError
-    from BrainDiffLogic.injection.inject import InjectionSettings
     from BrainDiffLogic.papers.braindiff import STAGES as ALL
     from BrainDiffLogic.papers.braindiff import braindiff_settings
     from BrainDiffLogic.papers.run import Work, reproduce
+    from BrainDiffLogic.training.injection import InjectionSettings
 
     paper = braindiff_settings("paper", perceptual="gradient")
     short = {"epochs": 1, "epoch_steps": steps, "accumulate": PARTS}

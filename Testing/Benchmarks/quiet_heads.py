@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.correction import correct
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.heads import Source, load, quiet_head
 from BrainDiffLogic.training.pairs import FFT_ACCURACY, drawn_mask
 from BrainDiffLogic.volume import Volume

@@ -23,8 +23,8 @@ from validation import SUBJECTS, cases, simulated
 from BrainDiffLogic.commands.demo import find_head
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.models.severity import SeverityModel, load_severity, shipped_weights
+from BrainDiffLogic.scan import robust_scale
 from BrainDiffLogic.severity import estimate_severity
 from BrainDiffLogic.training import severity
 from BrainDiffLogic.training.configuration import SeverityConfiguration

@@ -18,7 +18,7 @@ from BrainDiffLogic.images.meta_nrrd import quiet
 from BrainDiffLogic.inference import BATCHES, predict_residual
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import Corrector
-from BrainDiffLogic.models.folding import folded
+from BrainDiffLogic.models.layers import folded
 
 SLICES, EDGE = 16, 256
 MATRIX = 2048

@@ -23,10 +23,10 @@ from BrainDiffLogic.evaluation.pairs import PLANES, read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import EvaluationSettings, evaluate
 from BrainDiffLogic.images import read_volume, write_volume
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.heads import fourier_resampled
 from BrainDiffLogic.volume import Volume
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from BrainDiffLogic.injection.inject import MotionPrior, NoiseSchedule
 from BrainDiffLogic.models.generative import SCHEDULE, build_autoencoder, build_diffusion
+from BrainDiffLogic.training.injection import MotionPrior, NoiseSchedule
 from BrainDiffLogic.training.slice_store import SliceStore, save_generative
 
 CANVAS = (32, 48)

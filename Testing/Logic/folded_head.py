@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from BrainDiffLogic.evaluation.safety.scene import Scene, build_scene
+from BrainDiffLogic.evaluation.safety_scene import Scene, build_scene
 from BrainDiffLogic.volume import Volume
 
 SPACING = 2.0

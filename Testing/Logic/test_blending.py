@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.storage import blend, blend_as_stored
+from BrainDiffLogic.volume import blend, blend_as_stored
 
 TYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
 
@@ -68,7 +68,7 @@ def test_a_strength_outside_0_to_1_is_refused(strength):
 
 def test_models_are_found_and_blended_with_numpy_alone():
     code = (
-        "import sys, BrainDiffLogic.storage, BrainDiffLogic.models.checkpoints as c;"
+        "import sys, BrainDiffLogic.volume, BrainDiffLogic.models.checkpoints as c;"
         "c.read_card(c.available()['mc-net']);"
         "print([m for m in ('torch', 'nibabel', 'SimpleITK', 'scipy', 'skimage', 'monai', 'tqdm') if m in sys.modules])"
     )

@@ -19,8 +19,7 @@ import psutil
 import pytest
 
 from BrainDiffLogic.cohort import run
-from BrainDiffLogic.cohort.derivatives import prepare
-from BrainDiffLogic.cohort.items import Item, find_items
+from BrainDiffLogic.cohort.items import Item, find_items, prepare
 from BrainDiffLogic.cohort.run import crew_size, local_crew, memory_mib, run_batch
 from BrainDiffLogic.cohort.work import FAILED, BatchSettings, Outcome
 from BrainDiffLogic.volume import Volume

@@ -213,7 +213,7 @@ def test_no_label_leads_out_of_the_derivatives(tmp_path: Path) -> None:
 
 
 def test_what_a_scan_with_a_fault_is_called_stays_in_the_logs(tmp_path: Path) -> None:
-    from BrainDiffLogic.cohort.derivatives import Places
+    from BrainDiffLogic.cohort.items import Places
 
     item = Item(tmp_path / "x", "../../sub-1/x_T1w.nii", {"sub": "1"}, "wrong")
     assert Places(tmp_path, item).log.parent == tmp_path / "logs"

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from BrainDiffLogic.cohort.derivatives import prepare
-from BrainDiffLogic.cohort.items import find_items
+from BrainDiffLogic.cohort.items import find_items, prepare
 from BrainDiffLogic.cohort.work import DONE, FAILED, BatchSettings, work_on
 from BrainDiffLogic.volume import Volume
 from Harness.batches import save_scans

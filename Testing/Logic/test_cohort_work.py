@@ -17,8 +17,7 @@ from filelock import FileLock
 from image_files import save_series, voxels
 
 from BrainDiffLogic.cohort import work
-from BrainDiffLogic.cohort.derivatives import CORRECTED, DIFFERENCE, Places, motion_texts, prepare
-from BrainDiffLogic.cohort.items import Item, find_items
+from BrainDiffLogic.cohort.items import CORRECTED, DIFFERENCE, Item, Places, find_items, motion_texts, prepare
 from BrainDiffLogic.cohort.run import memory_mib
 from BrainDiffLogic.cohort.table import read_rows, write_table
 from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, BatchSettings, sweep, work_on

@@ -14,11 +14,11 @@ import pytest
 
 from BrainDiffLogic import read_volume, write_volume
 from BrainDiffLogic.commands import demo
-from BrainDiffLogic.commands.progress import shown_progress
 from BrainDiffLogic.metrics.quality import CONVENTION
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.motion.traces import read_trajectory
 from BrainDiffLogic.pictures import ShownSlice
+from BrainDiffLogic.progress import shown_progress
 from BrainDiffLogic.volume import Volume
 from Harness.command_line import assert_refused, braindiff, child
 from Harness.correctors import CARD, save_tiny

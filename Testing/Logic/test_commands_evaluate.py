@@ -371,10 +371,9 @@ def a_safety_suite(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
         (out / "safety.md").write_text("all checks")
         return out / "safety.md"
 
-    module = ModuleType("BrainDiffLogic.evaluation.safety.suite")
+    module = ModuleType("BrainDiffLogic.evaluation.safety_suite")
     module.run_safety = run_safety  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "BrainDiffLogic.evaluation.safety", ModuleType("safety"))
-    monkeypatch.setitem(sys.modules, "BrainDiffLogic.evaluation.safety.suite", module)
+    monkeypatch.setitem(sys.modules, "BrainDiffLogic.evaluation.safety_suite", module)
     yield seen
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from BrainDiffLogic.commands import synthesize
-from BrainDiffLogic.injection.job import InjectedPairs
 from BrainDiffLogic.pictures import injection_picture
+from BrainDiffLogic.training.injected_pairs import InjectedPairs
 from Harness.command_line import assert_refused, braindiff
 from Harness.tiny_prior import save_prior, write_store
 

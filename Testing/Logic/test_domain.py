@@ -14,10 +14,10 @@ from scipy import ndimage
 
 from BrainDiffLogic import correct, read_volume
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.safety.scene import other_inputs
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.evaluation.safety_scene import other_inputs
 from BrainDiffLogic.models.domain import Look, doubts, far_outside_domain, judge, look_at, no_head, outside_domain
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, tiny_corrector
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.measures import (
     AGAINST_REFERENCE,
     EVALUATION_CONVENTION,
@@ -20,7 +19,7 @@ from BrainDiffLogic.metrics.measures import (
     visual_information_fidelity,
 )
 from BrainDiffLogic.metrics.quality import assess, compare, tissue_masks
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, head_mask
 from BrainDiffLogic.volume import Volume
 
 SEWAR = {

@@ -182,7 +182,7 @@ def test_scaled_integers_come_back_as_the_same_integers(
 
 
 def test_scaled_int16_is_read_as_float32_and_int32_as_float64() -> None:
-    from BrainDiffLogic.storage import real_values
+    from BrainDiffLogic.volume import real_values
 
     assert real_values(voxels("int16"), 0.1, 0.0).dtype == np.float32
     assert real_values(voxels("int32"), 0.1, 0.0).dtype == np.float64

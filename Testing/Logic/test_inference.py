@@ -17,7 +17,7 @@ from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.inference import choose_device, predict_residual
 from BrainDiffLogic.models.checkpoints import AS_IT_IS, View
 from BrainDiffLogic.models.corrector import AugmentedCorrector, Corrector, build
-from BrainDiffLogic.models.folding import CellConvolution, DoubledConvolution, folded
+from BrainDiffLogic.models.layers import CellConvolution, DoubledConvolution, folded
 from Harness.correctors import tiny_corrector
 
 STACK = np.random.default_rng(2).normal(0.5, 0.2, (11, 16, 20)).astype(np.float32)

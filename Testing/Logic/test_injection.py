@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.injection.inject import (
+from BrainDiffLogic.motion import preset, simulate_motion, with_severity
+from BrainDiffLogic.scan import robust_scale
+from BrainDiffLogic.training.injected_pairs import MIN_SIMILARITY, anatomy_drift
+from BrainDiffLogic.training.injection import (
     MODES,
     PAPER,
     InjectionSettings,
@@ -22,9 +25,6 @@ from BrainDiffLogic.injection.inject import (
     load_prior,
     variant_seed,
 )
-from BrainDiffLogic.injection.job import MIN_SIMILARITY, anatomy_drift
-from BrainDiffLogic.intensity import robust_scale
-from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.volume import Volume, to_sagittal
 from Harness.tiny_prior import SCALE, save_prior, slices, tiny_networks, tiny_prior, write_store
 

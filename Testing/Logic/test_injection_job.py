@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.injection import job
-from BrainDiffLogic.injection.inject import InjectionSettings, inject
-from BrainDiffLogic.injection.job import InjectedPairs, anatomy_drift, item_name, summary, synthesize
+from BrainDiffLogic.training import injected_pairs as job
+from BrainDiffLogic.training.injected_pairs import InjectedPairs, anatomy_drift, item_name, summary, synthesize
+from BrainDiffLogic.training.injection import InjectionSettings, inject
 from BrainDiffLogic.training.slice_store import SliceStore
 from Harness.tiny_prior import CANVAS, tiny_cards, tiny_prior, write_store
 
@@ -28,8 +28,8 @@ CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from Harness.tiny_prior import tiny_cards, tiny_prior
-from BrainDiffLogic.injection.inject import InjectionSettings
-from BrainDiffLogic.injection.job import synthesize
+from BrainDiffLogic.training.injection import InjectionSettings
+from BrainDiffLogic.training.injected_pairs import synthesize
 from BrainDiffLogic.training.slice_store import SliceStore
 plan = InjectionSettings(variants=2, steps=2, signal=(0.99, 0.5))
 synthesize(SliceStore(sys.argv[2]), tiny_prior(), tiny_cards(), sys.argv[3], plan, group=1)

@@ -9,8 +9,8 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.inject import CLEAN, NoiseSchedule, add_noise, ddim_update, denoise, sampling_steps
 from BrainDiffLogic.models.generative import SCHEDULE
+from BrainDiffLogic.training.injection import CLEAN, NoiseSchedule, add_noise, ddim_update, denoise, sampling_steps
 
 PAPER = NoiseSchedule()
 MEAN, SPREAD = 0.8, 0.3

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from monai.networks.schedulers import DDPMScheduler
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.inject import CLEAN, NoiseSchedule, draw_level
 from BrainDiffLogic.models.generative import SCHEDULE
+from BrainDiffLogic.training.injection import CLEAN, NoiseSchedule, draw_level
 
 PAPER = NoiseSchedule()
 

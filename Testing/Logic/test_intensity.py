@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from BrainDiffLogic.intensity import RobustScale, head_mask, mask_box, robust_scale
+from BrainDiffLogic.scan import RobustScale, head_mask, mask_box, robust_scale
 from BrainDiffLogic.volume import Volume
 
 AIR_NOISE = 12.0

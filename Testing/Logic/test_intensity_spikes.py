@@ -7,8 +7,7 @@ import pytest
 from scipy import ndimage
 
 from BrainDiffLogic import correct
-from BrainDiffLogic.intensity import SPIKE, without_spikes
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import SPIKE, Scan, without_spikes
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, tiny_corrector
 

@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from BrainDiffLogic import read_volume
 from BrainDiffLogic.errors import Cancelled
-from BrainDiffLogic.intensity import robust_scale
 from BrainDiffLogic.motion import Trajectory, simulate_motion
 from BrainDiffLogic.motion.contrast_transfer import ContrastTransfer
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.odd_motion import best_poses, odd_shapes, propose
 from BrainDiffLogic.motion.simulation import head_centre
+from BrainDiffLogic.scan import robust_scale
 from BrainDiffLogic.volume import Volume
 
 CENTRE = np.array([3.0, -4.0, 5.0])

@@ -17,11 +17,9 @@ from BrainDiffLogic import correct, write_volume
 from BrainDiffLogic.commands.main import main
 from BrainDiffLogic.correction import Change, Correction, Job
 from BrainDiffLogic.errors import Cancelled, InputError
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
-from BrainDiffLogic.motion.alignment import displacement, rigid_basis
 from BrainDiffLogic.motion.estimate import (
     Hypothesis,
     Limits,
@@ -45,6 +43,8 @@ from BrainDiffLogic.motion.joint import (
 )
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.nods import Line, about_the_neck, filled_in, find_nods
+from BrainDiffLogic.motion.simulation import displacement, rigid_basis
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.severity import Decision
 from BrainDiffLogic.volume import Volume
 

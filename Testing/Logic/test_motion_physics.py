@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.motion.alignment import aligned
 from BrainDiffLogic.motion.kspace import ACCURACY, Acquisition, image_of, phase_encode_axis, sample_points
 from BrainDiffLogic.motion.presets import preset
-from BrainDiffLogic.motion.simulation import head_centre, simulate_motion
+from BrainDiffLogic.motion.simulation import aligned, head_centre, simulate_motion
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, rotation_matrices, with_severity
 from BrainDiffLogic.volume import Volume, from_sagittal, to_sagittal
 from Harness.phantom import NOSE, Ellipsoid, Phantom, frequencies

@@ -14,7 +14,6 @@ from skimage.feature import canny
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.metrics.quality import (
     Tissues,
     assess,
@@ -27,7 +26,7 @@ from BrainDiffLogic.metrics.quality import (
     tissue_masks,
 )
 from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_energy, gradient_entropy
-from BrainDiffLogic.scan import Scan
+from BrainDiffLogic.scan import Scan, head_mask
 from BrainDiffLogic.volume import Volume
 
 

@@ -15,13 +15,13 @@ from skimage.metrics import structural_similarity
 from tiny_reproduction import tiny_corrector, tiny_settings, write_cohort
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.papers import braindiff, run
 from BrainDiffLogic.papers.braindiff import STAGES, BrainDiffSettings
 from BrainDiffLogic.papers.run import Work, find_cohort
 from BrainDiffLogic.papers.run import reproduce as reproduce_stages
 from BrainDiffLogic.papers.table import Measured, TableRow
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.fit import steps_done
 from BrainDiffLogic.training.slice_store import StackPairs, stack_run
 

@@ -17,7 +17,6 @@ from skimage.metrics import structural_similarity
 from tiny_reproduction import tiny_comparison, write_cohort
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import head_mask
 from BrainDiffLogic.models.corrector import build
 from BrainDiffLogic.motion.presets import PRESETS
 from BrainDiffLogic.papers import run
@@ -33,6 +32,7 @@ from BrainDiffLogic.papers.comparison import (
 from BrainDiffLogic.papers.mcnet import FACTOR, SETS, STAGES, TITLES, in_plane, magnitude, mcnet_settings, rotation
 from BrainDiffLogic.papers.rmman import rmman_settings
 from BrainDiffLogic.papers.run import Work, find_cohort, reproduce
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.corrector import network_arguments
 from BrainDiffLogic.training.slice_store import StackPairs
 from BrainDiffLogic.volume import Volume

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.methods import DENOISERS
-from BrainDiffLogic.injection.inject import PAPER
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.papers.braindiff import braindiff_settings, without_contrast
 from BrainDiffLogic.papers.table import Measured, over_subjects, slice_mask, slice_quality
+from BrainDiffLogic.training.injection import PAPER
 
 
 def a_slice(seed: int = 0, noise: float = 0.0) -> np.ndarray:

@@ -14,9 +14,9 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBRARY, VIEWER = CHECKOUT / "BrainDiffLogic", CHECKOUT / "BrainDiffSlicer" / "BrainDiffViewer"
 FLOORS = (
-    "errors", "files", "progress", "ellipsoids", "fill", "display", "volume", "storage", "images", "intensity", "scan",
-    "metrics", "motion", "pictures", "models", "inference", "severity", "data", "training", "injection", "disagreement",
-    "correction", "pages", "correction_files", "cohort", "evaluation", "papers", "BrainDiffViewer", "commands",
+    "errors", "files", "progress", "fill", "display", "volume", "images", "scan", "metrics", "motion", "pictures",
+    "models", "inference", "severity", "data", "training", "disagreement", "correction", "pages", "correction_files",
+    "cohort", "evaluation", "papers", "BrainDiffViewer", "commands",
 )  # fmt: skip
 """Folders and modules of the library, the lowest first; what an import names must come earlier. The viewer lies apart,
 with what touches Slicer, and only the command line may open it."""
@@ -102,6 +102,6 @@ def test_only_training_and_what_lies_above_it_need_its_packages() -> None:
 
 def test_motion_is_injected_without_the_packages_of_training() -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(('lightning', 'pydantic', 'tensorboard', 'yaml')));"
-    code = f"{blocked} import BrainDiffLogic.injection.job, BrainDiffLogic.models.generative"
+    code = f"{blocked} import BrainDiffLogic.training.injected_pairs, BrainDiffLogic.models.generative"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
     assert child.returncode == 0, child.stderr

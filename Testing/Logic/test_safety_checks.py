@@ -13,7 +13,7 @@ from scipy import ndimage
 from BrainDiffLogic import correct
 from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod, denoised, nothing
-from BrainDiffLogic.evaluation.safety.checks import (
+from BrainDiffLogic.evaluation.safety_checks import (
     ITSELF,
     CachedMethod,
     CheckResult,
@@ -28,8 +28,8 @@ from BrainDiffLogic.evaluation.safety.checks import (
     new_blobs,
     notes_of,
 )
-from BrainDiffLogic.evaluation.safety.scene import DIAMETERS_MM, other_inputs
-from BrainDiffLogic.evaluation.safety.suite import CHECKS, Check
+from BrainDiffLogic.evaluation.safety_scene import DIAMETERS_MM, other_inputs
+from BrainDiffLogic.evaluation.safety_suite import CHECKS, Check
 from BrainDiffLogic.volume import Volume
 from Harness.correctors import CARD, save_tiny
 

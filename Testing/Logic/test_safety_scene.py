@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.evaluation.safety.checks import BALL_RESPONSE, DIAMETERS_MM, CachedMethod, new_blobs
-from BrainDiffLogic.evaluation.safety.scene import APART_MM, build_scene, implanted, thick_slices, two_balls
+from BrainDiffLogic.evaluation.safety_checks import BALL_RESPONSE, DIAMETERS_MM, CachedMethod, new_blobs
+from BrainDiffLogic.evaluation.safety_scene import APART_MM, build_scene, implanted, thick_slices, two_balls
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.volume import Volume
 

@@ -13,11 +13,11 @@ import pytest
 from folded_head import a_brain_scene, folded_head
 
 from BrainDiffLogic.errors import InputError, Refused
+from BrainDiffLogic.evaluation import safety_suite as suite
 from BrainDiffLogic.evaluation.methods import denoised, nothing
-from BrainDiffLogic.evaluation.safety import suite
-from BrainDiffLogic.evaluation.safety.checks import CheckResult, at_least, at_most, ratio
-from BrainDiffLogic.evaluation.safety.scene import Scene
-from BrainDiffLogic.evaluation.safety.suite import HeadOutcome, run_safety, safety_text, worst
+from BrainDiffLogic.evaluation.safety_checks import CheckResult, at_least, at_most, ratio
+from BrainDiffLogic.evaluation.safety_scene import Scene
+from BrainDiffLogic.evaluation.safety_suite import HeadOutcome, run_safety, safety_text, worst
 from BrainDiffLogic.volume import Volume
 
 

@@ -13,7 +13,7 @@ from BrainDiffLogic.data.bids import BidsScan
 from BrainDiffLogic.data.split import Manifest, split_subjects
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
-from BrainDiffLogic.intensity import head_mask, robust_scale
+from BrainDiffLogic.scan import head_mask, robust_scale
 from BrainDiffLogic.training import slice_store
 from BrainDiffLogic.training.slice_store import SliceStore, build_store, sagittal_slices
 from BrainDiffLogic.volume import Volume

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from BrainDiffLogic import correction_files, inference
 from BrainDiffLogic.images import write_volume
 from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.models.folding import folded
+from BrainDiffLogic.models.layers import folded
 from BrainDiffLogic.volume import Volume
 
 SLOW_TO_LOAD = {"monai", "matplotlib", "lightning", "jinja2", "dask", "finufft", "torchvision", "trame"}

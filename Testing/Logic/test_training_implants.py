@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.training.configuration import CorrectorConfiguration
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.slices import LESION_CONTRAST as CONTRAST
 from BrainDiffLogic.training.slices import MOST_LESIONS as MOST
 from BrainDiffLogic.training.slices import TISSUE, implant, take_slice
+from BrainDiffLogic.volume import soft_ellipsoid
 
 SHAPE = (3, 64, 64)
 REACH = 16

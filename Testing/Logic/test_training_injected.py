@@ -16,8 +16,6 @@ import yaml
 from tiny_reproduction import NETWORK, tiny_corrector
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.injection.inject import InjectionSettings, load_prior
-from BrainDiffLogic.injection.job import injected_run, synthesize
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.models.corrector import build
 from BrainDiffLogic.models.generative import load_vae
@@ -33,6 +31,8 @@ from BrainDiffLogic.training.corrector import (
 )
 from BrainDiffLogic.training.fields import read_section
 from BrainDiffLogic.training.fit import Hardware, steps_done, trained_state
+from BrainDiffLogic.training.injected_pairs import injected_run, synthesize
+from BrainDiffLogic.training.injection import InjectionSettings, load_prior
 from BrainDiffLogic.training.losses import ContrastiveLoss
 from BrainDiffLogic.training.slice_store import SliceStore, StackPairs, pair_slices, sagittal_slices, write_stack
 from BrainDiffLogic.volume import Volume

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import write_volume
-from BrainDiffLogic.intensity import head_mask
+from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training import heads
 from BrainDiffLogic.training import pairs as pairs_module
 from BrainDiffLogic.training.configuration import Recipe

@@ -11,10 +11,10 @@ from tiny_stores import LDM_NETWORK, VAE_NETWORK, ldm_plan, vae_plan
 
 from BrainDiffLogic.commands.simulate_cohort import CohortSettings, simulate_cohort
 from BrainDiffLogic.images import write_volume
-from BrainDiffLogic.injection.inject import InjectionSettings
 from BrainDiffLogic.papers.braindiff import BrainDiffSettings
 from BrainDiffLogic.papers.comparison import ComparisonSettings
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
+from BrainDiffLogic.training.injection import InjectionSettings
 from BrainDiffLogic.volume import Volume
 
 NETWORK: dict[str, Any] = {

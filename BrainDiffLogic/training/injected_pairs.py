@@ -27,9 +27,9 @@ from skimage.filters import threshold_otsu
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import make_folder, staged_output, write_json
-from BrainDiffLogic.injection.inject import Injection, InjectionSettings, MotionPrior, inject
 from BrainDiffLogic.metrics.quality import SSIM_K1, SSIM_K2
 from BrainDiffLogic.progress import Progress, silent
+from BrainDiffLogic.training.injection import Injection, InjectionSettings, MotionPrior, inject
 from BrainDiffLogic.training.slice_store import LARGEST, PairRun, SlicePairs, SliceStore, check_slices
 
 if TYPE_CHECKING:

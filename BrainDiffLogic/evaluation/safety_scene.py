@@ -16,15 +16,13 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
-from BrainDiffLogic.ellipsoids import soft_ellipsoid
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.intensity import RobustScale, head_mask, mask_box
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, phase_encode_axis
 from BrainDiffLogic.motion.trajectory import Trajectory
-from BrainDiffLogic.scan import Scan
-from BrainDiffLogic.volume import Volume, affine_from, ras_axes
+from BrainDiffLogic.scan import RobustScale, Scan, head_mask, mask_box
+from BrainDiffLogic.volume import Volume, affine_from, ras_axes, soft_ellipsoid
 
 STILL = "still"
 MOTIONS = (("steps", 1.5, "AP"), ("tremor", 3.0, "SI"))

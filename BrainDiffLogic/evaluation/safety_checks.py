@@ -23,10 +23,10 @@ from scipy import ndimage
 
 from BrainDiffLogic.errors import Refused
 from BrainDiffLogic.evaluation.methods import Ensemble, Method, ModelMethod
-from BrainDiffLogic.evaluation.safety.scene import DIAMETERS_MM, STILL, Case, Lesion, Scene, other_inputs
-from BrainDiffLogic.intensity import head_mask, mask_box, robust_scale
+from BrainDiffLogic.evaluation.safety_scene import DIAMETERS_MM, STILL, Case, Lesion, Scene, other_inputs
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.models.domain import judge
+from BrainDiffLogic.scan import head_mask, mask_box, robust_scale
 from BrainDiffLogic.volume import Volume, affine_from, ras_axes
 
 CLEAN, IDEMPOTENCE, EQUIVARIANCE = "clean in", "idempotence", "equivariance"

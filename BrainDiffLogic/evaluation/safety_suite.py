@@ -14,10 +14,10 @@ import numpy as np
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.errors import InputError, Refused
+from BrainDiffLogic.evaluation import safety_checks as checks
 from BrainDiffLogic.evaluation.methods import Method, made_by
-from BrainDiffLogic.evaluation.safety import checks
-from BrainDiffLogic.evaluation.safety.checks import ALL_SCANS, CachedMethod, CheckResult
-from BrainDiffLogic.evaluation.safety.scene import Scene, build_scene
+from BrainDiffLogic.evaluation.safety_checks import ALL_SCANS, CachedMethod, CheckResult
+from BrainDiffLogic.evaluation.safety_scene import Scene, build_scene
 from BrainDiffLogic.files import digest
 from BrainDiffLogic.images.outputs import as_csv, as_json, as_markdown, make_folder, staged_outputs, write_json
 from BrainDiffLogic.progress import Progress, part_of, silent
