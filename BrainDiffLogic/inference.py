@@ -164,11 +164,7 @@ def _with_less_memory(batch: int, target: torch.device, run: Run) -> tuple[int, 
 
 
 def _residual_if_it_fits(
-    corrector: Corrector | None,
-    stack: np.ndarray,
-    head: np.ndarray | None,
-    chosen: np.ndarray,
-    device: torch.device,
+    corrector: Corrector | None, stack: np.ndarray, head: np.ndarray | None, chosen: np.ndarray, device: torch.device
 ) -> np.ndarray | None:
     """None when the device runs out of memory; what it had taken is free again once the handler is left."""
     if corrector is None:

@@ -73,9 +73,7 @@ def head_mask(array: np.ndarray) -> np.ndarray:
     mask = _largest(_close_and_fill(_largest(ndimage.binary_opening(mask)) if min(mask.shape) > 4 else mask))
     for axis, step in enumerate(steps):
         mask = np.repeat(mask, step, axis=axis)
-    mask = np.pad(
-        mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge"
-    )
+    mask = np.pad(mask, [(0, max(0, n - m)) for n, m in zip(array.shape, mask.shape, strict=True)], mode="edge")
     return mask[tuple(slice(n) for n in array.shape)]
 
 

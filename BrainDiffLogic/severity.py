@@ -49,10 +49,7 @@ class SeverityEstimate:
 
 
 def estimate_severity(
-    volume: Volume | Scan,
-    model: SeverityModel | str | os.PathLike[str] | None = None,
-    *,
-    device: str = "cpu",
+    volume: Volume | Scan, model: SeverityModel | str | os.PathLike[str] | None = None, *, device: str = "cpu"
 ) -> SeverityEstimate:
     """How far the head moved while ``volume`` was scanned, from the magnitude image alone.
 
@@ -80,9 +77,7 @@ def estimate_severity(
     every = np.arange(places[0], places[-1] + 1)
     slices[every + box[0].start] = np.interp(every, places, looked_at)
     return SeverityEstimate(
-        float(np.interp(raw, table["raw"], table["mm"])),
-        slices,
-        float(np.interp(raw, table["raw"], table["error_mm"])),
+        float(np.interp(raw, table["raw"], table["mm"])), slices, float(np.interp(raw, table["raw"], table["error_mm"]))
     )
 
 

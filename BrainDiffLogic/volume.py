@@ -114,32 +114,22 @@ class Volume:
     def with_array(self, array: np.ndarray, **changes: Any) -> Volume:
         """The same geometry around other voxel values; ``changes`` replaces further fields."""
         if array.shape != self.array.shape:
-            raise InputError(
-                f"an array of shape {array.shape} does not fit the grid {self.shape} of {self.name}"
-            )
+            raise InputError(f"an array of shape {array.shape} does not fit the grid {self.shape} of {self.name}")
         return replace(self, array=array, **changes)
 
 
 def _check_array(array: np.ndarray, name: str, kind: str) -> None:
     if array.ndim != 3:
-        raise InputError(
-            f"{name}: a 3D volume is needed, this one has shape {tuple(array.shape)}; extract one volume"
-        )
+        raise InputError(f"{name}: a 3D volume is needed, this one has shape {tuple(array.shape)}; extract one volume")
     if array.size == 0:
         raise InputError(f"{name}: the volume is empty (shape {tuple(array.shape)}); export the scan again")
     if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{name}: voxels of type {array.dtype} are not real numbers; save the magnitude image"
-        )
+        raise InputError(f"{name}: voxels of type {array.dtype} are not real numbers; save the magnitude image")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-        raise InputError(
-            f"{name}: {bad} voxels are NaN or infinite; replace them (with 0, say) and try again"
-        )
+        raise InputError(f"{name}: {bad} voxels are NaN or infinite; replace them (with 0, say) and try again")
     if kind == "magnitude" and array.min() == array.max():
-        raise InputError(
-            f"{name}: all voxels have the value {array.flat[0]}; this is not a scan, check the export"
-        )
+        raise InputError(f"{name}: all voxels have the value {array.flat[0]}; this is not a scan, check the export")
 
 
 def _check_affine(affine: np.ndarray, name: str) -> None:
@@ -148,9 +138,7 @@ def _check_affine(affine: np.ndarray, name: str) -> None:
     with np.errstate(over="ignore"):  # infinite then, and refused
         columns = np.linalg.norm(affine[:3, :3], axis=0)
     if (columns <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.where(columns > 0, columns, 1))) < 1e-4:
-        raise InputError(
-            f"{name}: the affine cannot be inverted (spacing {columns}); repair the header's geometry"
-        )
+        raise InputError(f"{name}: the affine cannot be inverted (spacing {columns}); repair the header's geometry")
 
 
 def voxels(array: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -160,9 +160,7 @@ FOLDER = "safety"
 SEED = 5
 
 
-def run_safety(
-    methods: dict[str, Method], heads: Sequence[Volume], out: Path, progress: Progress = silent
-) -> Path:
+def run_safety(methods: dict[str, Method], heads: Sequence[Volume], out: Path, progress: Progress = silent) -> Path:
     """Run what is not yet done, and write the report; returns it, ``out/safety.md``, beside safety.csv and safety.json.
 
     methods  by name; heads: still T1-weighted scans of whole heads or brains, not used for training

@@ -124,10 +124,7 @@ def grid_notes(volume: Volume, path: str | PathLike[str]) -> tuple[str, ...]:
 
 
 def write_volume(
-    volume: Volume,
-    path: str | PathLike[str],
-    dtype: OutputType = "input",
-    provenance: str = "",
+    volume: Volume, path: str | PathLike[str], dtype: OutputType = "input", provenance: str = ""
 ) -> Storage:
     """Write a volume to .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh, replacing what is there; returns
     how it was stored.

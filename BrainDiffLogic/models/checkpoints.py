@@ -311,9 +311,7 @@ def import_checkpoint(source: str | os.PathLike[str], overwrite: bool = False) -
         raise InputError(f"{path}: {path.stem!r} is the name of a shipped model; give weights and card another name")
     target = imported_folder() / path.name
     if target.exists() and not overwrite:
-        raise InputError(
-            f"{target}: a model of this name is there already; rename yours or allow it with --overwrite"
-        )
+        raise InputError(f"{target}: a model of this name is there already; rename yours or allow it with --overwrite")
     make_folder(target.parent, f"name another folder in {OWN_FOLDER}")
     with staged_output(target) as staged:
         shutil.copyfile(path, staged)

@@ -145,9 +145,7 @@ class AugmentedCorrector(Corrector):
     """
 
     def __init__(self, corrector: Corrector, views: Sequence[View]) -> None:
-        super().__init__(
-            corrector.body, corrector.context, corrector.shuffle, corrector.residual, gain=corrector.gain
-        )
+        super().__init__(corrector.body, corrector.context, corrector.shuffle, corrector.residual, gain=corrector.gain)
         self.views = tuple(views)
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:

@@ -35,7 +35,6 @@ CALIBRATION = ("raw", "mm", "error_mm")
 """Entries of the card's calibration: values of the network, the mm they mean, the mean error there; equally long."""
 
 
-
 class _Residual(nn.Module):
     """x + two convolutions."""
 

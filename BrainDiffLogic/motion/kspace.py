@@ -60,9 +60,7 @@ class Acquisition:
         accuracy: float = ACCURACY,
     ) -> None:
         if len(trajectory) != shape[axis]:
-            raise InputError(
-                f"{len(trajectory)} poses for {shape[axis]} phase-encode lines; resample the trajectory"
-            )
+            raise InputError(f"{len(trajectory)} poses for {shape[axis]} phase-encode lines; resample the trajectory")
         self.shape, self.affine, self.axis, self.accuracy = shape, affine, axis, accuracy
         self.trajectory, self.centre = trajectory, centre
         self.rows = line_rows(shape, affine, axis)
@@ -139,9 +137,7 @@ def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndar
     return points
 
 
-def _shifts(
-    shape: tuple[int, ...], affine: np.ndarray, trajectory: Trajectory, centre: np.ndarray
-) -> np.ndarray:
+def _shifts(shape: tuple[int, ...], affine: np.ndarray, trajectory: Trajectory, centre: np.ndarray) -> np.ndarray:
     """(N, 3) in voxels: where each pose takes the voxel N // 2, beside turning about it."""
     to_voxel = np.linalg.inv(affine[:3, :3])
     from_centre = affine[:3, :3] @ (np.array(shape) // 2) + affine[:3, 3] - centre
@@ -149,9 +145,7 @@ def _shifts(
     return moved @ to_voxel.T
 
 
-def _shift_lines(
-    values: np.ndarray, shape: tuple[int, ...], affine: np.ndarray, axis: int, shifts: np.ndarray
-) -> None:
+def _shift_lines(values: np.ndarray, shape: tuple[int, ...], affine: np.ndarray, axis: int, shifts: np.ndarray) -> None:
     """Multiply each line (A, B) by exp(-i k . shift) of its pose, shifts (N, 3) in voxels; in place."""
     k = _frequencies(shape)
     first, second = _readout_axes(axis)

@@ -76,12 +76,8 @@ def swallow(lines: int, rng: np.random.Generator, count: int | None = None) -> T
     rows = np.zeros((lines, 6))
     for _ in range(count if count is not None else rng.integers(1, 7)):
         since = time - rng.uniform(0.02, 0.98) * SCAN_SECONDS
-        decay = np.where(
-            since >= 0, np.exp(-np.clip(since, 0, None) / (SWALLOW_SECONDS * rng.uniform(0.5, 2))), 0
-        )
-        jerk = np.array(
-            [0, 0.5 * rng.normal(), 3 * rng.uniform(0.5, 1), 3 * rng.uniform(-1, 1), 0.3 * rng.normal(), 0]
-        )
+        decay = np.where(since >= 0, np.exp(-np.clip(since, 0, None) / (SWALLOW_SECONDS * rng.uniform(0.5, 2))), 0)
+        jerk = np.array([0, 0.5 * rng.normal(), 3 * rng.uniform(0.5, 1), 3 * rng.uniform(-1, 1), 0.3 * rng.normal(), 0])
         rows += decay[:, None] * jerk
     return Trajectory.of_rows(rows)
 
@@ -117,9 +113,7 @@ def _wander(lines: int, rng: np.random.Generator, bands: int) -> np.ndarray:
     frequency = np.arange(1, bands + 1)
     amplitude = rng.normal(size=(6, bands)) / np.sqrt(frequency)
     phase = rng.uniform(0, 2 * np.pi, size=(6, bands))
-    rows = np.einsum(
-        "ab,abl->la", amplitude, np.cos(2 * np.pi * frequency[:, None] * time + phase[..., None])
-    )
+    rows = np.einsum("ab,abl->la", amplitude, np.cos(2 * np.pi * frequency[:, None] * time + phase[..., None]))
     return rows / np.maximum(rows.std(axis=0), 1e-9)
 
 

@@ -105,9 +105,7 @@ def rigid_basis(image: np.ndarray, affine: np.ndarray, centre: np.ndarray) -> np
     """(8, voxels): how the image changes with 3 translations (mm), 3 rotations (degrees), gain and offset."""
     smooth = ndimage.gaussian_filter(image, 1.0)
     to_voxel = np.linalg.inv(affine[:3, :3])
-    slopes = [
-        np.gradient(smooth, axis=d) if n > 1 else np.zeros_like(smooth) for d, n in enumerate(smooth.shape)
-    ]
+    slopes = [np.gradient(smooth, axis=d) if n > 1 else np.zeros_like(smooth) for d, n in enumerate(smooth.shape)]
     gradient = np.einsum("d...,dr->r...", np.stack(slopes), to_voxel)  # per mm along R, A, S
     grid = np.indices(image.shape).reshape(3, -1)
     position = (affine[:3, :3] @ grid + affine[:3, 3:] - np.asarray(centre)[:, None]).reshape(3, *image.shape)

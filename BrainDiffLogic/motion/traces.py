@@ -63,9 +63,7 @@ def read_trajectory(path: str | Path) -> Trajectory:
             f"{path}: a .txt trace must be SPM's rp_*.txt; rename it if it is one, else convert it to .csv"
         )
     if suffix not in TOOLS:
-        raise InputError(
-            f"{path}: traces of type {suffix or 'none'!r} are unknown; use .csv, .par, rp_*.txt or .1D"
-        )
+        raise InputError(f"{path}: traces of type {suffix or 'none'!r} are unknown; use .csv, .par, rp_*.txt or .1D")
     columns, to_ras = TOOLS[suffix]
     turn, shift = to_ras(_table(path, columns))
     translations, rotations = inverse_pose(shift, turn.as_euler(EULER_ORDER, degrees=True))
@@ -113,11 +111,7 @@ def _afni(rows: np.ndarray) -> tuple[Rotation, np.ndarray]:
     Right-handed turns about the axes towards S, L, P in this order, each about the already rotated axis, then
     the displacement.
     """
-    return Rotation.from_euler("ZXY", rows[:, :3] * [1, -1, -1], degrees=True), rows[:, [4, 5, 3]] * [
-        -1,
-        -1,
-        1,
-    ]
+    return Rotation.from_euler("ZXY", rows[:, :3] * [1, -1, -1], degrees=True), rows[:, [4, 5, 3]] * [-1, -1, 1]
 
 
 TOOLS: dict[str, tuple[str, Callable[[np.ndarray], tuple[Rotation, np.ndarray]]]] = {
@@ -132,9 +126,7 @@ def _table(path: Path, columns: str) -> np.ndarray:
     lines = [(number, line.split()) for number, line in _lines(path)]
     for number, fields in lines:
         if len(fields) != 6:
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} columns, expected 6: {columns}; write it again"
-            )
+            raise InputError(f"{path}, line {number}: {len(fields)} columns, expected 6: {columns}; write it again")
     names = columns.split()[:6]
     return np.stack([_column(path, lines, n, name) for n, name in enumerate(names)], axis=1)
 
@@ -146,9 +138,7 @@ def _read_csv(path: Path) -> Trajectory:
     places = {name: n for n, name in enumerate(names)}
     for number, fields in lines:
         if len(fields) != len(header):
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} columns but {len(header)} names; repair the line"
-            )
+            raise InputError(f"{path}, line {number}: {len(fields)} columns but {len(header)} names; repair the line")
 
     def read(name: str) -> np.ndarray:
         if name not in places:
@@ -164,9 +154,7 @@ def _read_csv(path: Path) -> Trajectory:
     if any(name in places for name in CENTRE):
         rows = np.stack([read(name) for name in CENTRE], axis=1)
         if (rows != rows[0]).any():
-            raise InputError(
-                f"{path}: the rotation centre changes ({', '.join(CENTRE)}); give one for all lines"
-            )
+            raise InputError(f"{path}: the rotation centre changes ({', '.join(CENTRE)}); give one for all lines")
         centre = rows[0]
     trajectory = Trajectory(translations, rotations, centre)
     return _evenly_timed(path, trajectory, read(TIME)) if TIME in places else trajectory
@@ -224,9 +212,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     lines = [(number, line) for number, line in numbered if line and not line.startswith("#")]
     poses = len(lines) - (path.suffix.lower() == ".csv")
     if poses < 2:
-        raise InputError(
-            f"{path}: {max(0, poses)} poses, a trajectory needs at least 2; record a longer trace"
-        )
+        raise InputError(f"{path}: {max(0, poses)} poses, a trajectory needs at least 2; record a longer trace")
     return lines
 
 
@@ -238,9 +224,7 @@ def _column(path: Path, lines: list[tuple[int, list[str]]], place: int, name: st
             values[row] = float(fields[place])
         except ValueError as error:
             wrong = fields[place].strip()
-            raise InputError(
-                f"{path}, line {number}: {name} is {wrong!r}, not a number; {CELL_REMEDY}"
-            ) from error
+            raise InputError(f"{path}, line {number}: {name} is {wrong!r}, not a number; {CELL_REMEDY}") from error
         if not np.isfinite(values[row]):
             raise InputError(f"{path}, line {number}: {name} is {fields[place].strip()}; {CELL_REMEDY}")
         if name.endswith("_rad") and abs(values[row]) > 2 * np.pi:
@@ -288,9 +272,7 @@ class TraceSet:
         for name, (file, key, _) in self.runs.items():
             yield name, _run_rows(file, key)
 
-    def draw(
-        self, rng: np.random.Generator, lines: int, seconds: float = SCAN_SECONDS
-    ) -> tuple[Trajectory, str]:
+    def draw(self, rng: np.random.Generator, lines: int, seconds: float = SCAN_SECONDS) -> tuple[Trajectory, str]:
         """(``lines`` poses at even times over a scan of this length, name of the run).
 
         Of a longer recording some stretch of that length is taken; a shorter one is stretched, so its motion is slower

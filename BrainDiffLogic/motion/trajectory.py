@@ -28,9 +28,7 @@ def rms_displacement(translations: np.ndarray, rotations: np.ndarray) -> np.ndar
     sqrt(r^2 / 5 * trace(M^T M) + t^T t) with M = R - 1 (Jenkinson 1999, eq. for the RMS deviation).
     """
     change = rotation_matrices(rotations) - np.eye(3)
-    return np.sqrt(
-        HEAD_RADIUS**2 / 5 * np.einsum("nij,nij->n", change, change) + (translations**2).sum(axis=1)
-    )
+    return np.sqrt(HEAD_RADIUS**2 / 5 * np.einsum("nij,nij->n", change, change) + (translations**2).sum(axis=1))
 
 
 def composed_poses(
@@ -42,9 +40,7 @@ def composed_poses(
     """
     turn = Rotation.from_euler(EULER_ORDER, second[1], degrees=True)
     translations = turn.apply(first[0]) + second[0]
-    rotations = (turn * Rotation.from_euler(EULER_ORDER, first[1], degrees=True)).as_euler(
-        EULER_ORDER, degrees=True
-    )
+    rotations = (turn * Rotation.from_euler(EULER_ORDER, first[1], degrees=True)).as_euler(EULER_ORDER, degrees=True)
     return np.atleast_2d(translations), np.atleast_2d(rotations)
 
 
@@ -88,9 +84,7 @@ class Trajectory:
             rows = np.asarray(getattr(self, name), dtype=np.float64)
             object.__setattr__(self, name, rows)
             if rows.ndim != 2 or rows.shape[1] != 3 or len(rows) < 2:
-                raise InputError(
-                    f"{name} of a trajectory must be (N >= 2, 3), got {rows.shape}; one row a time point"
-                )
+                raise InputError(f"{name} of a trajectory must be (N >= 2, 3), got {rows.shape}; one row a time point")
             if not np.isfinite(rows).all():
                 raise InputError(f"{name} of a trajectory hold NaN or infinite values; repair the trace")
         if len(self.translations) != len(self.rotations):
@@ -153,9 +147,7 @@ def resampled(trajectory: Trajectory, lines: int) -> Trajectory:
 
 def sampled(trajectory: Trajectory, times: np.ndarray, new_times: np.ndarray) -> Trajectory:
     """The trajectory, recorded at ``times`` (increasing), at other times between the first and last."""
-    translations = np.stack(
-        [np.interp(new_times, times, column) for column in trajectory.translations.T], axis=1
-    )
+    translations = np.stack([np.interp(new_times, times, column) for column in trajectory.translations.T], axis=1)
     turns = Rotation.from_euler(EULER_ORDER, trajectory.rotations, degrees=True)
     rotations = Slerp(times, turns)(new_times).as_euler(EULER_ORDER, degrees=True)
     return Trajectory(translations, rotations, trajectory.centre)
@@ -180,9 +172,7 @@ def with_severity(trajectory: Trajectory, severity: float, measured: np.ndarray 
         return scaled(still, 0.0)
     unscaled = float(still.displacement[counted].mean())
     if unscaled < 1e-6:
-        raise InputError(
-            "the trajectory holds no motion, so it cannot be scaled to a severity; choose another trace"
-        )
+        raise InputError("the trajectory holds no motion, so it cannot be scaled to a severity; choose another trace")
 
     def excess(factor: float) -> float:
         return float(scaled(still, factor).displacement[counted].mean()) - severity
@@ -191,9 +181,7 @@ def with_severity(trajectory: Trajectory, severity: float, measured: np.ndarray 
     while excess(upper) < 0:
         upper *= 1.5
         if np.abs(still.rotations).max() * upper > 180:
-            raise InputError(
-                f"no scaling of this trajectory reaches {severity} mm; choose a smaller severity"
-            )
+            raise InputError(f"no scaling of this trajectory reaches {severity} mm; choose a smaller severity")
     return anchored(scaled(still, brentq(excess, 0.0, upper, xtol=1e-6 * upper)))
 
 

@@ -222,6 +222,7 @@ def _draw(work: Work[BrainDiffSettings], path: Path) -> None:
     with staged_output(path) as staged:
         injection_picture(clean, moved, captions, staged, f"{item['scan']}, sagittal slice {item['slice']}")
 
+
 EMPTY = 0.1
 """A reference slice whose brightest pixel is darker, in network units, lies outside the still scan: not compared."""
 
@@ -293,6 +294,7 @@ def slices_of(store: SliceStore, scan: BidsScan) -> list[int]:
     if not indices:
         raise InputError(f"{scan.path}: has no slices in {store.folder}; delete that folder and make them again")
     return indices
+
 
 CORRECTORS = {
     "corrector": "corrector, L1 + InfoNCE",
@@ -433,6 +435,7 @@ def all_methods(work: Work[BrainDiffSettings]) -> dict[str, SliceMethod]:
     for title, denoise in DENOISERS.items():
         methods[title] = one_by_one(denoise)
     return methods
+
 
 STAGES: tuple[RecipeStage[BrainDiffSettings], ...] = (
     split_stage(lambda settings: settings.corrector.validation_share > 0),

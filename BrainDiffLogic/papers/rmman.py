@@ -99,6 +99,7 @@ def load_classifier(path: Path) -> nn.Module:
         raise InputError(f"{path}: not the weights of inception_v3; {remedy}") from None
     return network.eval()
 
+
 VARIANTS: dict[str, tuple[str, str, int]] = {
     "dw-3": ("DW block, kernel 3", "dw", 3), "dw-5": ("DW block, kernel 5", "dw", 5),
     "dw-7": ("DW block, kernel 7", "dw", 7), "edsr-5": ("EDSR block, kernel 5", "edsr", 5),

@@ -131,6 +131,7 @@ def over_subjects(subjects: Sequence[str], values: Sequence[float]) -> dict[str,
         groups.setdefault(subject, []).append(value)
     return {subject: float(np.nanmean(group)) for subject, group in groups.items()}
 
+
 BATCH = 32
 
 SliceMethod = Callable[[np.ndarray], np.ndarray]

@@ -212,9 +212,7 @@ class CorrectorConfiguration(Fitting):
     revive: Share = 0.0
     draw: Natural = 0
     epoch_steps: Natural = 200
-    precision: Annotated[str, one_of(("bf16-mixed", "16-mixed", "32-true"))] = field(
-        default="bf16-mixed", kw_only=True
-    )
+    precision: Annotated[str, one_of(("bf16-mixed", "16-mixed", "32-true"))] = field(default="bf16-mixed", kw_only=True)
     optimiser: Optimiser = "adamw"
     patience: Natural = 0
     validation_share: HeldOut = 0.2

@@ -33,13 +33,7 @@ from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.motion.trajectory import stratum
 from BrainDiffLogic.progress import Progress, silent
 from BrainDiffLogic.training import losses
-from BrainDiffLogic.training.batches import (
-    EpochBatches,
-    Sample,
-    evenly,
-    in_rounds,
-    steps_per_epoch,
-)
+from BrainDiffLogic.training.batches import EpochBatches, Sample, evenly, in_rounds, steps_per_epoch
 from BrainDiffLogic.training.configuration import (
     CORRECTING_FIELDS,
     OPTIMISERS,

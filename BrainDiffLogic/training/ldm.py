@@ -28,24 +28,9 @@ from BrainDiffLogic.models.generative import (
     load_vae,
     translate_arguments,
 )
-from BrainDiffLogic.training.batches import (
-    Epoch,
-    EpochBatches,
-    NoisySamples,
-    Sample,
-    noisy_samples,
-    steps_per_epoch,
-)
+from BrainDiffLogic.training.batches import Epoch, EpochBatches, NoisySamples, Sample, noisy_samples, steps_per_epoch
 from BrainDiffLogic.training.configuration import LdmConfiguration, chosen_arguments
-from BrainDiffLogic.training.fit import (
-    ONE_DEVICE,
-    Hardware,
-    epochs_done,
-    fit,
-    log_grid,
-    open_epochs,
-    trained_state,
-)
+from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, epochs_done, fit, log_grid, open_epochs, trained_state
 from BrainDiffLogic.training.optimisers import rate_share, scheduled
 from BrainDiffLogic.training.slice_store import SliceStore, check_slices, save_generative
 from BrainDiffLogic.training.vae import OLD_WEIGHTS, ORIGIN, encode_into, latent_shape, slice_facts
@@ -245,7 +230,12 @@ def latents_key(vae_sha256: str, store: SliceStore, indices: np.ndarray, trainin
 
 
 def make_latents(
-    folder: Path, key: str, vae: AutoencoderKL, store: SliceStore, indices: np.ndarray, training: int,
+    folder: Path,
+    key: str,
+    vae: AutoencoderKL,
+    store: SliceStore,
+    indices: np.ndarray,
+    training: int,
     device: torch.device,
 ) -> None:
     """Encode the slices ``indices`` into ``folder``, unless they lie there; the first ``training`` set the scale."""

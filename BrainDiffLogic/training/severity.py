@@ -26,14 +26,7 @@ from BrainDiffLogic.training.batches import EpochBatches, Sample
 from BrainDiffLogic.training.configuration import OPTIMISERS, CorrectorConfiguration, SeverityConfiguration
 from BrainDiffLogic.training.corrector import EXTENT_MM, SPACING_MM
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import (
-    ONE_DEVICE,
-    Hardware,
-    epochs_done,
-    fit,
-    open_epochs,
-    trained_state,
-)
+from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, epochs_done, fit, open_epochs, trained_state
 from BrainDiffLogic.training.heads import find_sources
 from BrainDiffLogic.training.optimisers import build_optimiser, check_optimiser, rate_share, scheduled
 from BrainDiffLogic.training.pairs import PairCache, make_pairs

@@ -403,8 +403,7 @@ class PairRun:
 
 
 def stack_run(
-    folder: str | Path, spacing_mm: float | None, source: str, vae: Path | None = None,
-    hardware: Hardware | None = None,
+    folder: str | Path, spacing_mm: float | None, source: str, vae: Path | None = None, hardware: Hardware | None = None
 ) -> PairRun:
     """A run on the pairs of a folder of ``write_stack``."""
     pairs = StackPairs(folder)

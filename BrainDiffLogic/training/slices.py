@@ -42,7 +42,6 @@ SEVERITY_SLICES = 12
 """Of each pair, evenly spread over the head."""
 
 
-
 def take_slice(
     stacks: np.ndarray, index: int, context: int, crop: int, rng: np.random.Generator, lesions: float = 0.0,
     masked: float = 0.0,

@@ -38,15 +38,7 @@ from BrainDiffLogic.training.batches import (
     steps_per_epoch,
 )
 from BrainDiffLogic.training.configuration import VaeConfiguration, chosen_arguments
-from BrainDiffLogic.training.fit import (
-    ONE_DEVICE,
-    Hardware,
-    epochs_done,
-    fit,
-    log_grid,
-    open_epochs,
-    trained_state,
-)
+from BrainDiffLogic.training.fit import ONE_DEVICE, Hardware, epochs_done, fit, log_grid, open_epochs, trained_state
 from BrainDiffLogic.training.losses import PerceptualTerm, build_perceptual
 from BrainDiffLogic.training.optimisers import rate_share
 from BrainDiffLogic.training.slice_store import SliceStore, save_generative

@@ -63,9 +63,7 @@ class ReaderAgreement:
         with open(file, encoding="utf-8", newline="") as opened:
             return [row for row in csv.DictReader(opened) if None not in row.values()]
 
-    def _take(
-        self, reader: str, rows: list[dict[str, str]], sides: dict[str, tuple[str, tuple[str, str]]]
-    ) -> None:
+    def _take(self, reader: str, rows: list[dict[str, str]], sides: dict[str, tuple[str, tuple[str, str]]]) -> None:
         scores, preference = self.scores.setdefault(reader, {}), self.preference.setdefault(reader, {})
         for row in rows:
             name, (left, right) = sides[row["trial"]]

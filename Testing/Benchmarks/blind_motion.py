@@ -137,9 +137,7 @@ def main() -> None:
         draw(drawn[:6], args.picture)
 
 
-def measured(
-    case: tuple, group: str, args: argparse.Namespace
-) -> tuple[dict[str, Any], Correction, Trajectory | None]:
+def measured(case: tuple, group: str, args: argparse.Namespace) -> tuple[dict[str, Any], Correction, Trajectory | None]:
     """What was measured, the correction by "motion", the true trajectory."""
     name, kind, severity, pe_axis, seed = case
     quiet = quiet_head(args.data / "t1_head" / f"{name}_T1w.nii.gz", args.out / f"{name}.npz")

@@ -69,11 +69,7 @@ def test_a_file_is_brought_once(a_server: tuple[str, Path], tmp_path: Path, caps
     ids=["another file", "truncated", "longer", "not found"],
 )
 def test_what_is_not_the_published_file_leaves_one_line_and_no_file(
-    content: bytes | None,
-    reason: str,
-    a_server: tuple[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    content: bytes | None, reason: str, a_server: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, served = a_server
     if content is not None:
