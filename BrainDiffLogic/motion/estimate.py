@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.motion.joint import Problem, descend, evidence, moved_by
 from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
+from BrainDiffLogic.motion.lanes import side_by_side, stopped, threads
 from BrainDiffLogic.motion.nods import find_nods
 from BrainDiffLogic.motion.odd_motion import propose
 from BrainDiffLogic.motion.simulation import displacement, head_centre, low_resolution, rigid_basis
@@ -87,11 +89,11 @@ class MagnitudeScan:
 
 def tapered(image: np.ndarray) -> np.ndarray:
     """The image (I, J, K) float32 with its spectrum falling to ``TAPER`` at the ends of the band."""
-    kspace = fft.fftn(image, workers=-1)
+    kspace = fft.fftn(image, workers=threads())
     for axis, size in enumerate(image.shape):
         weights = TAPER ** ((2 * fft.fftfreq(size)) ** 2)
         kspace *= weights.reshape([-1 if d == axis else 1 for d in range(3)])
-    values: np.ndarray = fft.ifftn(kspace, workers=-1).real.astype(np.float32)
+    values: np.ndarray = fft.ifftn(kspace, workers=threads()).real.astype(np.float32)
     return values
 
 
@@ -152,31 +154,47 @@ def even_motion(
 ) -> tuple[Hypothesis, Hypothesis]:
     """(no motion, symmetric poses found by descent from there and stretched)."""
     poses = np.zeros((problem.lines, 6))
-    image = problem.solve(poses)
-    still = Hypothesis(poses, image, problem.cost(poses, image), "still")
-    even = Hypothesis(*descend(problem, poses, image, steps, only_symmetric=True), EVEN)
+    still = _solved(problem, poses, "still")
+    even = Hypothesis(*descend(problem, poses, still.image, steps, only_symmetric=True), EVEN)
     return still, _stretched(problem, even, 3, only_symmetric=True, most=stretches)
 
 
 def search_poses(problem: Problem, cancelled: Callable[[], bool] | None = None) -> Search:
     """The poses of the lines of a coarse problem that explain its scan best; ``cancelled`` as for ``propose``."""
-    still, even = even_motion(problem)
-    tried = [still, even]
-    proposals = propose(problem.scan, problem.affine, problem.axis, problem.centre, cancelled=cancelled)
+    searches: list[Callable[[], Any]] = [
+        lambda: even_motion(problem),
+        lambda: propose(problem.scan, problem.affine, problem.axis, problem.centre, cancelled=cancelled),
+        lambda: find_nods(problem),
+        lambda: evidence(problem, np.zeros((problem.lines, 6))),
+    ]
+    (still, even), proposals, nods, doing_nothing = side_by_side(searches)
     rings, ramp = proposals[0], next(one.trajectory for one in proposals if one.shape == "ramp")
-    if rings.score > RINGS and rings.shape in DRIFTS:
+
+    def judged(one: Hypothesis) -> Hypothesis:
+        return replace(one, evidence=evidence(problem, one.poses))
+
+    def drift() -> Hypothesis:
         poses = moved_by(even.poses, rings.trajectory)
         image = problem.solve(poses, None, 2, 4)
         moved = Hypothesis(*descend(problem, poses, image, ODD_STEPS, over=0.7, most=1.0), rings.shape)
-        tried.append(_stretched(problem, moved, steps=4, only_symmetric=False))
-    nods = find_nods(problem)
+        return judged(_stretched(problem, moved, steps=4, only_symmetric=False))
+
+    tasks = [lambda: judged(even)]
+    if rings.score > RINGS and rings.shape in DRIFTS:
+        tasks.append(drift)
     if nods.any():
-        image = problem.solve(nods, None, 2, 4)
-        tried.append(Hypothesis(nods, image, problem.cost(nods, image), NOD))
-    tried = [replace(one, evidence=evidence(problem, one.poses)) for one in tried]
+        tasks.append(lambda: judged(_solved(problem, nods, NOD, 2)))
+    tried = [replace(still, evidence=doing_nothing), *side_by_side(tasks)]
     best = min(tried[1:], key=lambda one: one.evidence)
     fall = (still.cost - even.cost) / still.cost
     return Search(best, tried[0], fall, rings.score, rings.shape, ramp, tuple(tried))
+
+
+def _solved(problem: Problem, poses: np.ndarray, shape: str, rounds: int = 1) -> Hypothesis:
+    """The hypothesis that the lines had these poses (N, 6)."""
+    model = problem.model(poses)
+    image = problem.solve(poses, None, rounds, 4, model)
+    return Hypothesis(poses, image, problem.cost(image, model.kspace(image)), shape)
 
 
 def _stretched(
@@ -290,7 +308,7 @@ def estimate_motion(
         agreements = _agreements(scan, axis, hypotheses, seen)
         shape = max(agreements, key=lambda one: agreements[one])
         judged = {"agreement": round(agreements[shape], 3)}
-    poses = _laid_on_scan(problem, hypotheses[shape], lines)
+    [poses] = side_by_side([lambda: _laid_on_scan(problem, hypotheses[shape], lines)])
     trajectory = Trajectory.of_rows(poses, scan.centre)
     progress(1.0, "Finding the motion")
     facts = {"pe_axis": name, **judged, **_facts(search, trajectory), "shape": shape}
@@ -311,14 +329,15 @@ def artifact(
     axis = phase_encode_axis(scan.affine, estimate.pe_axis)
     problem, _ = scan.problem(axis)
     problem = replace(problem, noise=max(problem.noise, noise_of(problem.scan)))
-    change = np.zeros(scan.array.shape, np.float32)
-    change[scan.cut(axis)] = _artifact(problem, estimate.trajectory.rows, SOLVE_ROUNDS, SOLVE_ITERATIONS) * scan.scale
-    return change
+    change, cut, scale = np.zeros(scan.array.shape, np.float32), scan.cut(axis), scan.scale
+    del scan  # its array is not needed while memory is dearest
+    change[cut] = _artifact(problem, estimate.trajectory.rows, SOLVE_ROUNDS, SOLVE_ITERATIONS)
+    return np.multiply(change, scale, out=change)
 
 
 def _tick(cancelled: Callable[[], bool] | None) -> Callable[[], None]:
     def tick() -> None:
-        if cancelled and cancelled():
+        if stopped() or (cancelled and cancelled()):
             raise Cancelled
 
     return tick
@@ -339,7 +358,8 @@ def _likeliest_axis(scan: MagnitudeScan, axes: list[int], seen: np.ndarray | Non
         other, inside = _seen_on(scan, axis, SPACING, seen)
         return explained + correlation(_artifact(problem, even.poses, *TRIAL_SOLUTION)[inside], other[inside])
 
-    return max(axes, key=score)
+    scores = side_by_side([partial(score, axis) for axis in axes])
+    return axes[int(np.argmax(scores))]
 
 
 def _trusted(poses: np.ndarray) -> np.ndarray:
@@ -363,11 +383,14 @@ def _agreements(
     """How far the artifact of each hypothesis is correlated in the head with what another method has ``seen``."""
     problem, lines = scan.problem(axis, JUDGED_SPACING)
     other, inside = _seen_on(scan, axis, JUDGED_SPACING, seen)
-    agreements = {}
-    for name, poses in hypotheses.items():
-        shown = poses[lines] if name == NOD else problem.centred(poses[lines])  # but for nods the head lay still
-        agreements[name] = correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
-    return agreements
+
+    def agreement(name: str) -> float:
+        poses = hypotheses[name][lines]
+        shown = poses if name == NOD else problem.centred(poses)  # but for nods the head lay still
+        return correlation(_artifact(problem, shown, *JUDGED_SOLUTION)[inside], other[inside])
+
+    agreements = side_by_side([partial(agreement, name) for name in hypotheses])
+    return dict(zip(hypotheses, agreements, strict=True))
 
 
 def _seen_on(
@@ -382,7 +405,7 @@ def _artifact(problem: Problem, poses: np.ndarray, rounds: int, iterations: int)
     """What poses (N, 6) add to the image, |A x| - x with x the still head that is solved for them."""
     model = problem.model(poses)
     still = problem.solve(poses, None, rounds, iterations, model)
-    return problem.masked(np.abs(image_of(model.kspace(still))) - still)
+    return problem.masked(np.abs(image_of(model.kspace(still), True)) - still)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

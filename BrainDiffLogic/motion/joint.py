@@ -18,7 +18,7 @@ vector, the same for all poses, so that differences between poses hardly depend 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic.motion.kspace import Acquisition, image_of, spectrum_of
+from BrainDiffLogic.motion.lanes import in_slabs
 from BrainDiffLogic.motion.trajectory import EULER_ORDER, Trajectory, rotation_matrices
 
 TINY = 1e-12
@@ -41,56 +42,56 @@ class Sensitivity:
     beside S's own.
 
     model   the acquisition in the poses around which is linearised
-    image   (I, J, K) float32, the still head
+    image   (I, J, K) float32, the still head; signal: its k-space, where that is known
     Poses are (N, 6) in the order of time, N lines: mm along R, A, S, then degrees of a rotation vector about them.
     """
 
-    def __init__(self, model: Acquisition, image: np.ndarray) -> None:
+    def __init__(self, model: Acquisition, image: np.ndarray, signal: np.ndarray | None = None) -> None:
         self.model, self.lines = model, model.shape[model.axis]
-        self.signal = model.kspace(image)
+        self.signal = model.kspace(image) if signal is None else signal
         self.changes = _derivatives(model, image, self.signal)
-        moved = image_of(self.signal)
-        self.magnitude = np.abs(moved)
-        self.phase = moved / np.maximum(self.magnitude, TINY)
+        self.magnitude, self.phase = polar(image_of(self.signal))
+
+    @cached_property
+    def _parts(self) -> np.ndarray:
+        """(lines, 6, 2 A B): the changes, real and imaginary parts beside each other, for real products."""
+        return self.changes.view(np.float32).reshape(self.lines, 6, -1)
 
     def forward(self, poses: np.ndarray) -> np.ndarray:
         """(I, J, K) float32: the change of the magnitude when each line's pose (N, 6) is added."""
         weights = poses[self.model.rows].astype(np.float32)
-        kspace = np.einsum("nd,dnab->nab", weights, self.changes)
-        change: np.ndarray = (np.conj(self.phase) * image_of(np.moveaxis(kspace, 0, self.model.axis))).real
+        kspace = (weights[:, None] @ self._parts).view(np.complex64).reshape(self.lines, *self.changes.shape[2:])
+        change: np.ndarray = (np.conj(self.phase) * image_of(np.moveaxis(kspace, 0, self.model.axis), True)).real
         return change
 
     def adjoint(self, image: np.ndarray) -> np.ndarray:
         """(N, 6) float64: the adjoint of ``forward`` on (I, J, K) real values."""
-        kspace = np.moveaxis(spectrum_of(self.phase * image), self.model.axis, 0)
-        by_line = np.einsum("dnab,nab->nd", np.conj(self.changes), kspace).real
+        kspace = np.ascontiguousarray(np.moveaxis(spectrum_of(self.phase * image, True), self.model.axis, 0))
         poses = np.empty((self.lines, 6))
-        poses[self.model.rows] = by_line
+        poses[self.model.rows] = (self._parts @ kspace.view(np.float32).reshape(self.lines, -1, 1))[..., 0]
         return poses
 
     @cached_property
     def blocks(self) -> np.ndarray:
         """(N, 6, 6): each line's own part of the curvature J^T J, half of its energy (the other half is imaginary)."""
-        lines = self.changes.reshape(6, self.lines, -1).transpose(1, 0, 2)
-        energy = 0.5 * np.matmul(np.conj(lines), lines.transpose(0, 2, 1)).real / np.prod(self.model.shape)
         blocks = np.empty((self.lines, 6, 6))
-        blocks[self.model.rows] = energy
+        blocks[self.model.rows] = 0.5 * (self._parts @ self._parts.transpose(0, 2, 1)) / np.prod(self.model.shape)
         return blocks
 
 
 def _derivatives(model: Acquisition, image: np.ndarray, signal: np.ndarray) -> np.ndarray:
-    """(6, lines, A, B) complex64: how the k-space changes with the pose of its line, in FFT order."""
+    """(lines, 6, A, B) complex64: how the k-space changes with the pose of its line, in FFT order."""
     first = model.axis
     along = [np.moveaxis(k, first, 0) for k in _patient_frequencies(model)]
     moments = [np.moveaxis(model.kspace(image * position), first, 0) for position in _positions(model)]
     turns = rotation_matrices(model.trajectory.rotations)[model.rows].astype(np.float32)[:, :, :, None, None]
     turned = [sum(turns[:, a, b] * moments[b] for b in range(3)) for a in range(3)]
     lines = np.moveaxis(signal, first, 0)
-    changes = np.empty((6, *lines.shape), dtype=np.complex64)
+    changes = np.empty((len(lines), 6, *lines.shape[1:]), dtype=np.complex64)
     for d in range(3):
         a, b = (d + 1) % 3, (d + 2) % 3
-        changes[d] = np.complex64(-2j * np.pi) * along[d] * lines
-        changes[3 + d] = np.complex64(-2j * np.pi * np.deg2rad(1)) * (turned[a] * along[b] - turned[b] * along[a])
+        changes[:, d] = np.complex64(-2j * np.pi) * along[d] * lines
+        changes[:, 3 + d] = np.complex64(-2j * np.pi * np.deg2rad(1)) * (turned[a] * along[b] - turned[b] * along[a])
     return changes
 
 
@@ -118,6 +119,8 @@ EDGE = 0.02
 FLOOR_NOISE = 0.012
 """What the model leaves unexplained at least, as a share of the head's 99th percentile."""
 ACCURACY = 1e-3
+LEFT = 1e-4
+"""Share of the image below which the misfit ends conjugate gradients."""
 SLOW, JOINT_ITERATIONS = 1e-4, 20
 """Of ``descend``: share of F that a step takes away at least, and steps of conjugate gradients for each."""
 
@@ -152,7 +155,26 @@ def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
 
 def edge_weights(image: np.ndarray) -> list[np.ndarray]:
     """1 / (grad^2 + EDGE^2): the weights with which the penalty's majoriser at ``image`` is quadratic."""
-    return [1 / (part**2 + np.float32(EDGE**2)) for part in gradients(image)]
+    weights = [np.empty_like(image) for _ in range(3)]
+
+    def fill(slab: slice) -> None:
+        for weight, part in zip(weights, gradients(image[slab.start : slab.stop + 1]), strict=True):
+            weight[slab] = 1 / (part[: slab.stop - slab.start] ** 2 + np.float32(EDGE**2))
+
+    in_slabs(fill, image.shape)
+    return weights
+
+
+def polar(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitude and phase, a complex number of size 1, of (I, J, K) complex values; the phase takes their place."""
+    magnitude = np.empty(moved.shape, moved.real.dtype)
+
+    def part(slab: slice) -> None:
+        np.abs(moved[slab], out=magnitude[slab])
+        moved[slab] /= np.maximum(magnitude[slab], TINY)
+
+    in_slabs(part, moved.shape)
+    return magnitude, moved
 
 
 @dataclass
@@ -164,7 +186,6 @@ class Problem:
     noise   standard deviation that is left unexplained
     seen    (I, J, K) float32, 1 where the scan was seen, 0 where a mask was laid on it; None: everywhere
     tick    called before each solution; may raise to stop
-    energy  (N,) made here: each line's share of the image's gradient energy
     """
 
     scan: np.ndarray
@@ -174,13 +195,13 @@ class Problem:
     noise: float = FLOOR_NOISE
     seen: np.ndarray | None = None
     tick: Callable[[], None] = lambda: None
-    energy: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        still = self.model(np.zeros((self.lines, 6)))
-        sensitivity = Sensitivity(still, self.scan)
+    @cached_property
+    def energy(self) -> np.ndarray:
+        """(N,): each line's share of the image's gradient energy."""
+        sensitivity = Sensitivity(self.model(np.zeros((self.lines, 6))), self.scan)
         energy = np.einsum("naa->n", sensitivity.blocks[:, :3, :3])
-        self.energy = energy / energy.sum()
+        return energy / energy.sum()
 
     @property
     def lines(self) -> int:
@@ -199,13 +220,17 @@ class Problem:
 
     def penalty(self, image: np.ndarray) -> float:
         """The prior's part of F."""
-        size = sum(float(np.log1p((part / EDGE) ** 2).sum(dtype=np.float64)) for part in gradients(image))
-        return self.noise**2 * size
 
-    def cost(self, poses: np.ndarray, image: np.ndarray, model: Acquisition | None = None) -> float:
-        """F at poses (N, 6) and a still head (I, J, K)."""
-        moved = np.abs(image_of((model or self.model(poses)).kspace(image)))
-        return float((self.masked(moved - self.scan).astype(np.float64) ** 2).sum()) + self.penalty(image)
+        def size(slab: slice) -> float:
+            parts = gradients(image[slab.start : slab.stop + 1])
+            return sum(float(np.log1p((p[: slab.stop - slab.start] / EDGE) ** 2).sum(dtype=np.float64)) for p in parts)
+
+        return self.noise**2 * sum(in_slabs(size, image.shape))
+
+    def cost(self, image: np.ndarray, signal: np.ndarray) -> float:
+        """F at a still head (I, J, K) and the k-space that it has under the poses."""
+        misfit = self.masked(np.abs(image_of(signal)) - self.scan).astype(np.float64)
+        return float((misfit**2).sum()) + self.penalty(image)
 
     def centred(self, poses: np.ndarray) -> np.ndarray:
         """The poses without their mean, weighted by the energy of the lines: the gauge is fixed where the scan lies."""
@@ -218,42 +243,105 @@ class Problem:
         """The still head x >= 0 at fixed poses: phase and weights from the last image, then conjugate gradients."""
         self.tick()
         model = model or self.model(poses)
-        image = self.scan if start is None else start
-        weight = self.noise**2
+        image = np.array(self.scan if start is None else start)
+        weight = np.float32(self.noise**2)
         for _ in range(rounds):
-            moved = image_of(model.kspace(image))
-            phase = moved / np.maximum(np.abs(moved), TINY)
+            magnitude, phase = polar(image_of(model.kspace(image), True))
             weights = edge_weights(image)
 
             def back(values: np.ndarray, phase: np.ndarray = phase) -> np.ndarray:
-                kept: np.ndarray = model.adjoint(spectrum_of(phase * self.masked(values))).real
-                return kept
+                kept: np.ndarray = model.adjoint(spectrum_of(product(phase, self.masked(values)), True))
+                return kept.real
 
-            def normal(flat: np.ndarray, phase: np.ndarray = phase, weights: list = weights) -> np.ndarray:
-                x = flat.reshape(self.scan.shape).astype(np.float32)
-                seen = back((np.conj(phase) * image_of(model.kspace(x))).real)
-                return (seen + weight * smoothed(x, weights)).ravel()
+            def normal(x: np.ndarray, phase: np.ndarray = phase, weights: list = weights) -> np.ndarray:
+                seen = back(projected(phase, image_of(model.kspace(x), True)))
+                return smoothed(x, weights, weight, seen)
 
-            scale = np.asarray(1 + 2 * weight * sum(weights)).ravel()
-            wanted = back(self.scan)
-            image = conjugate_gradients(normal, wanted, image, scale, iterations)
-            image = self.masked(np.maximum(image, 0))
+            # |A x| is what the linear model gives at the last image, so that its misfit needs no transform of its own
+            left = smoothed(image, weights, -weight, back(self.scan - magnitude))
+            del magnitude
+            image = conjugate_gradients(normal, left, image, weights, weight, iterations)
+            image = self.masked(np.maximum(image, 0, out=image))
         return image
 
 
-def smoothed(image: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
-    """The prior's curvature, with ``edge_weights``, times an image (I, J, K)."""
-    return gradients_adjoint([w * part for w, part in zip(weights, gradients(image), strict=True)])
+def product(phase: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """phase * values (I, J, K), complex."""
+    result = np.empty_like(phase)
+    in_slabs(lambda slab: np.multiply(phase[slab], values[slab], out=result[slab]), phase.shape)
+    return result
 
 
-def conjugate_gradients(normal, wanted, start, scale, iterations) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """``iterations`` steps from an image towards that for which ``normal`` of it, flat, is ``wanted``."""
-    size = wanted.size
-    operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
-    preconditioner = LinearOperator((size, size), matvec=lambda v: v / scale, dtype=np.float32)
-    vector, _ = cg(operator, wanted.ravel(), x0=start.ravel(), M=preconditioner, maxiter=iterations, rtol=1e-4)
-    solution: np.ndarray = vector.reshape(wanted.shape).astype(np.float32)
-    return solution
+def projected(phase: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Re(conj(phase) moved), (I, J, K) real."""
+    result = np.empty(phase.shape, phase.real.dtype)
+
+    def part(slab: slice) -> None:
+        result[slab] = (np.conj(phase[slab]) * moved[slab]).real
+
+    in_slabs(part, phase.shape)
+    return result
+
+
+def smoothed(image: np.ndarray, weights: list[np.ndarray], factor: np.float32, onto: np.ndarray) -> np.ndarray:
+    """``onto`` + ``factor`` times the prior's curvature, with ``edge_weights``, times an image (I, J, K) float32."""
+    result = np.empty_like(image)
+
+    def part(slab: slice) -> None:
+        first = max(slab.start - 1, 0)
+        wide, own = slice(first, slab.stop + 1), slice(slab.start - first, slab.stop - first)
+        parts = [w[wide] * part for w, part in zip(weights, gradients(image[wide]), strict=True)]
+        result[slab] = onto[slab] + factor * gradients_adjoint(parts)[own]
+
+    in_slabs(part, image.shape)
+    return result
+
+
+def conjugate_gradients(
+    normal: Callable[[np.ndarray], np.ndarray], left: np.ndarray, x: np.ndarray, weights: list[np.ndarray],
+    weight: np.float32, iterations: int,
+) -> np.ndarray:  # fmt: skip
+    """``x`` (I, J, K) float32 after ``iterations`` steps, in place, preconditioned by the diagonal of the prior.
+
+    normal  the operator
+    left    what the operator leaves of the right side at ``x``; used up
+    weights, weight  ``edge_weights``, and the noise's variance
+    """
+    r, p = left, np.zeros_like(left)
+    least, last = LEFT**2 * _dot(x, x), 0.0
+
+    def conditioned(slab: slice) -> np.ndarray:
+        return r[slab] / (1 + 2 * weight * (weights[0][slab] + weights[1][slab] + weights[2][slab]))
+
+    for _ in range(iterations):
+        if _dot(r, r) < least:
+            break
+        rho = sum(in_slabs(lambda slab: _dot_of(r[slab], conditioned(slab)), x.shape))
+        beta = np.float32(rho / last if last else 0.0)
+
+        def turn(slab: slice, beta: np.float32 = beta) -> None:
+            p[slab] = conditioned(slab) + beta * p[slab]
+
+        in_slabs(turn, x.shape)
+        q = normal(p)
+        alpha = np.float32(rho / _dot(p, q))
+
+        def go(slab: slice, alpha: np.float32 = alpha, q: np.ndarray = q) -> None:
+            x[slab] += alpha * p[slab]
+            r[slab] -= alpha * q[slab]
+
+        in_slabs(go, x.shape)
+        last = rho
+    return x
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """The sum of a * b (I, J, K) in float64, the same on any number of threads."""
+    return sum(in_slabs(lambda slab: _dot_of(a[slab], b[slab]), a.shape))
+
+
+def _dot_of(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a * b).sum(dtype=np.float64))
 
 
 STEP_WEIGHT, SIZE_WEIGHT = 0.01, 2e-4
@@ -297,20 +385,24 @@ def descend(
                 odd motion, which curves F beyond Gauss and Newton, wants less than 1
     Two steps in which F falls by a share below ``SLOW`` end the descent.
     """
-    cost, sensitivity, failures, slow = problem.cost(poses, image), None, 0, 0
+    model = problem.model(poses)
+    signal = model.kspace(image)
+    cost, sensitivity, failures, slow = problem.cost(image, signal), None, 0, 0
     for _ in range(steps):
         if sensitivity is None:
-            sensitivity = Sensitivity(problem.model(poses), image)
+            sensitivity = Sensitivity(model, image, signal)
             change, delta = _joint_step(problem, sensitivity, poses, image, only_symmetric)
         trial = moved_by(poses, over * change)
         if only_symmetric:
             trial = symmetric(trial)
         trial = problem.centred(trial)
-        model = problem.model(trial)
-        solved = problem.solve(trial, np.maximum(image + delta, 0), 1, 3, model)
-        trial_cost = problem.cost(trial, solved, model)
+        trial_model = problem.model(trial)
+        solved = problem.solve(trial, np.maximum(image + delta, 0), 1, 3, trial_model)
+        trial_signal = trial_model.kspace(solved)
+        trial_cost = problem.cost(solved, trial_signal)
         if trial_cost < cost:
             slow = slow + 1 if cost - trial_cost < SLOW * cost else 0
+            model, signal = trial_model, trial_signal
             poses, image, cost, sensitivity, failures = trial, solved, trial_cost, None, 0
             over = min(1.4 * over, most)
             if slow == 2:
@@ -347,14 +439,14 @@ def _joint_step(
         part, change = split(flat)
         error = problem.masked(sensitivity.forward(change) + part)
         prior = scale * pose_prior(change)
-        return join(error + weight * smoothed(part, weights), sensitivity.adjoint(error) + prior)
+        return join(smoothed(part, weights, weight, error), sensitivity.adjoint(error) + prior)
 
     def precondition(flat: np.ndarray) -> np.ndarray:
         part, change = split(flat)
         return join(part / diagonal, np.einsum("nab,nb->na", inverse, change))
 
     prior = scale * pose_prior(poses)
-    wanted = join(misfit - weight * smoothed(image, weights), sensitivity.adjoint(misfit) - prior)
+    wanted = join(smoothed(image, weights, -weight, misfit), sensitivity.adjoint(misfit) - prior)
     total = size + 6 * lines
     vector, _ = cg(
         LinearOperator((total, total), matvec=normal, dtype=np.float64), wanted, maxiter=JOINT_ITERATIONS, rtol=1e-3,
@@ -373,15 +465,14 @@ def evidence(problem: Problem, poses: np.ndarray) -> float:
     """G at poses (N, 6); lower is better. G's zero is arbitrary, one for a problem."""
     model = problem.model(poses)
     image = problem.solve(poses, None, EVIDENCE_ROUNDS, EVIDENCE_ITERATIONS, model)
-    cost = problem.cost(poses, image, model)
-    moved = image_of(model.kspace(image))
-    phase = moved / np.maximum(np.abs(moved), TINY)
+    signal = model.kspace(image)
+    cost = problem.cost(image, signal)
+    phase = polar(image_of(signal, True))[1]
     weights, weight = edge_weights(problem.scan), np.float32(problem.noise**2)
 
     def curvature(x: np.ndarray) -> np.ndarray:
-        seen = problem.masked((np.conj(phase) * image_of(model.kspace(x))).real)
-        back: np.ndarray = model.adjoint(spectrum_of(phase * seen)).real
-        return back + weight * smoothed(x, weights)
+        seen = problem.masked(projected(phase, image_of(model.kspace(x), True)))
+        return smoothed(x, weights, weight, model.adjoint(spectrum_of(product(phase, seen), True)).real)
 
     return cost + problem.noise**2 * log_determinant(curvature, problem.scan.shape)
 

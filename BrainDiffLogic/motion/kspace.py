@@ -8,13 +8,13 @@ cost that does not depend on the number of poses.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from scipy import fft
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.motion.lanes import in_slabs, threads
 from BrainDiffLogic.motion.trajectory import Trajectory, rotation_matrices
 from BrainDiffLogic.volume import ras_axes
 
@@ -71,16 +71,17 @@ class Acquisition:
             self.points = sample_points(shape, affine, trajectory.rotations, axis)
             # finufft counts the phase from the voxel N // 2, numpy from the first one
             self.shifts = self.shifts + np.array(shape) // 2
-        self._plans: dict[int, Any] = {}
+        self._made: Any = None
         self._cut: tuple[np.ndarray, ...] | None = None
 
     def kspace(self, image: np.ndarray) -> np.ndarray:
         """(I, J, K) complex64 k-space of ``image`` (I, J, K), real or complex, that moves while it is acquired."""
         if self.points is None:
-            values = np.moveaxis(fft.fftn(image.astype(np.complex64), workers=-1), self.axis, 0)
+            values = fft.fftn(image.astype(np.complex64), overwrite_x=True, workers=threads())
+            values = np.moveaxis(values, self.axis, 0)
         else:
             voxels = np.ascontiguousarray(image, dtype=np.complex64)
-            values = self._plan(2).execute(voxels).reshape(self.points.shape[1:])
+            values = self._plan.execute(voxels).reshape(self.points.shape[1:])
         _shift_lines(values, self.shape, self.affine, self.axis, self.shifts)
         if self.points is not None:
             values[self._outside()] = 0
@@ -89,24 +90,25 @@ class Acquisition:
     def adjoint(self, kspace: np.ndarray) -> np.ndarray:
         """(I, J, K) complex64: the adjoint of ``kspace``, each sample put back where the pose says it was taken."""
         values = np.moveaxis(kspace, self.axis, 0).astype(np.complex64, order="C")
+        del kspace  # which may be the last to hold a hundred megabytes
         _shift_lines(values, self.shape, self.affine, self.axis, -self.shifts)
         if self.points is None:
-            return fft.ifftn(np.moveaxis(values, 0, self.axis), norm="forward", workers=-1)
+            return fft.ifftn(np.moveaxis(values, 0, self.axis), norm="forward", overwrite_x=True, workers=threads())
         values[self._outside()] = 0
-        return self._plan(1).execute(values.reshape(-1))
+        return self._plan.execute_adjoint(values.reshape(-1))
 
-    def _plan(self, kind: int) -> Any:
-        """A finufft plan of type 1 or 2 that has sorted the points: sorting costs more than one transform does."""
+    @property
+    def _plan(self) -> Any:
+        """A finufft plan of type 2, and of type 1 backwards, that has sorted the points."""
         import finufft
 
-        if kind not in self._plans:
+        if self._made is None:
             finer = FINER_GRID if self.accuracy >= COARSE_ACCURACY else 0  # 0: finufft chooses
-            plan = finufft.Plan(
-                kind, self.shape, eps=self.accuracy, isign=1 if kind == 1 else -1, dtype=np.complex64, upsampfac=finer
+            self._made = finufft.Plan(
+                2, self.shape, eps=self.accuracy, isign=-1, dtype=np.complex64, upsampfac=finer, nthreads=threads()
             )
-            plan.setpts(*self.points.reshape(3, -1))  # type: ignore[union-attr]
-            self._plans[kind] = plan
-        return self._plans[kind]
+            self._made.setpts(*self.points.reshape(3, -1))  # type: ignore[union-attr]
+        return self._made
 
     def _outside(self) -> tuple[np.ndarray, ...]:
         """Where the rotated samples (lines, A, B) lie outside the band, found once."""
@@ -126,14 +128,14 @@ def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndar
     points = np.empty((3, shape[axis], shape[first], shape[second]), dtype=np.float32)
     turns = turns[line_rows(shape, affine, axis)].astype(np.float32)
 
-    def fill(line: int) -> None:
-        turn = turns[line]
-        for d in range(3):
-            along_second = turn[d, second] * k[second] + turn[d, axis] * k[axis][line]
-            np.add.outer(turn[d, first] * k[first], along_second, out=points[d, line])
+    def fill(lines: slice) -> None:
+        for line in range(shape[axis])[lines]:
+            turn = turns[line]
+            for d in range(3):
+                along_second = turn[d, second] * k[second] + turn[d, axis] * k[axis][line]
+                np.add.outer(turn[d, first] * k[first], along_second, out=points[d, line])
 
-    with ThreadPoolExecutor() as threads:  # numpy lets go of the interpreter while it adds
-        list(threads.map(fill, range(shape[axis])))
+    in_slabs(fill, points.shape[1:])
     return points
 
 
@@ -195,12 +197,12 @@ def _readout_axes(axis: int) -> tuple[int, int]:
     return first, second
 
 
-def image_of(kspace: np.ndarray) -> np.ndarray:
-    """The complex image (I, J, K) of ``Acquisition.kspace``."""
-    return fft.ifftn(kspace, workers=-1)
+def image_of(kspace: np.ndarray, overwrite: bool = False) -> np.ndarray:
+    """The complex image (I, J, K) of ``Acquisition.kspace``; ``overwrite``: in its memory, which spares a copy."""
+    return fft.ifftn(kspace, overwrite_x=overwrite, workers=threads())
 
 
-def spectrum_of(image: np.ndarray) -> np.ndarray:
+def spectrum_of(image: np.ndarray, overwrite: bool = False) -> np.ndarray:
     """The adjoint of ``image_of``: (I, J, K) complex."""
-    values: np.ndarray = fft.fftn(image, norm="forward", workers=-1)
+    values: np.ndarray = fft.fftn(image, norm="forward", overwrite_x=overwrite, workers=threads())
     return values

@@ -71,22 +71,20 @@ def filled_in(problem: Problem, pairs: list[int]) -> np.ndarray:
     problem.tick()
     angles = 2 * np.pi * np.outer(pairs, np.arange(problem.lines)) / problem.lines
     waves = np.linalg.qr(np.concatenate([np.cos(angles), np.sin(angles)]).T)[0].astype(np.float32)
-    image, weight = problem.scan, np.float32(problem.noise**2)
+    image, scan, weight = problem.scan.copy(), problem.scan, np.float32(problem.noise**2)
 
     def kept(values: np.ndarray) -> np.ndarray:
         along = np.moveaxis(values, problem.axis, -1)
         return np.moveaxis(along - (along @ waves) @ waves.T, -1, problem.axis)
 
-    wanted = kept(problem.scan)
     for _ in range(ROUNDS):
         weights = edge_weights(image)
 
-        def normal(flat: np.ndarray, weights: list = weights) -> np.ndarray:
-            x = flat.reshape(problem.scan.shape).astype(np.float32)
-            return (kept(x) + weight * smoothed(x, weights)).ravel()
+        def normal(x: np.ndarray, weights: list = weights) -> np.ndarray:
+            return smoothed(x, weights, weight, kept(x))
 
-        scale = np.asarray(1 + 2 * weight * sum(weights)).ravel()
-        image = conjugate_gradients(normal, wanted, image, scale, ITERATIONS)
+        left = smoothed(image, weights, -weight, kept(scan - image))
+        image = conjugate_gradients(normal, left, image, weights, weight, ITERATIONS)
     return image
 
 
@@ -159,7 +157,7 @@ def _refined(problem: Problem, starts: dict[int, np.ndarray], weights: dict[int,
         there = Sensitivity(problem.model(poses), still)
         turned = _planes(problem, there.signal)
         for pair, fit in fits.items():
-            fit.step(turned[pair], there.changes[:, pair])
+            fit.step(turned[pair], there.changes[pair])
     for pair, fit in fits.items():
         poses[rows[pair]] = fit.pose
     return poses

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 from BrainDiffLogic.errors import Cancelled
 from BrainDiffLogic.motion.contrast_transfer import TAIL, ContrastTransfer, Proposal
+from BrainDiffLogic.motion.lanes import stopped
 
 REACH = 7.0
 """Largest local shift in mm that the coarse search looks at."""
@@ -262,5 +263,5 @@ class _ShiftTransform:
 
 
 def _check(cancelled: Callable[[], bool] | None) -> None:
-    if cancelled is not None and cancelled():
+    if stopped() or (cancelled is not None and cancelled()):
         raise Cancelled("the search for motion was cancelled")

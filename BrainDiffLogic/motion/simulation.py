@@ -12,6 +12,7 @@ from scipy import fft, ndimage
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.motion.coils import CoilMaps, Receiver, complex_noise, moved_kspaces
 from BrainDiffLogic.motion.kspace import ACCURACY, Acquisition, image_of, line_rows, phase_encode_axis
+from BrainDiffLogic.motion.lanes import threads
 from BrainDiffLogic.motion.sampling import EVERY_LINE, Sampling, in_kspace_order, line_weights
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored, inverse_pose, resampled, with_severity
 from BrainDiffLogic.scan import head_mask, mask_box
@@ -65,7 +66,7 @@ def _offsets(
     still = coarse
     if keeps is not None and not keeps.all():
         weights = line_weights(keeps[lines], axis)
-        still = np.abs(image_of(fft.fftn(coarse, workers=-1) * weights))
+        still = np.abs(image_of(fft.fftn(coarse, workers=threads()) * weights))
     basis = rigid_basis(still, coarse_affine, centre)
 
     def offset_of(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +91,10 @@ def low_resolution(
     shape = np.array(image.shape)
     own = np.linalg.norm(affine[:3, :3], axis=0)
     small = np.minimum(shape, np.maximum(8, np.round(shape * own / spacing).astype(int)))
-    spectrum = fft.fftshift(fft.fftn(fft.ifftshift(image.astype(np.complex64)), workers=-1))
+    spectrum = fft.fftshift(fft.fftn(fft.ifftshift(image.astype(np.complex64)), workers=threads()))
     start = shape // 2 - small // 2
     spectrum = spectrum[tuple(slice(a, a + n) for a, n in zip(start, small, strict=True))]
-    coarse = fft.fftshift(fft.ifftn(fft.ifftshift(spectrum), workers=-1)).real * (small.prod() / shape.prod())
+    coarse = fft.fftshift(fft.ifftn(fft.ifftshift(spectrum), workers=threads())).real * (small.prod() / shape.prod())
     matrix = affine[:3, :3] * (shape / small)
     coarse_affine = np.eye(4)
     coarse_affine[:3, :3] = matrix
@@ -252,9 +253,9 @@ def _one_coil(
         (kspace,) = moved_kspaces(still, model, field)
         still = still * next(field.values())
     if grain is not None:
-        kspace, still = kspace + fft.fftn(grain, workers=-1), still + grain
+        kspace, still = kspace + fft.fftn(grain, workers=threads()), still + grain
     if not sampling.full_fourier:
-        still = image_of(sampling.acquired(fft.fftn(still, workers=-1), axis))
+        still = image_of(sampling.acquired(fft.fftn(still, workers=threads()), axis))
     moved = sampling.reconstructed(sampling.acquired(kspace, axis), axis)
     return np.abs(moved), np.abs(still).astype(np.float32)
 

@@ -145,6 +145,14 @@ def test_even_motion_is_found_and_its_artifact_comes_off():
     assert after < 0.9 * before
 
 
+def test_the_motion_found_is_the_same_on_one_core_and_on_more(monkeypatch: pytest.MonkeyPatch):
+    found = its_estimate()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    serial = estimate_motion(a_moved_scan().moved, "AP")
+    assert np.array_equal(serial.trajectory.rows, found.trajectory.rows)
+    assert serial.facts == found.facts
+
+
 def test_a_drift_is_trusted_less_than_even_motion():
     limits = Limits()
     assert limits.trust_in("even") == limits.trust_in("nod") == limits.trust > limits.trust_drift
