@@ -30,7 +30,7 @@ from BrainDiffLogic.data.split import bids_label
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import folders_below
 from BrainDiffLogic.images import DICOM, file_suffix, is_dicom_file
-from BrainDiffLogic.images.outputs import as_json, make_folder, staged_outputs
+from BrainDiffLogic.images.outputs import as_json, make_folder, write_texts
 
 LISTS = {".csv": ",", ".tsv": "\t"}
 """Extensions of lists, and what separates their columns."""
@@ -351,10 +351,3 @@ def sidecar(item: Item, description: str, more: Mapping[str, Any] | None = None)
     of_bids = item.source.name.startswith(f"{item.name}.")
     source = f"bids:raw:{item.shown}" if of_bids else item.shown
     return {"Description": DESCRIPTIONS[description], "Sources": [source], "SkullStripped": False, **(more or {})}
-
-
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write all files or none; raises InputError where that fails."""
-    with staged_outputs(texts) as staged:
-        for path, text in zip(staged, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8")

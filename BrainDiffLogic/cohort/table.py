@@ -6,15 +6,14 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.cohort.items import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE, write_texts
+from BrainDiffLogic.cohort.items import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE
 from BrainDiffLogic.cohort.work import DONE
-from BrainDiffLogic.images.outputs import as_json
+from BrainDiffLogic.images.outputs import as_csv, as_json, write_texts
 from BrainDiffLogic.metrics.quality import Assessment
 from BrainDiffLogic.pages import render
 
@@ -64,12 +63,9 @@ def read_rows(out: Path) -> list[ScanRow]:
 
 def write_table(out: Path, rows: Iterable[ScanRow]) -> Path:
     """Write the table and what its columns mean; returns the table."""
-    text = StringIO()
-    writer = csv.DictWriter(text, list(PER_SCAN), delimiter="\t", lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({key: "n/a" if value is None else value for key, value in row.items()} for row in rows)
+    lines = ({key: "n/a" if value is None else value for key, value in row.items()} for row in rows)
     meaning = as_json({name: {"Description": description} for name, description in PER_SCAN.items()})
-    write_texts({out / TABLE: text.getvalue(), (out / TABLE).with_suffix(".json"): meaning})
+    write_texts({out / TABLE: as_csv(list(PER_SCAN), lines, "\t"), (out / TABLE).with_suffix(".json"): meaning})
     return out / TABLE
 
 

@@ -30,14 +30,13 @@ from BrainDiffLogic.cohort.items import (
     Places,
     motion_texts,
     sidecar,
-    write_texts,
 )  # fmt: skip
 from BrainDiffLogic.data.bids import NO_CONTENT, without_content
 from BrainDiffLogic.errors import InputError, Refused
 from BrainDiffLogic.files import digest, file_digest
 from BrainDiffLogic.images import check_source, is_dicom_file
 from BrainDiffLogic.images.nifti import read_sidecar
-from BrainDiffLogic.images.outputs import as_json, files_read, make_folder, staging_in
+from BrainDiffLogic.images.outputs import as_json, files_read, make_folder, staging_in, write_texts
 from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint
 
 

@@ -34,13 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("input", metavar="BIDS_DIR", type=Path, help="BIDS dataset, folder with DICOM series, or a .csv list of scans")
     add("output", metavar="OUT_DIR", type=Path, help="folder of the derivatives; what is finished in it is skipped")
-    add(
-        "level", nargs="?", choices=["participant", "group"],
-        help="participant: correct the scans; group: the page over all of them (default: both)",
-    )  # fmt: skip
-    add(
-        "--participant-label", "--participant_label", nargs="+", default=[], metavar="LABEL", help="only these subjects"
-    )
+    add("level", nargs="?", choices=["participant", "group"],
+        help="participant: correct the scans; group: the page over all of them (default: both)")  # fmt: skip
+    add("--participant-label", "--participant_label", nargs="+", default=[], metavar="LABEL",
+        help="only these subjects")  # fmt: skip
     add("--session-label", "--session_label", nargs="+", default=[], metavar="LABEL", help="only these sessions")
     workers = parser.add_mutually_exclusive_group()
     workers.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: as cores and memory allow)")

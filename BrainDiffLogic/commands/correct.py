@@ -12,43 +12,31 @@ from BrainDiffLogic.progress import say_notes, shown_progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff correct``."""
-    parser.add_argument("input", metavar="IN", help="volume: NIfTI, NRRD, MetaImage, MGH or a DICOM folder")
-    parser.add_argument(
-        "output", metavar="OUT", type=Path,
-        help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, or of DICOM a folder",
-    )  # fmt: skip
-    parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed, as OUT")
-    parser.add_argument(
+    add = parser.add_argument
+    add("input", metavar="IN", help="volume: NIfTI, NRRD, MetaImage, MGH or a DICOM folder")
+    add("output", metavar="OUT", type=Path,
+        help="corrected volume: .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, or of DICOM a folder")  # fmt: skip
+    add("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed, as OUT")
+    add(
         "--disagreement", metavar="F", type=Path,
         help="also write how far the answers to mirrored and shifted slices and of the other models lie apart (slower)",
     )  # fmt: skip
-    parser.add_argument("--html", metavar="F.html", type=Path, help="also write a page that shows what was done")
-    parser.add_argument("--report", metavar="F.json", type=Path, help="also write what was done, and quality")
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})"
-    )
-    parser.add_argument(
-        "--strength", type=float, default=1.0, metavar="0..1",
-        help="0: IN as it is; 1 (default): all that is found",
-    )  # fmt: skip
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    parser.add_argument(
-        "--dtype", default="input", choices=["input", "float32"],
-        help="type of the voxels that are written (default: input)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--force", action="store_true",
-        help="correct also a scan that shows no motion, and one far outside of the model's domain",
-    )  # fmt: skip
-    parser.add_argument(
-        "--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
-        help="for --model motion: slow phase encoding (default: as the sidecar says, else the likeliest)",
-    )  # fmt: skip
-    parser.add_argument(
+    add("--html", metavar="F.html", type=Path, help="also write a page that shows what was done")
+    add("--report", metavar="F.json", type=Path, help="also write what was done, and quality")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})")
+    add("--strength", type=float, default=1.0, metavar="0..1", help="0: IN as it is; 1 (default): all that is found")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    add("--dtype", default="input", choices=["input", "float32"],
+        help="type of the voxels that are written (default: input)")  # fmt: skip
+    add("--force", action="store_true",
+        help="correct also a scan that shows no motion, and one far outside of the model's domain")  # fmt: skip
+    add("--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
+        help="for --model motion: slow phase encoding (default: as the sidecar says, else the likeliest)")  # fmt: skip
+    add(
         "--series", default="", metavar="NUMBER|UID",
         help="of a DICOM folder with several series the one to correct (default: the only T1-weighted head)",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -38,16 +38,13 @@ FILES = (*(f"{name}.nii.gz" for name in VOLUMES), "trajectory.csv", "report.json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff demo``."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), metavar="DIR",
-        help=f"folder for {', '.join(FILES)}, which are replaced (default: demo)",
-    )  # fmt: skip
-    parser.add_argument("--preset", default=MOTION, choices=list(PRESETS), help=f"motion (default: {MOTION})")
-    parser.add_argument(
-        "--severity", type=float, default=SEVERITY_MM, metavar="MM",
-        help=f"mean displacement in mm (default: {SEVERITY_MM})",
-    )  # fmt: skip
-    parser.add_argument("--view", action="store_true", help="then open it in a browser, until Ctrl+C (braindiff view)")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("demo"), metavar="DIR",
+        help=f"folder for {', '.join(FILES)}, which are replaced (default: demo)")  # fmt: skip
+    add("--preset", default=MOTION, choices=list(PRESETS), help=f"motion (default: {MOTION})")
+    add("--severity", type=float, default=SEVERITY_MM, metavar="MM",
+        help=f"mean displacement in mm (default: {SEVERITY_MM})")  # fmt: skip
+    add("--view", action="store_true", help="then open it in a browser, until Ctrl+C (braindiff view)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,16 +11,13 @@ from BrainDiffLogic.progress import say_notes, shown_progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff find-motion``."""
-    parser.add_argument("input", metavar="IN", help="scan: NIfTI, NRRD, MetaImage or a DICOM folder")
-    parser.add_argument(
-        "--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
-        help="slow phase encoding (default: as the sidecar says, else the axis that explains most)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--save-trajectory", metavar="F.csv", type=Path, help="also write the pose of each phase-encode line"
-    )
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    add = parser.add_argument
+    add("input", metavar="IN", help="scan: NIfTI, NRRD, MetaImage or a DICOM folder")
+    add("--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
+        help="slow phase encoding (default: as the sidecar says, else the axis that explains most)")  # fmt: skip
+    add("--save-trajectory", metavar="F.csv", type=Path, help="also write the pose of each phase-encode line")
+    add("--json", action="store_true", help="print what was found as JSON")
+    add("--overwrite", action="store_true", help="replace an output that exists")
 
 
 def run(args: argparse.Namespace) -> int:

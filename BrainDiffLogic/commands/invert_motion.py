@@ -18,22 +18,17 @@ SMALL = 0.01
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff invert-motion``."""
-    parser.add_argument("input", metavar="IN", help="scan with motion: NIfTI, NRRD, MetaImage or a DICOM folder")
-    parser.add_argument("output", metavar="OUT", type=Path, help="still volume, stored as IN is")
-    parser.add_argument(
-        "--trajectory", metavar="F", type=Path, required=True,
-        help="the head's poses during the scan: .csv, FSL .par, SPM rp_*.txt or AFNI .1D",
-    )  # fmt: skip
-    parser.add_argument("--pe-axis", default="AP", choices=sorted(PE_AXES), help="slow phase encoding (AP)")
-    parser.add_argument(
-        "--frame", default="scan", choices=FRAMES,
-        help="show the head where IN shows it (scan, default), or where the trajectory is zero",
-    )  # fmt: skip
-    parser.add_argument(
-        "--damping", type=float, metavar="D", help="0.03 (default) to 1: more for a noisy scan; noise is amplified"
-    )
-    parser.add_argument("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add = parser.add_argument
+    add("input", metavar="IN", help="scan with motion: NIfTI, NRRD, MetaImage or a DICOM folder")
+    add("output", metavar="OUT", type=Path, help="still volume, stored as IN is")
+    add("--trajectory", metavar="F", type=Path, required=True,
+        help="the head's poses during the scan: .csv, FSL .par, SPM rp_*.txt or AFNI .1D")  # fmt: skip
+    add("--pe-axis", default="AP", choices=sorted(PE_AXES), help="slow phase encoding (AP)")
+    add("--frame", default="scan", choices=FRAMES,
+        help="show the head where IN shows it (scan, default), or where the trajectory is zero")  # fmt: skip
+    add("--damping", type=float, metavar="D", help="0.03 (default) to 1: more for a noisy scan; noise is amplified")
+    add("--difference", metavar="F", type=Path, help="also write OUT minus IN, signed")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
 
 
 def run(args: argparse.Namespace) -> int:

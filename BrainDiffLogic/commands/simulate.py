@@ -22,55 +22,39 @@ MOST_COILS = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff simulate``."""
-    parser.add_argument("input", metavar="IN", help="still volume: NIfTI, NRRD, MetaImage or a DICOM folder")
-    parser.add_argument("output", metavar="OUT", type=Path, help="volume with motion, stored as IN is")
+    add = parser.add_argument
+    add("input", metavar="IN", help="still volume: NIfTI, NRRD, MetaImage or a DICOM folder")
+    add("output", metavar="OUT", type=Path, help="volume with motion, stored as IN is")
     motion = parser.add_mutually_exclusive_group()
     motion.add_argument("--preset", choices=list(PRESETS), help=f"kind of motion (default: {DEFAULT_PRESET})")
-    motion.add_argument(
-        "--trajectory", metavar="F", type=Path, help="recorded: .csv, FSL .par, SPM rp_*.txt or AFNI .1D"
-    )
-    motion.add_argument(
-        "--trace-set", metavar="FOLDER|F.npz", type=Path, help="draw one of many recorded runs, by --seed"
-    )
-    parser.add_argument(
-        "--severity", type=float, metavar="MM", help="scale to this mean displacement (default: as it is)"
-    )
-    parser.add_argument("--pe-axis", default="AP", choices=sorted(PE_AXES), help="phase encoding (AP)")
-    parser.add_argument(
-        "--order", default="linear", choices=ORDERS, help="in which the lines are acquired (default: linear)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of motion, noise, coils and phase (default: 0)"
-    )
-    parser.add_argument(
-        "--noise", type=float, default=0.0, metavar="SD",
-        help="complex noise of each coil, entering after the motion, in image units (default: 0)",
-    )  # fmt: skip
-    parser.add_argument("--phase", action="store_true", help="give the object a smooth random phase that moves with it")
-    parser.add_argument(
-        "--partial-fourier", type=float, default=1.0, metavar="SHARE",
-        help="share of the lines that is acquired, above 0.5 (default: 1); the others stay zero",
-    )  # fmt: skip
+    motion.add_argument("--trajectory", metavar="F", type=Path,
+        help="recorded: .csv, FSL .par, SPM rp_*.txt or AFNI .1D")  # fmt: skip
+    motion.add_argument("--trace-set", metavar="FOLDER|F.npz", type=Path,
+        help="draw one of many recorded runs, by --seed")  # fmt: skip
+    add("--severity", type=float, metavar="MM", help="scale to this mean displacement (default: as it is)")
+    add("--pe-axis", default="AP", choices=sorted(PE_AXES), help="phase encoding (AP)")
+    add("--order", default="linear", choices=ORDERS, help="in which the lines are acquired (default: linear)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of motion, noise, coils and phase (default: 0)")
+    add("--noise", type=float, default=0.0, metavar="SD",
+        help="complex noise of each coil, entering after the motion, in image units (default: 0)")  # fmt: skip
+    add("--phase", action="store_true", help="give the object a smooth random phase that moves with it")
+    add("--partial-fourier", type=float, default=1.0, metavar="SHARE",
+        help="share of the lines that is acquired, above 0.5 (default: 1); the others stay zero")  # fmt: skip
     _add_coil_arguments(parser)
-    parser.add_argument(
-        "--reference", metavar="F", type=Path, help="also write the still scan with the same noise, coils and sampling"
-    )
-    parser.add_argument(
-        "--save-trajectory", metavar="F.csv", type=Path,
-        help="also write the pose of each phase-encode line, in the order of k-space",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--reference", metavar="F", type=Path, help="also write the still scan with the same noise, coils and sampling")
+    add("--save-trajectory", metavar="F.csv", type=Path,
+        help="also write the pose of each phase-encode line, in the order of k-space")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace outputs that exist")
 
 
 def _add_coil_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     parser.add_argument(
         "--coils", type=int, default=1, metavar="N",
         help="receive coils around the head, which do not move with it (default: 1, which receives all alike)",
     )  # fmt: skip
-    parser.add_argument(
-        "--combine", choices=COMBINATIONS,
-        help="of the coils: root of the sum of squares, or matched filter with their maps (default: rss)",
-    )  # fmt: skip
+    add("--combine", choices=COMBINATIONS,
+        help="of the coils: root of the sum of squares, or matched filter with their maps (default: rss)")  # fmt: skip
     parser.add_argument(
         "--reduction", type=int, default=1, choices=REDUCTIONS,
         help="acquire every n-th line beside 24 calibration lines; the others are filled in from all coils (GRAPPA)",

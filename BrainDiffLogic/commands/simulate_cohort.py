@@ -16,8 +16,8 @@ from BrainDiffLogic import __version__
 from BrainDiffLogic.data.split import bids_label, names_subject, one_person, subject_of
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import file_digest
-from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, staged_output, write_volume
-from BrainDiffLogic.images.outputs import make_folder, write_json
+from BrainDiffLogic.images import WRITABLE, file_suffix, read_volume, write_volume
+from BrainDiffLogic.images.outputs import make_folder, write_json, write_texts
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.presets import PRESETS, SCAN_SECONDS, draw_trajectory, parse_level
 from BrainDiffLogic.motion.simulation import simulate_motion
@@ -246,8 +246,6 @@ def _write_tables(target: Path, settings: CohortSettings) -> None:
         PARTICIPANTS: ["participant_id", *(f"sub-{subject}" for subject in subjects)],
         SCORES: ["bids_name\tscore\tsimulated", *rows],
     }
-    for name, lines in tables.items():
-        with staged_output(target / name) as staged:
-            staged.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_texts({target / name: "\n".join(lines) + "\n" for name, lines in tables.items()})
     meaning = "1, 2, 3 by the level of the simulated motion; not rated by anybody, the still scan is taken to be good"
     write_json((target / SCORES).with_suffix(".json"), {"score": {"Description": meaning}})

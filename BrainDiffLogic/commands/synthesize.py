@@ -22,18 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--store", required=True, type=Path, metavar="DIR", help="slice store; its clean correction slices are used")
     add("--vae", required=True, type=Path, metavar=f"F{SUFFIX}", help="autoencoder of phase 1")
-    add(
-        "--ldm", required=True, type=Path, metavar=f"F{SUFFIX}",
-        help="diffusion prior of phase 2; one trained on clean scans is the control",
-    )  # fmt: skip
+    add("--ldm", required=True, type=Path, metavar=f"F{SUFFIX}",
+        help="diffusion prior of phase 2; one trained on clean scans is the control")  # fmt: skip
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the pairs; a job in it goes on")
     add("--paper", action="store_true", help="as the paper: t in 0.35 T to 0.65 T, every step, plain decode")
     add("--mode", choices=["transplant", "decode"], help="add what the prior changes, or decode (default: transplant)")
     add("--steps", type=_steps, metavar="N|full", help="denoising steps (default: 25)")
-    add(
-        "--signal", type=float, nargs=2, metavar=("FROM", "TO"),
-        help="how much of the signal is left where motion is injected (default: 0.9 0.5)",
-    )  # fmt: skip
+    add("--signal", type=float, nargs=2, metavar=("FROM", "TO"),
+        help="how much of the signal is left where motion is injected (default: 0.9 0.5)")  # fmt: skip
     add("--variants", type=int, default=5, metavar="N", help="moved versions of each slice (default: 5)")
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])

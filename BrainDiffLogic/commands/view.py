@@ -24,20 +24,15 @@ LOOPBACK, UPLOAD_GB = "127.0.0.1", 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``braindiff view``."""
-    parser.add_argument(
-        "input", metavar="IN", nargs="?", help="volume or DICOM folder to show (default: wait for an upload)"
-    )
-    parser.add_argument("corrected", metavar="CORRECTED", nargs="?", help="a corrected volume on its grid, to compare")
-    parser.add_argument(
-        "--host", default=LOOPBACK, metavar="ADDRESS",
-        help=f"address to serve on (default: {LOOPBACK}, this machine alone)",
-    )  # fmt: skip
-    parser.add_argument("--port", type=int, default=0, help="port to serve on (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="only print the address, do not open it")
-    parser.add_argument(
-        "--upload-limit", type=float, default=UPLOAD_GB, metavar="GB",
-        help=f"largest file that the page takes (default: {UPLOAD_GB:g})",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("input", metavar="IN", nargs="?", help="volume or DICOM folder to show (default: wait for an upload)")
+    add("corrected", metavar="CORRECTED", nargs="?", help="a corrected volume on its grid, to compare")
+    add("--host", default=LOOPBACK, metavar="ADDRESS",
+        help=f"address to serve on (default: {LOOPBACK}, this machine alone)")  # fmt: skip
+    add("--port", type=int, default=0, help="port to serve on (default: any free one)")
+    add("--no-browser", action="store_true", help="only print the address, do not open it")
+    add("--upload-limit", type=float, default=UPLOAD_GB, metavar="GB",
+        help=f"largest file that the page takes (default: {UPLOAD_GB:g})")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from BrainDiffLogic.evaluation.methods import NOTHING
 from BrainDiffLogic.evaluation.pairs import FACTS
 from BrainDiffLogic.evaluation.run import MEASURED, PICTURES, REFERENCE, REFUSED, Row
 from BrainDiffLogic.evaluation.statistics import FEWEST, STATISTICS, Estimate, Stratum, Summary, summarise
-from BrainDiffLogic.images.outputs import as_csv, as_markdown, staged_outputs
+from BrainDiffLogic.images.outputs import as_csv, as_markdown, write_texts
 from BrainDiffLogic.metrics.measures import AGAINST_REFERENCE, EVALUATION_CONVENTION, MEASURES, WITHOUT_REFERENCE
 from BrainDiffLogic.pages import render
 from BrainDiffLogic.pictures import CAPTION
@@ -57,9 +57,7 @@ def write_report(out: Path, rows: Sequence[Row], notes: Iterable[str] = ()) -> P
         MARKDOWN: _markdown(tables, lines),
         PAGE: _page(tables, lines, showcases(rows), out),
     }
-    with staged_outputs(out / name for name in content) as staged:
-        for path, text in zip(staged, content.values(), strict=True):
-            path.write_text(text, encoding="utf-8")
+    write_texts({out / name: text for name, text in content.items()})
     return out / PAGE
 
 

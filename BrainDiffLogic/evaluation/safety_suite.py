@@ -19,7 +19,7 @@ from BrainDiffLogic.evaluation.methods import Method, made_by
 from BrainDiffLogic.evaluation.safety_checks import ALL_SCANS, CachedMethod, CheckResult
 from BrainDiffLogic.evaluation.safety_scene import Scene, build_scene
 from BrainDiffLogic.files import digest
-from BrainDiffLogic.images.outputs import as_csv, as_json, as_markdown, make_folder, staged_outputs, write_json
+from BrainDiffLogic.images.outputs import as_csv, as_json, as_markdown, make_folder, write_json, write_texts
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.volume import Volume
 
@@ -43,15 +43,12 @@ class HeadOutcome:
 
 def write_safety_report(out: Path, rows: Sequence[HeadOutcome]) -> Path:
     """Write the three files; returns the Markdown one."""
-    files = [out / REPORT, out / "safety.csv", out / "safety.json"]
-    with staged_outputs(files) as (markdown, table, data):
-        markdown.write_text(safety_text(rows), encoding="utf-8")
-        table.write_text(as_csv(COLUMNS, map(_entry, rows)), encoding="utf-8")
-        verdicts = {name: {"passed": of - len(failed), "of": of} for name, (of, failed) in verdict(rows).items()}
-        entries = [_entry(row) for row in rows]
-        content = {"version": __version__, "convention": SCALE, "methods": verdicts, "rows": entries}
-        data.write_text(as_json(content), encoding="utf-8")
-    return files[0]
+    verdicts = {name: {"passed": of - len(failed), "of": of} for name, (of, failed) in verdict(rows).items()}
+    entries = [_entry(row) for row in rows]
+    content = {"version": __version__, "convention": SCALE, "methods": verdicts, "rows": entries}
+    texts = {REPORT: safety_text(rows), "safety.csv": as_csv(COLUMNS, entries), "safety.json": as_json(content)}
+    write_texts({out / name: text for name, text in texts.items()})
+    return out / REPORT
 
 
 def safety_text(rows: Sequence[HeadOutcome]) -> str:
@@ -62,13 +59,7 @@ def safety_text(rows: Sequence[HeadOutcome]) -> str:
         chosen = [row for row in rows if row.outcome.check == check]
         lines += [f"## {check[0].upper()}{check[1:]}", "", *_check_table(chosen, methods), ""]
     failed = [row for row in rows if not row.outcome.passed and row.outcome.note]
-    lines += [
-        "## What failed says",
-        "",
-        *(_remark(row) for row in failed),
-        *([] if failed else ["Nothing failed."]),
-        "",
-    ]
+    lines += ["## What failed says", "", *(map(_remark, failed) if failed else ["Nothing failed."]), ""]
     return "\n".join(lines)
 
 

@@ -253,6 +253,13 @@ def write_json(path: str | PathLike[str], content: Any) -> None:
         staged.write_text(as_json(content), encoding="utf-8")
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files, all of them or none."""
+    with staged_outputs(texts) as staged:
+        for path, text in zip(staged, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
+
+
 def as_json(content: Any) -> str:
     """The text of a JSON file; what is not finite must have become None before."""
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -264,10 +271,10 @@ def as_markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[s
     return [f"| {' | '.join(text.replace('|', '/') for text in line)} |" for line in cells]
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], delimiter: str = ",") -> str:
     """The text of a CSV file with these columns; what else the rows have is left out."""
     text = StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from BrainDiffLogic.errors import InputError
-from BrainDiffLogic.images.outputs import staged_output
+from BrainDiffLogic.images.outputs import write_texts
 from BrainDiffLogic.motion.presets import SCAN_SECONDS
 from BrainDiffLogic.motion.trajectory import EULER_ORDER, Trajectory, inverse_pose, sampled
 
@@ -86,8 +86,7 @@ def write_trajectory(trajectory: Trajectory, path: str | Path, seconds: float | 
     if trajectory.centre is not None:
         names, rows = [*names, *CENTRE], np.hstack([rows, np.tile(trajectory.centre, (len(rows), 1))])
     lines = [",".join(names), *(",".join(repr(float(value)) for value in row) for row in rows)]
-    with staged_output(path) as staged:
-        staged.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_texts({path: "\n".join(lines) + "\n"})
 
 
 def _fsl(rows: np.ndarray) -> tuple[Rotation, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from BrainDiffLogic.images.outputs import as_csv, staged_output
+from BrainDiffLogic.images.outputs import as_csv, staged_output, write_texts
 from BrainDiffLogic.models.corrector import CONFIGURATIONS
 from BrainDiffLogic.motion.presets import preset
 from BrainDiffLogic.motion.trajectory import Trajectory, anchored
@@ -93,12 +93,6 @@ def magnitude_points(name: str, pairs: Sequence[Mapping[str, Any]], measured: Me
             "magnitude": magnitude(facts), "severity_mm": facts["severity_mm"], **ssim,
         })  # fmt: skip
     return sorted(points, key=lambda point: point["magnitude"])
-
-
-def write_points(points: Sequence[Point], path: Path) -> None:
-    """Write the points of all sets as CSV."""
-    with staged_output(path) as staged:
-        staged.write_text(as_csv(list(points[0]), points), encoding="utf-8")
 
 
 def magnitude_picture(points: Sequence[Point], method: str, before: str, titles: Mapping[str, str], path: Path) -> None:
@@ -240,7 +234,7 @@ def tabulate(work: ComparisonWork) -> dict[str, Any]:
         shares.append(_share_of_tv(traces, pairs))
     cohort = describe(work.cohort, work.manifest, work.settings.uses)
     write_paper_table(work.out, LAYOUT, rows, cohort, [*notes(work.settings), *shares], work.log())
-    write_points(points, work.out / POINTS)
+    write_texts({work.out / POINTS: as_csv(list(points[0]), points)})
     drawn = find_spec("matplotlib") is not None
     if drawn:
         titles = {traces.name: traces.title for traces in SETS}

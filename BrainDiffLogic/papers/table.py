@@ -13,7 +13,7 @@ import torch
 
 from BrainDiffLogic import __version__
 from BrainDiffLogic.data.split import Manifest
-from BrainDiffLogic.images.outputs import as_csv, as_markdown, staged_output, write_json
+from BrainDiffLogic.images.outputs import as_csv, as_json, as_markdown, write_texts
 from BrainDiffLogic.metrics.quality import finite_or_none, ssim_map
 from BrainDiffLogic.metrics.sharpness import tenengrad
 from BrainDiffLogic.models.corrector import Corrector
@@ -212,13 +212,11 @@ class Layout:
 
     columns     heading: the text of a row in it; the name of the method stands before them
     papers      what the paper printed
-    convention  of the measures
     """
 
     title: str
     columns: Mapping[str, CellText]
     papers: Sequence[PaperTable]
-    convention: str = SLICE_CONVENTION
 
 
 def percent(share: float | None) -> str:
@@ -250,22 +248,23 @@ def write_paper_table(
     """
     lines = [finite_or_none(asdict(row)) for row in rows]
     times = {note["stage"]: note["seconds"] for note in log if note["stage"] != TABLE}
-    with staged_output(out / f"{TABLE}.md") as staged:
-        staged.write_text(_markdown(layout, rows, cohort, notes, times), encoding="utf-8")
-    with staged_output(out / f"{TABLE}.csv") as staged:
-        staged.write_text(as_csv([field.name for field in fields(rows[0])], lines), encoding="utf-8")
-    write_json(out / f"{TABLE}.json", {
-        "format": FORMAT, "version": __version__, "convention": layout.convention, "cohort": list(cohort),
+    content = {
+        "format": FORMAT, "version": __version__, "convention": SLICE_CONVENTION, "cohort": list(cohort),
         "notes": list(notes), "rows": lines,
         "paper": [line for paper in layout.papers for line in paper.as_dicts()],
         "paper_note": " ".join(dict.fromkeys(paper.note for paper in layout.papers)), "seconds": times,
-    })  # fmt: skip
+    }  # fmt: skip
+    texts = {
+        "md": _markdown(layout, rows, cohort, notes, times), "json": as_json(content),
+        "csv": as_csv([field.name for field in fields(rows[0])], lines),
+    }  # fmt: skip
+    write_texts({out / f"{TABLE}.{suffix}": text for suffix, text in texts.items()})
 
 
 def _markdown(
     layout: Layout, rows: Sequence[TableRow], cohort: Iterable[str], notes: Iterable[str], times: dict[str, float]
 ) -> str:
-    lines = [f"# {layout.title}", "", f"Convention: {layout.convention}.", ""]
+    lines = [f"# {layout.title}", "", f"Convention: {SLICE_CONVENTION}.", ""]
     for section in dict.fromkeys(row.section for row in rows):
         cells = [[row.method, *(cell(row) for cell in layout.columns.values())] for row in rows
                  if row.section == section]  # fmt: skip

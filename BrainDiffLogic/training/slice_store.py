@@ -20,6 +20,7 @@ from BrainDiffLogic.data.split import SPLITS, Manifest, assert_disjoint, hold_ou
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import SHORT, digest, file_digest
 from BrainDiffLogic.images import read_volume, staged_output
+from BrainDiffLogic.images.outputs import write_texts
 from BrainDiffLogic.models.checkpoints import Card, new_card, save_checkpoint
 from BrainDiffLogic.models.generative import FAMILIES
 from BrainDiffLogic.progress import Progress, silent
@@ -179,8 +180,9 @@ def build_store(
     facts |= {"digest": made_from, "scans": [], "items": []}
     with staged_output(folder / DATA) as staged:
         _write(named, splits, facts, staged, progress)
-    with staged_output(folder / FACTS) as staged:  # last: a store without it is none
-        staged.write_text(json.dumps(facts, indent=0, allow_nan=False) + "\n", encoding="utf-8")
+    write_texts(
+        {folder / FACTS: json.dumps(facts, indent=0, allow_nan=False) + "\n"}
+    )  # last: a store without it is none
     return SliceStore(folder)
 
 
