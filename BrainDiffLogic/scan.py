@@ -64,7 +64,7 @@ def head_mask(array: np.ndarray) -> np.ndarray:
     along each axis.
     """
     steps = tuple(2 if size >= 32 else 1 for size in array.shape)
-    coarse = _block_mean(array.astype(np.float32), steps)
+    coarse = block_means(array.astype(np.float32), steps)
     low, high = np.percentile(coarse, [FLOOR_PERCENTILE, 99.5])
     smooth = ndimage.gaussian_filter(np.clip(coarse, low, max(high, low)), 1.0) - low
     if smooth.max() <= 0:
@@ -106,9 +106,12 @@ def seen_through_mask(array: np.ndarray) -> np.ndarray | None:
     return filled
 
 
-def _block_mean(array: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
-    trimmed = array[tuple(slice(size - size % step) for size, step in zip(array.shape, steps, strict=True))]
-    shape = [n for size, step in zip(trimmed.shape, steps, strict=True) for n in (size // step, step)]
+def block_means(array: np.ndarray, steps: ArrayLike) -> np.ndarray:
+    """Means of blocks of voxels; what does not fill a block, at the ends, is left out."""
+    kept = np.maximum(1, np.array(array.shape) // steps)
+    steps = np.minimum(steps, array.shape)
+    trimmed = array[tuple(slice(n * step) for n, step in zip(kept, steps, strict=True))]
+    shape = [n for pair in zip(kept, steps, strict=True) for n in pair]
     return trimmed.reshape(shape).mean(axis=(1, 3, 5))
 
 
@@ -161,11 +164,9 @@ def inner_head_mask(volume: Volume, head: np.ndarray) -> np.ndarray:
     part[:] = _deeper(head[box], STRIPPED_EDGE_MM if stripped else SCALP_AND_SKULL_MM, volume.spacing)
     if not stripped:
         _cut_below(inner, head, volume)
-    labels, count = ndimage.label(part)
-    if count == 0:
+    if not part.any():
         raise InputError(f"{volume.name}: nothing is left deep inside the head; pass tissue masks")
-    if count > 1:
-        part &= labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    part[:] = _largest(part)
     return inner
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from BrainDiffLogic.training.configuration import CorrectorConfiguration
     from BrainDiffLogic.training.fit import Hardware
 
+Export = Callable[[], dict[str, Any]]
+"""Writes what a phase has trained; returns the card."""
 OWN_OPTIONS = {
     "corrector": ("cache", "initial", "pairs", "steps", "vae", "devices", "num_nodes", "strategy"),
     "vae": ("epochs", "perceptual", "vgg", "devices", "num_nodes", "strategy"),
@@ -62,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     require_training_packages()
     phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm, "severity": _severity}[args.phase]
-    card = phase(args)
-    if card:
-        print(json.dumps({"weights": str(args.export), "sha256": card["sha256"]}))
+    export = phase(args)
+    if args.export and _is_first():
+        print(json.dumps({"weights": str(args.export), "sha256": export()["sha256"]}))
     return 0
 
 
@@ -99,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
         check_output(args.export, [args.vae] if args.vae else [], overwrite=args.overwrite, suffixes=(SUFFIX,))
 
 
-def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
+def _corrector(args: argparse.Namespace) -> Export:
     from BrainDiffLogic.training.corrector import export_corrector, train
 
     configuration = _configuration(args)
@@ -112,12 +116,10 @@ def _corrector(args: argparse.Namespace) -> dict[str, Any] | None:
             configuration, args.data, args.folder, cache=args.cache, hardware=_hardware(args), jobs=args.jobs,
             initial=args.initial, progress=progress,
         )  # fmt: skip
-    if not args.export or not _is_first():
-        return None
-    return export_corrector(configuration, checkpoint, args.export, args.data, args.initial)
+    return partial(export_corrector, configuration, checkpoint, args.export, args.data, args.initial)
 
 
-def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfiguration) -> dict[str, Any] | None:
+def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfiguration) -> Export:
     from BrainDiffLogic.training.corrector import export_pair_corrector, train_on_pairs
     from BrainDiffLogic.training.injected_pairs import injected_run
 
@@ -126,12 +128,10 @@ def _pair_corrector(args: argparse.Namespace, configuration: CorrectorConfigurat
             raise InputError(f"--{name} belongs to a configuration of volumes; leave it out")
     start = injected_run(args.data, args.vae, _hardware(args))
     checkpoint = train_on_pairs(configuration, start, args.folder, args.initial)
-    if not args.export or not _is_first():
-        return None
-    return export_pair_corrector(configuration, start, checkpoint, args.export, args.initial)
+    return partial(export_pair_corrector, configuration, start, checkpoint, args.export, args.initial)
 
 
-def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
+def _vae(args: argparse.Namespace) -> Export:
     from BrainDiffLogic.training.configuration import VaeConfiguration
     from BrainDiffLogic.training.fields import read_section
     from BrainDiffLogic.training.vae import export_vae, train_vae
@@ -140,22 +140,20 @@ def _vae(args: argparse.Namespace) -> dict[str, Any] | None:
     changes = {"epochs": args.epochs, "perceptual": args.perceptual, "perceptual_options": options}
     plan = read_section(VaeConfiguration, args.config, **changes)
     checkpoint = train_vae(plan, args.data, args.folder, _hardware(args))
-    return export_vae(plan, checkpoint, args.export, args.data) if args.export and _is_first() else None
+    return partial(export_vae, plan, checkpoint, args.export, args.data)
 
 
-def _ldm(args: argparse.Namespace) -> dict[str, Any] | None:
+def _ldm(args: argparse.Namespace) -> Export:
     from BrainDiffLogic.training.configuration import LdmConfiguration
     from BrainDiffLogic.training.fields import read_section
     from BrainDiffLogic.training.ldm import export_ldm, train_ldm
 
     plan = read_section(LdmConfiguration, args.config, epochs=args.epochs, group=args.group)
     checkpoint = train_ldm(plan, args.data, args.vae, args.folder, _hardware(args))
-    if not args.export or not _is_first():
-        return None
-    return export_ldm(plan, checkpoint, args.export, args.data, args.vae)
+    return partial(export_ldm, plan, checkpoint, args.export, args.data, args.vae)
 
 
-def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
+def _severity(args: argparse.Namespace) -> Export:
     from BrainDiffLogic.training.configuration import SeverityConfiguration
     from BrainDiffLogic.training.fields import read_section
     from BrainDiffLogic.training.severity import export_severity, train_severity
@@ -166,9 +164,7 @@ def _severity(args: argparse.Namespace) -> dict[str, Any] | None:
             plan, args.data, args.folder, _hardware(args), cache=args.cache, pairs=args.pairs, jobs=args.jobs,
             progress=progress,
         )  # fmt: skip
-    if not args.export or not _is_first():
-        return None
-    return export_severity(plan, checkpoint, args.export, args.data, cache=args.cache, pairs=args.pairs)
+    return partial(export_severity, plan, checkpoint, args.export, args.data, cache=args.cache, pairs=args.pairs)
 
 
 def _hardware(args: argparse.Namespace) -> Hardware:

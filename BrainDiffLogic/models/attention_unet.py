@@ -29,8 +29,6 @@ class MonaiAttentionUnet(Body):
     1 x 1 linear output layer; H and W must be multiples of the product of strides.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         channels: channels of each level, finest first.
         strides: step between levels, one fewer than channels.
         kernel: kernel size of the convolutions.
@@ -120,8 +118,6 @@ class ResidualAttentionUnet(Body):
     arXiv 1707.02921).
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         channels: channels of each level, finest first.
         blocks: residual blocks at each level, on the way down and again on the way up.
         bottleneck_blocks: residual blocks at the coarsest level, which reaches ghosts far from their source.
@@ -160,11 +156,6 @@ class ResidualAttentionUnet(Body):
             if isinstance(module, ConvolutionBlock):
                 for parameter in module.body[-1].parameters():
                     parameter.data.mul_(_SECOND_CONVOLUTION)
-
-    @property
-    def heads(self) -> list[nn.Conv2d]:
-        """The linear output layer."""
-        return [self.head]
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""

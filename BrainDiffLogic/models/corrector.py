@@ -19,11 +19,12 @@ class Body(nn.Module):
     """Network (N, in, H, W) -> (N, out, H, W), H and W multiples of `multiple`, or a window of that."""
 
     multiple: int
+    head: nn.Conv2d
 
     @property
     def heads(self) -> list[nn.Conv2d]:
         """The last convolution of each set of weights, linear."""
-        raise NotImplementedError
+        return [self.head]
 
 
 class MultiScaleBody(Body):

@@ -20,7 +20,7 @@ from skimage.filters import threshold_multiotsu
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models.checkpoints import Card
-from BrainDiffLogic.scan import BRAIN_VOLUME_ML, PLANES, Scan, mask_box
+from BrainDiffLogic.scan import BRAIN_VOLUME_ML, PLANES, Scan, block_means, mask_box
 from BrainDiffLogic.volume import Volume, voxels
 
 PATIENT_AXES = ("left-right", "anterior-posterior", "superior-inferior")
@@ -198,8 +198,8 @@ def _deep_inside(scan: Scan) -> tuple[float, float, float, float]:
     spacing = scan.volume.spacing
     steps = np.maximum(1, np.round(BLOCK_MM / spacing)).astype(int)
     cut = mask_box(inner)
-    blocks = _block_means(scan.scale.forward(scan.volume.array[cut]), steps)
-    shares = _block_means(inner[cut].astype(np.float32), steps)
+    blocks = block_means(scan.scale.forward(scan.volume.array[cut]), steps)
+    shares = block_means(inner[cut].astype(np.float32), steps)
     deep, size = shares > 0.5, spacing * steps
     litres = np.count_nonzero(deep) * float(size.prod()) / 1e6
     if litres < ENOUGH_LITRES:
@@ -213,15 +213,6 @@ def _is_hounsfield(array: np.ndarray, head: np.ndarray) -> bool:
     low, high = CT_TISSUE
     has_air = array.min() <= CT_AIR and np.percentile(voxels(array), 1) <= CT_AIR
     return bool(has_air and head.any() and low <= np.median(voxels(array, head)) <= high)
-
-
-def _block_means(array: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Means of blocks of voxels; what does not fill a block, at the ends, is left out."""
-    kept = np.maximum(1, np.array(array.shape) // steps)
-    steps = np.minimum(steps, array.shape)
-    trimmed = array[tuple(slice(n * step) for n, step in zip(kept, steps, strict=True))]
-    shape = [n for pair in zip(kept, steps, strict=True) for n in pair]
-    return trimmed.reshape(shape).mean(axis=(1, 3, 5))
 
 
 def _without_field(blocks: np.ndarray, deep: np.ndarray, size: np.ndarray) -> np.ndarray:

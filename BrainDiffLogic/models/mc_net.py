@@ -36,8 +36,6 @@ class McNet(Body):
     maximum), and batch normalisation runs over channels whatever the memory layout.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         filters: filters of each level, finest first.
         norm: "batch" (published), "instance" or "none".
     """
@@ -62,11 +60,6 @@ class McNet(Body):
         self.multiple = 2 ** (len(filters) - 1)
         self.reach = (3, 0) if norm != "instance" else None  # whose statistics are those of the whole slice
         init_he_normal(self)
-
-    @property
-    def heads(self) -> list[nn.Conv2d]:
-        """The one linear output layer."""
-        return [self.head]
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""

@@ -84,8 +84,6 @@ class Nafnet(Body):
     the slice; train on crops that are not much smaller than slices.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         width: channels of the finest level.
         encoder: blocks of each level on the way down, finest first.
         middle: blocks of the coarsest level.
@@ -107,11 +105,6 @@ class Nafnet(Body):
         self.up = nn.ModuleList(_Up(size, n, begin) for size, n in zip(sizes[:0:-1], decoder, strict=True))
         self.head = nn.Conv2d(width, out_channels, 3, padding=1)
         self.multiple = 2 ** len(encoder)
-
-    @property
-    def heads(self) -> list[nn.Conv2d]:
-        """The linear output layer."""
-        return [self.head]
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H, W), or a window of it."""
