@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def find_items(source: Path) -> list[Item]:
         return _listed(source)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give a BIDS folder, a folder of DICOM series, or a .csv list")
-    items = _bids(source) or _dicom_series(source)
+    items = _bids(source) or list(_dicom_series(source))
     if not items:
         raise InputError(nothing_found(source))
     return items
@@ -120,7 +120,7 @@ def _bids(folder: Path) -> list[Item]:
     return sorted(items, key=lambda item: (item.entities["sub"], item.entities.get("ses", ""), item.shown))
 
 
-def _dicom_series(root: Path) -> list[Item]:
+def _dicom_series(root: Path) -> Iterator[Item]:
     """The series below a folder, named by the folders that they lie in; several of one name get run numbers.
 
     A slice that cannot be opened is a fault of all series in its folder. Two folders that would be one subject are two
@@ -144,19 +144,15 @@ def _dicom_series(root: Path) -> list[Item]:
         fault = f"{lost}: cannot be opened, a broken link perhaps; datalad get it, or copy it again" if lost else ""
         sources = _series_in(folder, opened)
         items += [Item(source, source.relative_to(root).as_posix(), entities, fault) for source in sources]
-    return [
-        replace(item, fault=_fault_of(folders[item.entities["sub"].casefold()]) or item.fault)
-        for item in _numbered(items)
-    ]
+    for item in _numbered(items):
+        alike = sorted(folders[item.entities["sub"].casefold()])
+        shared = f"the folders {' and '.join(alike)} would be one subject; rename one" if len(alike) > 1 else ""
+        yield replace(item, fault=shared or item.fault)
 
 
 def _may_be_slice(file: Path) -> bool:
     suffix = file_suffix(file)
     return not file.name.startswith(".") and (suffix in ("", *DICOM) or suffix[1:].isdigit())
-
-
-def _fault_of(folders: set[str]) -> str:
-    return f"the folders {' and '.join(sorted(folders))} would be one subject; rename one" if len(folders) > 1 else ""
 
 
 def _series_in(folder: Path, files: Iterable[Path]) -> list[Path]:

@@ -54,10 +54,9 @@ def read_rows(out: Path) -> list[ScanRow]:
     ending = f"_desc-{CORRECTED}_T1w.json"
     sidecars = sorted(file for folder in out.glob("sub-*") for file in folder.rglob(f"*{ending}"))
     rows = [_row(file.name.removesuffix(ending), _done(said)) for file, said in _objects(sidecars)]
-    rows += [
-        _row(str(said.get("Name")).removesuffix("_T1w"), _not_done(said))
-        for _, said in _objects(sorted((out / LOGS).glob("*.json")))
-    ]
+    for _, said in _objects(sorted((out / LOGS).glob("*.json"))):
+        told = {"status": said.get("Status"), "reason": said.get("Reason"), "input": said.get("Scan")}
+        rows.append(_row(str(said.get("Name")).removesuffix("_T1w"), told))
     return sorted(rows, key=lambda row: (row["participant_id"], row["scan"]))
 
 
@@ -67,11 +66,6 @@ def write_table(out: Path, rows: Iterable[ScanRow]) -> Path:
     meaning = as_json({name: {"Description": description} for name, description in PER_SCAN.items()})
     write_texts({out / TABLE: as_csv(list(PER_SCAN), lines, "\t"), (out / TABLE).with_suffix(".json"): meaning})
     return out / TABLE
-
-
-def page_of(row: Mapping[str, Any]) -> str:
-    """Where the page of a scan is, from the root of the derivatives."""
-    return f"{PAGES}/{row['scan']}.html"
 
 
 def _objects(files: Iterable[Path]) -> Iterable[tuple[Path, dict[str, Any]]]:
@@ -104,10 +98,6 @@ def _done(said: Mapping[str, Any]) -> ScanRow:
             **{name: said.get(key) for name, key in sums.items()}}  # fmt: skip
 
 
-def _not_done(said: Mapping[str, Any]) -> ScanRow:
-    return {"status": said.get("Status"), "reason": said.get("Reason"), "input": said.get("Scan")}
-
-
 def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = content.get(key)
     return value if isinstance(value, dict) else {}
@@ -130,7 +120,7 @@ def write_page(out: Path, rows: Sequence[ScanRow], source: Path) -> Path:
     source  the dataset; what its participants.tsv says of age and groups is shown
     """
     odd = outliers(rows)
-    lines = [{**row, "page": page_of(row), "odd": odd.get(row["scan"], [])} for row in rows]
+    lines = [{**row, "page": f"{PAGES}/{row['scan']}.html", "odd": odd.get(row["scan"], [])} for row in rows]
     text = render(
         "cohort", title="Motion correction of a cohort", rows=lines, histograms=list(_histograms(rows)),
         plots=_plots(rows, read_participants(source)), outlying=OUTLYING,

@@ -206,13 +206,10 @@ def _correct(places: Places, settings: BatchSettings, made_from: Mapping[str, An
         if poses := (facts.get("motion") or {}).get("trajectory"):
             texts |= dict(zip(places.motion, motion_texts(item, poses), strict=True))
         write_texts(texts)
-        sums = {path.relative_to(places.out).as_posix(): file_digest(path) for path in _written(places)}
+        written = [path for path in places.every if path.exists() and path != places.sidecar(CORRECTED)]
+        sums = {path.relative_to(places.out).as_posix(): file_digest(path) for path in written}
         whole = {**_bids_facts(item), **made_from, "OutputSHA256": sums, **_facts(facts, item)}
         write_texts({places.sidecar(CORRECTED): as_json(sidecar(item, CORRECTED, whole))})
-
-
-def _written(places: Places) -> list[Path]:
-    return [path for path in places.every if path.exists() and path != places.sidecar(CORRECTED)]
 
 
 def _facts(report: dict[str, Any], item: Item) -> dict[str, Any]:

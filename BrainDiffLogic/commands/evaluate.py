@@ -58,14 +58,11 @@ def run(args: argparse.Namespace) -> int:
     settings = EvaluationSettings(models, args.device, register, args.views, args.gated)
     with shown_progress() as progress:
         rows = evaluate(pairs, args.out, settings, args.jobs, progress)
-    page = write_report(args.out, rows, [*notes, _about(len(pairs), register)])
+    how = "the still scan is registered with the moved one and resampled, the moved one never is"
+    how = how if register else "taken to lie on each other, nothing is registered"
+    page = write_report(args.out, rows, [*notes, f"{len(pairs)} pairs; {how}."])
     print(f"{page.with_name(MARKDOWN).read_text(encoding='utf-8').split('### Change')[0].strip()}\n\nwritten: {page}")
     return 0
-
-
-def _about(count: int, register: bool) -> str:
-    how = "the still scan is registered with the moved one and resampled, the moved one never is"
-    return f"{count} pairs; {how if register else 'taken to lie on each other, nothing is registered'}."
 
 
 def _safety(args: argparse.Namespace, pairs: Sequence[Pair]) -> int:

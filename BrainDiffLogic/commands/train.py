@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     require_training_packages()
     phase = {"corrector": _corrector, "vae": _vae, "ldm": _ldm, "severity": _severity}[args.phase]
     export = phase(args)
-    if args.export and _is_first():
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if args.export and rank_zero_only.rank == 0:  # of several processes one writes
         print(json.dumps({"weights": str(args.export), "sha256": export()["sha256"]}))
     return 0
 
@@ -171,13 +173,6 @@ def _hardware(args: argparse.Namespace) -> Hardware:
     from BrainDiffLogic.training.fit import Hardware
 
     return Hardware(args.device, args.devices or 1, args.num_nodes or 1, args.strategy or "auto")
-
-
-def _is_first() -> bool:
-    """Whether this process is the one of several that writes."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return rank_zero_only.rank == 0
 
 
 def _configuration(args: argparse.Namespace) -> CorrectorConfiguration:

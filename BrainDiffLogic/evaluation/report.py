@@ -50,7 +50,8 @@ def write_report(out: Path, rows: Sequence[Row], notes: Iterable[str] = ()) -> P
     """
     summaries = summarise(rows)
     tables = sections(summaries)
-    lines = [*notes, *_refusals(rows)]
+    refused = [row for row in rows if row["status"] == REFUSED]
+    lines = [*notes, *(f"{row['method']} refused {row['name']}: {row['note']}" for row in refused)]
     content = {
         VOLUMES: as_csv(COLUMNS, rows),
         TABLES: as_csv(_table_columns(), map(_table_row, summaries)),
@@ -74,10 +75,6 @@ def showcases(rows: Sequence[Row]) -> list[Showcase]:
             picture = f"{PICTURES}/{row['name']}/{method}.png"
             cases.append(Showcase(method, kind, row["name"], before[row["name"]], row["mre"], picture))
     return cases
-
-
-def _refusals(rows: Sequence[Row]) -> list[str]:
-    return [f"{row['method']} refused {row['name']}: {row['note']}" for row in rows if row["status"] == REFUSED]
 
 
 def _table_columns() -> list[str]:

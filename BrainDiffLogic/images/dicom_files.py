@@ -135,7 +135,8 @@ def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[st
             own = [one for one in present if path in one.files] or [Series("", (path,), 1, header)]
             return _named(present, wanted, path) if wanted else (own[0], ())
         path = path.parent
-    present = list(grouped(path.iterdir())) or list(grouped(_below(path)))
+    below = (file for _, files in folders_below(path) for file in files)
+    present = list(grouped(path.iterdir())) or list(grouped(below))
     if not present:
         raise InputError(f"{path}: no DICOM image lies in this folder; give the folder of the series' files")
     chosen, notes = _named(present, wanted, path) if wanted else _chosen(present, path)
@@ -143,10 +144,6 @@ def find_series(path: Path, wanted: str | None = None) -> tuple[Series, tuple[st
     if len(folders) == 1 and folders != {path}:
         notes = (f"read from the folder {next(iter(folders)).relative_to(path)} below", *notes)
     return chosen, (*notes, *_too_short(folders))
-
-
-def _below(path: Path) -> Iterator[Path]:
-    return (file for _, files in folders_below(path) for file in files)
 
 
 def _too_short(folders: set[Path]) -> tuple[str, ...]:

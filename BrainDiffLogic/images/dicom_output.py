@@ -243,7 +243,8 @@ def _set_instance(data: Dataset, derived: _Derived, number: int) -> None:
 
 def _set_single(data: Dataset, derived: _Derived, reference: Dataset) -> None:
     data.SOPClassUID = MRImageStorage
-    data.ImageType = ["DERIVED", "SECONDARY", *_kind(data.get("ImageType"), derived)]
+    kind = _beyond_two(data.get("ImageType")) if derived.part == "corrected" else ["OTHER"]
+    data.ImageType = ["DERIVED", "SECONDARY", *kind]
     data.SourceImageSequence = Sequence([reference])
     data.DerivationDescription = derived.description[:LONGEST_DESCRIPTION]
     data.DerivationCodeSequence = Sequence([_code(derived.part)])
@@ -260,12 +261,8 @@ def _set_single(data: Dataset, derived: _Derived, reference: Dataset) -> None:
         _set_window(data, derived)
 
 
-def _kind(image_type: object, derived: _Derived) -> list[str]:
-    """The values of ImageType from the third on."""
-    return _beyond_two(image_type) if derived.part == "corrected" else ["OTHER"]
-
-
 def _beyond_two(image_type: object) -> list[str]:
+    """The values of ImageType from the third on."""
     own = [str(value) for value in image_type][2:] if isinstance(image_type, MutableSequence) else []
     return own or ["OTHER"]
 

@@ -146,14 +146,11 @@ def read_card(checkpoint: str | os.PathLike[str]) -> Card:
     if card["format"] != FORMAT:
         raise InputError(f"{path}: card of format {card['format']}, this version reads {FORMAT}; update BrainDiff")
     wrong = [name for name, kind in KINDS.items() if not isinstance(card[name], kind)]
-    if wrong or not _is_range(card["input"].get("spacing_mm")):
+    ends = card["input"].get("spacing_mm") if not wrong else None
+    if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)):
         malformed = (wrong or ["spacing_mm"])[0]
         raise InputError(f"{path}: not a model card ({malformed!r} is malformed); get the model again")
     return card
-
-
-def _is_range(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
 
 
 def verify(checkpoint: str | os.PathLike[str]) -> Card:

@@ -176,14 +176,12 @@ class Rmman(MultiScaleBody):
         centre_index = self.in_channels // 2
         for level, slices in enumerate(image_pyramid(x, self.scales)):
             centre = slices[:, centre_index : centre_index + 1]
-            guide = centre if previous is None else _double(previous.detach())
+            guide = centre
+            if previous is not None:
+                guide = functional.interpolate(previous.detach(), scale_factor=2, mode="bilinear", align_corners=False)
             network = self.networks[min(level, len(self.networks) - 1)]
             wanted = window if window is not None and level == self.scales - 1 else whole(centre)
             output = self.gain * shuffled(network, torch.cat([slices, guide], dim=1), self.shuffle, wanted)
             previous = cut(centre, wanted) - output if self.residual else output
             outputs.append((output, previous))
         return outputs
-
-
-def _double(image: Tensor) -> Tensor:
-    return functional.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)

@@ -50,12 +50,6 @@ def inverse_pose(translations: np.ndarray, rotations: np.ndarray) -> tuple[np.nd
     return -back.apply(translations), back.as_euler(EULER_ORDER, degrees=True)
 
 
-def scaled_rotations(rotations: np.ndarray, factor: float) -> np.ndarray:
-    """(N, 3) degrees, each rotation's angle times ``factor`` about its own axis (matrix logarithm)."""
-    vectors = Rotation.from_euler(EULER_ORDER, rotations, degrees=True).as_rotvec()
-    return Rotation.from_rotvec(factor * vectors).as_euler(EULER_ORDER, degrees=True)
-
-
 STRATA = (0.5, 1.0, 2.0, 4.0)
 """Limits in mm of mean RMS displacement between the severity strata."""
 SEVERITY_DIGITS = 4
@@ -155,7 +149,10 @@ def sampled(trajectory: Trajectory, times: np.ndarray, new_times: np.ndarray) ->
 
 def scaled(trajectory: Trajectory, factor: float) -> Trajectory:
     """Translations and rotation angles multiplied by ``factor``."""
-    rotations = scaled_rotations(trajectory.rotations, factor)
+    vectors = Rotation.from_euler(
+        EULER_ORDER, trajectory.rotations, degrees=True
+    ).as_rotvec()  # each about its own axis
+    rotations = Rotation.from_rotvec(factor * vectors).as_euler(EULER_ORDER, degrees=True)
     return Trajectory(factor * trajectory.translations, rotations, trajectory.centre)
 
 

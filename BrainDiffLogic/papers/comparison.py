@@ -189,7 +189,9 @@ def comparison_stages(
     titles  name of a variant, as in ``ComparisonSettings.variants``: what the table calls it
     leaves  what ``tabulate`` leaves beside the table
     """
-    stages: list[RecipeStage[ComparisonSettings]] = [split_stage(_holds_out)]
+    stages: list[RecipeStage[ComparisonSettings]] = [split_stage(
+        lambda settings: any(plan.validation_share > 0 for plan in settings.variants.values())
+    )]  # fmt: skip
     for traces in sets:
         made = (traces.folder, traces.test_folder)
         simulating = partial(simulate_pairs, traces=traces)
@@ -242,7 +244,3 @@ def measure_variants(
     pairs = StackPairs(work.out / traces.test_folder)
     assert_other_traces(StackPairs(work.out / traces.folder), pairs)
     return measure_slices(traces.title, pairs, methods, work.manifest), pairs, methods
-
-
-def _holds_out(settings: ComparisonSettings) -> bool:
-    return any(plan.validation_share > 0 for plan in settings.variants.values())

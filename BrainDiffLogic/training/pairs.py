@@ -150,13 +150,12 @@ def drawn_mask(still: Volume, stripped: bool, rng: np.random.Generator) -> np.nd
 
     still  quiet, in network units
     """
-    mask = _brain(still.array) if stripped else head_mask(still.array)
+    if stripped:
+        mask = ndimage.binary_fill_holes(ndimage.binary_opening(still.array > BRAIN_FLOOR))
+    else:
+        mask = head_mask(still.array)
     smooth = ndimage.gaussian_filter(mask.astype(np.float32), MASK_SMOOTHING_MM / still.spacing)
     return smooth > np.exp(rng.uniform(*np.log(MASK_LEVEL)))
-
-
-def _brain(array: np.ndarray) -> np.ndarray:
-    return ndimage.binary_fill_holes(ndimage.binary_opening(array > BRAIN_FLOOR))
 
 
 class PairCache:

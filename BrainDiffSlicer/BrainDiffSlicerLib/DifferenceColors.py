@@ -56,24 +56,9 @@ class DifferenceColors:
         return scene.AddNode(table)
 
     @staticmethod
-    def halfWindow(original: np.ndarray) -> float:
-        """Half the width of the window, in units of ``original`` (an array of any shape).
-
-        It depends on the original only, so that the colors of every strength and model can be compared.
-        """
-        from BrainDiffLogic.display import half_window
-
-        return half_window(original)
-
-    @staticmethod
-    def robustMaximum(original: np.ndarray) -> float:
-        """The 99th percentile of what lies above the mean: of the head, not of the air; 1 for an empty image."""
-        from BrainDiffLogic.display import robust_maximum
-
-        return robust_maximum(original)
-
-    @staticmethod
     def show(volume: slicer.vtkMRMLScalarVolumeNode, original: np.ndarray) -> None:
         """Display a difference node with these colors, symmetric around zero, in the window of ``original``."""
+        from BrainDiffLogic.display import half_window
+
         table = DifferenceColors.table(volume.GetScene())
-        OutputVolume(volume).displayWith(table.GetID(), window=2 * DifferenceColors.halfWindow(original), level=0.0)
+        OutputVolume(volume).displayWith(table.GetID(), window=2 * half_window(original), level=0.0)

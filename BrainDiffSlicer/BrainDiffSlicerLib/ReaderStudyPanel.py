@@ -11,7 +11,6 @@ import slicer
 from slicer.i18n import tr as _
 
 from BrainDiffSlicerLib.CompareKeys import CompareKeys
-from BrainDiffSlicerLib.DifferenceColors import DifferenceColors
 from BrainDiffSlicerLib.HiddenVolume import HiddenVolume
 from BrainDiffSlicerLib.PairViews import PairViews
 from BrainDiffSlicerLib.ReaderAgreement import ReaderAgreement
@@ -114,6 +113,8 @@ class ReaderStudyPanel:
 
     def _load(self, pair: Pair) -> None:
         """Both images as volumes without names, in one window: that of the original, on whichever side it is."""
+        from BrainDiffLogic.display import robust_maximum
+
         loaded = []
         for file in pair.files:
             volume = slicer.util.loadVolume(str(file), {"show": False})
@@ -124,7 +125,7 @@ class ReaderStudyPanel:
             raise ValueError(_("The two images of this pair lie on different grids: correct the list."))
         self._views.clear()
         self._forget()
-        top = DifferenceColors.robustMaximum(loaded[1 if pair.swapped else 0][0])
+        top = robust_maximum(loaded[1 if pair.swapped else 0][0])
         for name, (array, source) in zip((_("Left"), _("Right")), loaded, strict=True):
             volume = HiddenVolume.add(name)
             slicer.util.updateVolumeFromArray(volume, np.ascontiguousarray(array))
