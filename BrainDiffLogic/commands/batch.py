@@ -19,7 +19,7 @@ from BrainDiffLogic.progress import say
 
 if TYPE_CHECKING:
     from distributed import Client
-    from rich.progress import Progress, TaskID
+    from tqdm import tqdm
 
     from BrainDiffLogic.cohort.items import Item
     from BrainDiffLogic.cohort.work import BatchSettings, Outcome
@@ -127,10 +127,11 @@ def _crew(args: argparse.Namespace, items: Sequence[Item]) -> AbstractContextMan
 
 
 @dataclass
-class _Lines:
-    """A line for what was not corrected, and one of progress now and then."""
+class _Shown:
+    """How a batch goes: what was not corrected, a line each, and on a terminal a bar, else a line now and then."""
 
     total: int
+    bar: tqdm | None
     ended: int = 0
     worked: int = 0
     missed: int = 0
@@ -139,22 +140,18 @@ class _Lines:
 
     def report(self, outcome: Outcome) -> None:
         """Count, name what was not corrected, and say how it goes."""
-        self.count(outcome)
-        if outcome.reason:
-            self.say(f"braindiff batch: {outcome.item.shown}: {outcome.status}: {outcome.reason}")
-        if self.ended == self.total or time.monotonic() - self.last > LINE_EVERY:
-            self.last = time.monotonic()
-            say(f"{self.ended} of {self.total} scans, {self.missed} not corrected, {self.pace}{self.left}")
-
-    def count(self, outcome: Outcome) -> None:
-        """One more has ended."""
         self.ended += 1
         self.worked += outcome.status != "found"
         self.missed += bool(outcome.reason)
-
-    def say(self, line: str) -> None:
-        """For the person."""
-        say(line)
+        if outcome.reason:
+            line = f"braindiff batch: {outcome.item.shown}: {outcome.status}: {outcome.reason}"
+            self.bar.write(line, file=sys.stderr) if self.bar else say(line)
+        if self.bar:
+            self.bar.set_postfix_str(f"{self.missed} not corrected, {self.pace}", refresh=False)
+            self.bar.update()
+        elif self.ended == self.total or time.monotonic() - self.last > LINE_EVERY:
+            self.last = time.monotonic()
+            say(f"{self.ended} of {self.total} scans, {self.missed} not corrected, {self.pace}{self.left}")
 
     @property
     def pace(self) -> str:
@@ -170,33 +167,12 @@ class _Lines:
         return f", {seconds / 60:.0f} min left" if seconds >= 120 else f", {seconds:.0f} s left"
 
 
-@dataclass
-class _Bar(_Lines):
-    """The same as a bar on a terminal, below the lines of what was not corrected."""
-
-    bar: Progress | None = None
-    task: TaskID | None = None
-
-    def report(self, outcome: Outcome) -> None:
-        """Count, name what was not corrected, and move the bar."""
-        self.count(outcome)
-        assert self.bar is not None and self.task is not None
-        if outcome.reason:
-            self.bar.console.print(f"{outcome.item.shown}: {outcome.status}: {outcome.reason}", markup=False)
-        self.bar.update(self.task, completed=self.ended, pace=self.pace, missed=self.missed)
-
-
 @contextmanager
-def _shown(total: int) -> Iterator[_Lines]:
+def _shown(total: int) -> Iterator[_Shown]:
     if sys.stderr is None or not sys.stderr.isatty():
-        yield _Lines(total)
+        yield _Shown(total, None)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from tqdm import tqdm
 
-    columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[missed]} not corrected"),
-        TextColumn("{task.fields[pace]}"), TimeRemainingColumn(elapsed_when_finished=True),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield _Bar(total, bar=bar, task=bar.add_task("", total=total, missed=0, pace=""))
+    with tqdm(total=total, bar_format="|{bar}| {n}/{total}{postfix}, {elapsed}<{remaining}") as bar:
+        yield _Shown(total, bar)
