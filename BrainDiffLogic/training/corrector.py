@@ -347,6 +347,10 @@ CONTRAST = "T1-weighted, without contrast agent"
 SPACING_MM = (0.6, 2.0)
 """Voxel sizes that training covers: 0.8 to 1.33 mm, zoomed by 0.75 to 1.28."""
 EXTENT_MM = 60.0
+LIMITS = (
+    "Trained and measured on simulated rigid motion of single-coil magnitude images. For research; not for primary"
+    " diagnosis. What motion has destroyed in k-space, no magnitude image gives back."
+)
 LOG, LONGEST_CURVE = "log", 25
 """Folder of a run's log, and how many points of its curve go onto the card."""
 EVIDENCE = [
@@ -383,11 +387,7 @@ def export_corrector(
     }  # fmt: skip
     given = {"contrast": CONTRAST, "anatomy": "human head or brain", "spacing_mm": list(SPACING_MM),
              "extent_mm": EXTENT_MM}  # fmt: skip
-    limits = (
-        "Trained and measured on simulated rigid motion of single-coil magnitude images. For research; not for primary"
-        " diagnosis. What motion has destroyed in k-space, no magnitude image gives back."
-    )
-    card = _card(c, c.family, given, facts, limits) | {"evidence": EVIDENCE}
+    card = _card(c, c.family, given, facts, LIMITS) | {"evidence": EVIDENCE}
     return save_checkpoint(trained_state(checkpoint), card, path)
 
 

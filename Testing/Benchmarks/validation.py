@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from BrainDiffLogic.evaluation.pairs import PLANES, read_pairs
 from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import EvaluationSettings, evaluate
+from BrainDiffLogic.evaluation.safety_scene import cropped
 from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.models.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
-from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.training.heads import fourier_resampled
 from BrainDiffLogic.volume import Volume
 
@@ -92,7 +91,7 @@ def simulate(case: Case, data: Path, out: Path) -> None:
     files = files_of(case, out)
     if not all(file.exists() for file in files):
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        still = cropped_to_head(read_volume(data / "t1_head" / f"{case.subject}_T1w.nii.gz"))
+        still = cropped(read_volume(data / "t1_head" / f"{case.subject}_T1w.nii.gz"))
         if case.voxel:
             still = resampled(still, case.voxel)
         lines = still.shape[phase_encode_axis(still.affine, case.pe_axis)]
@@ -101,16 +100,6 @@ def simulate(case: Case, data: Path, out: Path) -> None:
         simulation = simulate_motion(still, with_severity(preset(kind, lines, seed), case.severity), case.pe_axis)
         for file, volume in zip(files, (simulation.moved, simulation.reference), strict=True):
             write_volume(volume, file, dtype="float32")
-
-
-def cropped_to_head(volume: Volume, margin: int = 12) -> Volume:
-    """The volume's box around the head, ``margin`` voxels wider where the field of view allows."""
-    box = ndimage.find_objects(head_mask(volume.array).astype(np.uint8))[0]
-    start = np.array([max(0, side.start - margin) for side in box])
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    array = volume.array[tuple(slice(a, side.stop + margin) for a, side in zip(start, box, strict=True))]
-    return Volume(array.astype(np.float32), affine, source=volume.source)
 
 
 def resampled(volume: Volume, voxel: float) -> Volume:
