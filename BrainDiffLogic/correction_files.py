@@ -91,14 +91,9 @@ def _loaded(weights: Path, device: str) -> tuple[Any, Card]:
 
 
 def write_correction(
-    correction: Correction,
-    corrected: Path,
-    difference: Path | None = None,
-    report: Path | None = None,
-    dtype: OutputType = "input",
-    disagreement: Path | None = None,
-    html: Path | None = None,
-) -> dict[str, Any]:
+    correction: Correction, corrected: Path, difference: Path | None = None, report: Path | None = None,
+    dtype: OutputType = "input", disagreement: Path | None = None, html: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write the corrected volume and, where wanted, difference, report (.json) and page; returns the report.
 
     corrected, difference  a file, or a folder for a DICOM series, derived from the one that the input was read from

@@ -104,12 +104,9 @@ def _on_device(corrector: Corrector, device: torch.device) -> Corrector | None:
 
 
 def _answers(
-    ask: Callable[[np.ndarray], np.ndarray | None],
-    todo: np.ndarray,
-    batch: int,
-    device: torch.device,
+    ask: Callable[[np.ndarray], np.ndarray | None], todo: np.ndarray, batch: int, device: torch.device,
     cancelled: Callable[[], bool] | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:  # fmt: skip
     """Batches of slices and their residuals, as they are ready; after a None no other batch is begun."""
     batches = iter([todo[start : start + batch] for start in range(0, len(todo), batch)])
     with _workers(device) as (pool, number):

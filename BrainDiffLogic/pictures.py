@@ -243,12 +243,9 @@ VERSION_INCHES, TITLE_INCHES, CAPTION_INCHES, LABEL_INCHES = 2.0, 0.5, 0.36, 0.4
 
 
 def injection_picture(
-    clean: np.ndarray,
-    moved: Mapping[str, Sequence[np.ndarray]],
-    captions: Mapping[str, Sequence[str]],
-    path: Path,
+    clean: np.ndarray, moved: Mapping[str, Sequence[np.ndarray]], captions: Mapping[str, Sequence[str]], path: Path,
     title: str = "",
-) -> None:
+) -> None:  # fmt: skip
     """Draw a picture (.png): for each prior a row of moved versions, and below it what differs from the clean slice.
 
     clean     (rows, columns) in network units, rows posterior to anterior, columns inferior to superior

@@ -131,13 +131,9 @@ KILLED = "given up: alone, too, the worker was killed each of {} times (out of m
 
 
 def run_batch(
-    items: Sequence[Item],
-    out: Path,
-    settings: BatchSettings,
-    crew: AbstractContextManager[Client],
-    tries: int,
+    items: Sequence[Item], out: Path, settings: BatchSettings, crew: AbstractContextManager[Client], tries: int,
     report: OutcomeReport,
-) -> list[Outcome]:
+) -> list[Outcome]:  # fmt: skip
     """Work on every scan; returns what became of each, in the order in which they ended.
 
     crew    the workers, who come and go with this batch

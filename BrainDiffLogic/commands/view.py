@@ -49,13 +49,9 @@ def require_viewer() -> None:
 
 
 def serve(
-    source: str | None = None,
-    corrected: str | None = None,
-    host: str = LOOPBACK,
-    port: int = 0,
-    upload_gb: float = UPLOAD_GB,
-    browser: bool = True,
-) -> None:
+    source: str | None = None, corrected: str | None = None, host: str = LOOPBACK, port: int = 0,
+    upload_gb: float = UPLOAD_GB, browser: bool = True,
+) -> None:  # fmt: skip
     """Serve the page, with these volumes or empty, until Ctrl+C. Raises InputError where that cannot be done."""
     require_viewer()
     if not 0 <= port < 2**16:

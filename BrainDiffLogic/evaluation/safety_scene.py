@@ -70,13 +70,9 @@ class Lesion:
 
 
 def place_lesions(
-    volume: Volume,
-    scaled: np.ndarray,
-    inside: np.ndarray,
-    tissue_limits: tuple[float, float],
-    contrast: float,
+    volume: Volume, scaled: np.ndarray, inside: np.ndarray, tissue_limits: tuple[float, float], contrast: float,
     rng: np.random.Generator,
-) -> list[Lesion]:
+) -> list[Lesion]:  # fmt: skip
     """A lesion of each diameter, tissue and sign at a random place, the large ones first, while there is room.
 
     scaled    (I, J, K) the volume on its scale; inside: (I, J, K) bool, where lesions may lie

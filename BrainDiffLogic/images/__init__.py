@@ -27,20 +27,9 @@ from BrainDiffLogic.images.outputs import (
 from BrainDiffLogic.volume import OutputType, Storage, Volume, choose_storage, real_values, values_to_store
 
 __all__ = [
-    "READABLE",
-    "SERIES",
-    "WRITABLE",
-    "as_stored",
-    "check_output",
-    "check_source",
-    "file_suffix",
-    "grid_notes",
-    "is_dicom_file",
-    "is_series",
-    "read_volume",
-    "staged_output",
-    "write_volume",
-]
+    "READABLE", "SERIES", "WRITABLE", "as_stored", "check_output", "check_source", "file_suffix", "grid_notes",
+    "is_dicom_file", "is_series", "read_volume", "staged_output", "write_volume",
+]  # fmt: skip
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 META_NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")

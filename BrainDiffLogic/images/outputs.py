@@ -74,11 +74,9 @@ def _start(path: Path) -> bytes:
 
 
 def check_output(
-    path: str | PathLike[str],
-    inputs: Iterable[str | PathLike[str]] = (),
-    overwrite: bool = False,
+    path: str | PathLike[str], inputs: Iterable[str | PathLike[str]] = (), overwrite: bool = False,
     suffixes: Collection[str] = WRITABLE,
-) -> Path:
+) -> Path:  # fmt: skip
     """Refuse an output before any work is done; returns its path.
 
     inputs     files (or DICOM folders) that the output must not be, by whatever link or path they are named

@@ -8,17 +8,6 @@ from BrainDiffLogic.motion.traces import TraceSet
 from BrainDiffLogic.motion.trajectory import STRATUM_NAMES, Trajectory, stratum, with_severity
 
 __all__ = [
-    "PRESETS",
-    "STRATUM_NAMES",
-    "Inversion",
-    "Simulation",
-    "TraceSet",
-    "Trajectory",
-    "invert_motion",
-    "preset",
-    "simulate_motion",
-    "smooth_coils",
-    "smooth_phase",
-    "stratum",
-    "with_severity",
-]
+    "PRESETS", "STRATUM_NAMES", "Inversion", "Simulation", "TraceSet", "Trajectory", "invert_motion", "preset",
+    "simulate_motion", "smooth_coils", "smooth_phase", "stratum", "with_severity",
+]  # fmt: skip

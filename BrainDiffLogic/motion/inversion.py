@@ -49,17 +49,10 @@ class Inversion:
 
 
 def invert_motion(
-    moved: Volume,
-    trajectory: Trajectory,
-    pe_axis: str = "AP",
-    *,
-    anchor: bool = True,
-    rounds: int = ROUNDS,
-    iterations: int = ITERATIONS,
-    damping: float = DAMPING,
-    progress: Callable[[float, str], None] | None = None,
+    moved: Volume, trajectory: Trajectory, pe_axis: str = "AP", *, anchor: bool = True, rounds: int = ROUNDS,
+    iterations: int = ITERATIONS, damping: float = DAMPING, progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Inversion:
+) -> Inversion:  # fmt: skip
     """The still head in a magnitude scan whose head followed a known trajectory.
 
     trajectory  poses of the head over the scan, in the order of time, the first and last with the first and last

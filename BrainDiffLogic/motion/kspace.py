@@ -51,14 +51,9 @@ class Acquisition:
     """
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        affine: np.ndarray,
-        trajectory: Trajectory,
-        axis: int,
-        centre: np.ndarray,
+        self, shape: tuple[int, ...], affine: np.ndarray, trajectory: Trajectory, axis: int, centre: np.ndarray,
         accuracy: float = ACCURACY,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if len(trajectory) != shape[axis]:
             raise InputError(f"{len(trajectory)} poses for {shape[axis]} phase-encode lines; resample the trajectory")
         self.shape, self.affine, self.axis, self.accuracy = shape, affine, axis, accuracy

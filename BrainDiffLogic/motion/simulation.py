@@ -24,13 +24,9 @@ COARSE_SPACING = 2.0
 
 
 def aligned(
-    image: np.ndarray,
-    affine: np.ndarray,
-    trajectory: Trajectory,
-    axis: int,
-    centre: np.ndarray,
+    image: np.ndarray, affine: np.ndarray, trajectory: Trajectory, axis: int, centre: np.ndarray,
     keeps: np.ndarray | None = None,
-) -> Trajectory:
+) -> Trajectory:  # fmt: skip
     """The trajectory followed by the offset pose that lays the moved image onto the still one.
 
     image (I, J, K) real magnitudes, one pose for each line along ``axis``, centre (3,) RAS mm; keeps (lines,) bool:

@@ -270,12 +270,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def train_corrector(
-    work: Work[S],
-    name: str,
-    configuration: CorrectorConfiguration,
-    start: PairRun,
+    work: Work[S], name: str, configuration: CorrectorConfiguration, start: PairRun,
     splits: tuple[str, ...] = ("correction",),
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Train the corrector of the stage ``name`` on pairs of subjects of the ``splits``; returns the facts to note."""
     assert_split(name, start.pairs.subjects, work.manifest, *splits)
     checkpoint = train_on_pairs(configuration, start, work.out / name)
@@ -299,11 +296,9 @@ class RecipeStage(Generic[S]):
 
 
 def reproduce(
-    stages: Sequence[RecipeStage[S]],
-    work: Work[S],
-    only: Sequence[str] = (),
+    stages: Sequence[RecipeStage[S]], work: Work[S], only: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Run the stages (``only``: these) that are not done; returns the table, which is there after the last one.
 
     say  called with lines for the person: what was found, what each stage uses, how long it took

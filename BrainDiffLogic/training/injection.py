@@ -123,14 +123,9 @@ def ddim_update(
 
 
 def denoise(
-    predict: Predictor,
-    latents: Tensor,
-    steps: Sequence[Steps],
-    schedule: NoiseSchedule,
-    *,
-    eta: float = 0.0,
+    predict: Predictor, latents: Tensor, steps: Sequence[Steps], schedule: NoiseSchedule, *, eta: float = 0.0,
     generators: Sequence[np.random.Generator] = (),
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Latents (N, C, h, w), each taken through its own steps; one that is done or has none is left untouched.
 
     generators  one for each latent, needed for ``eta`` above 0. They draw on the CPU, each for its own latent only:
@@ -328,13 +323,9 @@ def inject(
 
 
 def _moved(
-    prior: MotionPrior,
-    plan: InjectionSettings,
-    latents: Tensor,
-    still: Tensor,
-    levels: np.ndarray,
+    prior: MotionPrior, plan: InjectionSettings, latents: Tensor, still: Tensor, levels: np.ndarray,
     generators: list[np.random.Generator],
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """D(z_m) on the CPU, or its difference from D(E(x)): ``still``, which it is where no step is taken."""
     noised = add_noise(latents, normal_noise(generators, latents), levels, prior.schedule)
     steps = [sampling_steps(int(level), plan.steps) for level in levels]

@@ -230,14 +230,9 @@ def latents_key(vae_sha256: str, store: SliceStore, indices: np.ndarray, trainin
 
 
 def make_latents(
-    folder: Path,
-    key: str,
-    vae: AutoencoderKL,
-    store: SliceStore,
-    indices: np.ndarray,
-    training: int,
+    folder: Path, key: str, vae: AutoencoderKL, store: SliceStore, indices: np.ndarray, training: int,
     device: torch.device,
-) -> None:
+) -> None:  # fmt: skip
     """Encode the slices ``indices`` into ``folder``, unless they lie there; the first ``training`` set the scale."""
     if _facts(folder).get("key") == key:
         return

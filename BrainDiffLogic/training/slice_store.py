@@ -141,14 +141,9 @@ def _pixels(spacing: list[float]) -> str:
 
 
 def build_store(
-    scans: Iterable[BidsScan],
-    manifest: Manifest,
-    folder: str | Path,
-    canvas: Sequence[int],
-    spacing_mm: float | None,
-    step: int = 1,
-    progress: Progress = silent,
-) -> SliceStore:
+    scans: Iterable[BidsScan], manifest: Manifest, folder: str | Path, canvas: Sequence[int], spacing_mm: float | None,
+    step: int = 1, progress: Progress = silent,
+) -> SliceStore:  # fmt: skip
     """Write every head-occupied sagittal slice of the scans to ``folder``, or open the store that is there.
 
     scans       clean and motion scans (``BidsScan.group``; those of neither are left out) of subjects in ``manifest``
