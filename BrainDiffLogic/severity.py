@@ -13,8 +13,6 @@ from BrainDiffLogic.scan import Scan, mask_box
 from BrainDiffLogic.volume import Volume
 
 if TYPE_CHECKING:
-    import torch
-
     from BrainDiffLogic.models.severity import SeverityModel, SeverityNetwork
 
 
@@ -49,12 +47,11 @@ class SeverityEstimate:
 
 
 def estimate_severity(
-    volume: Volume | Scan, model: SeverityModel | str | os.PathLike[str] | None = None, *, device: str = "cpu"
+    volume: Volume | Scan, model: SeverityModel | str | os.PathLike[str] | None = None
 ) -> SeverityEstimate:
     """How far the head moved while ``volume`` was scanned, from the magnitude image alone.
 
-    model   a loaded model or a .safetensors file; None: the shipped one
-    device  "auto", "cpu", "cuda" or "mps"
+    model  a loaded model or a .safetensors file; None: the shipped one
 
     Every slice is judged by a network trained on simulated motion; the volume's value is the upper quartile of its
     slices, weighted by what the network expects of each, and a monotone calibration turns it into mm. Motion at the
@@ -68,7 +65,7 @@ def estimate_severity(
     loaded = chosen if isinstance(chosen, SeverityModel) else load_severity(chosen)
     scan = Scan.of(volume)
     box = mask_box(scan.head_slices, [0, *MARGIN_MM / scan.slice_spacing[1:]])  # with air around, within slices
-    places, values, spreads = look(loaded.network, scan.slices[box], device)
+    places, values, spreads = look(loaded.network, scan.slices[box])
 
     table = loaded.card["calibration"]
     raw = aggregate(values, spreads)
@@ -81,9 +78,7 @@ def estimate_severity(
     )
 
 
-def look(
-    network: SeverityNetwork, stack: np.ndarray, device: str | torch.device = "cpu"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def look(network: SeverityNetwork, stack: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the network says of some slices of a head, evenly spread.
 
     stack  (slices, rows, columns) in network units, from the first to the last slice of the head
@@ -91,20 +86,17 @@ def look(
     """
     import torch
 
-    from BrainDiffLogic.inference import choose_device
     from BrainDiffLogic.volume import pad_to_multiple
 
     outer = int(OUTER_SHARE * len(stack))
     count = min(LARGEST_SLICES, len(stack) - 2 * outer)
     places = np.linspace(outer, len(stack) - 1 - outer, count).round().astype(int)
-    target = choose_device(device) if isinstance(device, str) else device
-    network = network.eval().to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.eval().to("cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
     answers = []
     with torch.inference_mode():
         for start in range(0, len(places), BATCH):
             slices, _ = pad_to_multiple(stack[places[start : start + BATCH], None], network.multiple)
-            batch = torch.from_numpy(slices).to(target, memory_format=torch.channels_last)
-            answers.append(network(batch).float().cpu().numpy())
+            answers.append(network(torch.from_numpy(slices).to(memory_format=torch.channels_last)).float().numpy())
     values, spreads = np.concatenate(answers).T
     return places, values, spreads
 

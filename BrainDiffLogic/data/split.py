@@ -18,7 +18,7 @@ import numpy as np
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import digest
 from BrainDiffLogic.images import READABLE, file_suffix
-from BrainDiffLogic.images.outputs import as_json, write_json
+from BrainDiffLogic.images.outputs import write_json
 
 ENTITY = re.compile(r"sub-[A-Za-z0-9]+(?=[_.])")
 REST = re.compile(r"_T1w|\.nii|\.nrrd|\.mha")
@@ -123,11 +123,6 @@ class Manifest:
             if subject in subjects:
                 return split
         raise InputError(f"subject {subject} is in no split; add it to the manifest with the whole cohort")
-
-    @property
-    def digest(self) -> str:
-        """A short name for exactly this split."""
-        return digest(as_json(_content(self)))[:12]
 
 
 def split_subjects(

@@ -17,7 +17,6 @@ from BrainDiffLogic.data.bids import BidsScan
 from BrainDiffLogic.data.pairing import align_reference
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.evaluation.methods import DENOISERS
-from BrainDiffLogic.files import SHORT, digest
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.images.outputs import staged_output
 from BrainDiffLogic.inference import choose_device
@@ -105,11 +104,6 @@ class BrainDiffSettings(RecipeSettings):
     physics_severity_mm: tuple[float, float] = PHYSICS_SEVERITY_MM
     pe_axis: str = "AP"
     uses: ClassVar[Uses] = USES
-
-    @property
-    def digest(self) -> str:
-        """A short name for exactly these settings."""
-        return digest(self.as_dict())[:SHORT]
 
 
 def braindiff_settings(
@@ -234,7 +228,7 @@ def physics_pairs(work: Work[BrainDiffSettings]) -> Facts:
     assert_split("physics", {scan.subject for scan in scans}, manifest, "correction")
     folder = work.out / "physics"
     tasks = [
-        partial(simulate_scan, scan, level, slices_of(store, scan), settings, folder)
+        partial(simulate_scan, scan, level, store.slices_of(scan), settings, folder)
         for scan in scans for level in settings.physics_levels if not has_stack(folder, f"{scan.name}_{level}")
     ]  # fmt: skip
     run_all(tasks, work.jobs, work.progress, "Simulating")
@@ -265,7 +259,7 @@ def motion_test_pairs(work: Work[BrainDiffSettings]) -> Facts:
         return {"pairs": 0}
     assert_split("motion-test", {scan.subject for pair in chosen for scan in pair}, manifest, "test")
     tasks = [
-        partial(align, still, moved, slices_of(store, moved), work.settings, folder)
+        partial(align, still, moved, store.slices_of(moved), work.settings, folder)
         for still, moved in chosen if not has_stack(folder, moved.name)
     ]  # fmt: skip
     run_all(tasks, work.jobs, work.progress, "Registering")
@@ -286,14 +280,6 @@ def align(still: BidsScan, moved: BidsScan, slices: Sequence[int], settings: Bra
         "slices": [k for k, full in zip(slices, kept, strict=True) if full], "alignment": alignment.as_dict(),
     }  # fmt: skip
     write_stack(folder, moved.name, stacks[:, kept], facts)
-
-
-def slices_of(store: SliceStore, scan: BidsScan) -> list[int]:
-    """The indices of a scan's slices that the store holds. Raises InputError for none."""
-    indices = [item["slice"] for item in store.items if item["scan"] == scan.path.name]
-    if not indices:
-        raise InputError(f"{scan.path}: has no slices in {store.folder}; delete that folder and make them again")
-    return indices
 
 
 CORRECTORS = {

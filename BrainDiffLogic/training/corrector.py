@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -42,9 +42,11 @@ from BrainDiffLogic.training.configuration import (
     chosen_arguments,
 )
 from BrainDiffLogic.training.fit import (
+    BEST,
     LAST,
     ONE_DEVICE,
     Hardware,
+    best_epoch,
     fit,
     open_run,
     read_checkpoint,
@@ -62,7 +64,6 @@ GRADIENTS_EVERY = 100
 """Steps from one log of the terms' gradients to the next; a multiple of the trainer's interval of logging."""
 VALIDATE_EVERY = 5
 """Epochs from one validation on simulated pairs to the next."""
-BEST = "best.ckpt"
 WATCHED = "validation/all"
 """The error that remains of the held-out pairs, as a share of the input's."""
 VALIDATION_PAIRS = 512
@@ -280,7 +281,7 @@ def train_on_pairs(
 
         held_out = Subset(start.pairs, evenly(validation, VALIDATION_PAIRS))  # type: ignore[arg-type]
         batches = EpochBatches(c, epoch, held_out, steps_per_epoch(c, len(training)), c.steps, workers=0)
-        watchers = _watchers(c, run) if len(validation) else []
+        watchers = best_epoch(run, WATCHED, c.patience) if len(validation) else []
         module = CorrectorTraining(corrector, c, contrastive)
         _fit(module, batches, run, start.hardware or ONE_DEVICE, last, 1, watchers)
     return run / (BEST if len(validation) else LAST)
@@ -315,32 +316,6 @@ def _contrastive(configuration: CorrectorConfiguration, start: PairRun) -> tuple
         raise InputError("the loss has the term info_nce, which needs the autoencoder of phase 1; give --vae")
     autoencoder, card = load_vae(start.vae, frozen=True)
     return ContrastiveLoss(autoencoder), card["sha256"]
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """Remembers the best epoch also where the run's folder has moved since, which Lightning 2.6 does not."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state with its files where they are now."""
-        here = Path(str(self.dirpath))
-
-        def moved(path: str) -> str:
-            return str(here / Path(path).name) if path else path
-
-        named = ("best_model_path", "kth_best_model_path", "last_model_path")
-        paths = {name: moved(state_dict[name]) for name in named}
-        models = {moved(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
-
-
-def _watchers(configuration: CorrectorConfiguration, run: Path) -> list[Callback]:
-    best = BestCheckpoint(
-        run, filename="best", monitor=WATCHED, mode="min", save_top_k=1, save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )  # fmt: skip
-    if not configuration.patience:
-        return [best]
-    return [best, EarlyStopping(WATCHED, patience=configuration.patience, mode="min", check_on_train_epoch_end=False)]
 
 
 CONTRAST = "T1-weighted, without contrast agent"

@@ -22,7 +22,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
@@ -34,7 +34,7 @@ from BrainDiffLogic.images.outputs import make_folder, write_json
 from BrainDiffLogic.training.batches import EpochBatches
 from BrainDiffLogic.training.configuration import EpochFitting
 
-LAST = "last.ckpt"
+LAST, BEST = "last.ckpt", "best.ckpt"
 CONFIGURATION = "configuration.json"
 REPORTING_FIELDS = ("validate_every", "images_every", "perceptual_options")
 """Fields that may change when a run goes on: what is looked at, and where a file lies that the identity knows."""
@@ -265,6 +265,36 @@ class AtomicCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Remembers the best epoch also where the run's folder has moved since, which Lightning 2.6 does not."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state with its files where they are now."""
+        here = Path(str(self.dirpath))
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        named = ("best_model_path", "kth_best_model_path", "last_model_path")
+        paths = {name: moved(state_dict[name]) for name in named}
+        models = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": models, "dirpath": self.dirpath})
+
+
+def best_epoch(run: Path, watched: str, patience: int) -> list[Callback]:
+    """Callbacks that keep ``BEST``, the epoch in which the logged value ``watched`` is smallest.
+
+    patience  epochs without a smaller one after which the run ends; 0: it goes on
+    """
+    best = BestCheckpoint(
+        run, filename=Path(BEST).stem, monitor=watched, mode="min", save_top_k=1, save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )  # fmt: skip
+    if not patience:
+        return [best]
+    return [best, EarlyStopping(watched, patience=patience, mode="min", check_on_train_epoch_end=False)]
 
 
 @contextmanager

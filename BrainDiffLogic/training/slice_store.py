@@ -93,6 +93,13 @@ class SliceStore:
         training, validation = hold_out([self.items[n]["subject"] for n in indices], share)
         return indices[training], indices[validation]
 
+    def slices_of(self, scan: BidsScan) -> list[int]:
+        """The indices in ``to_sagittal`` of a scan's slices. Raises InputError for none."""
+        indices = [item["slice"] for item in self.items if item["scan"] == scan.path.name]
+        if not indices:
+            raise InputError(f"{scan.path}: has no slices in {self.folder}; delete that folder and make them again")
+        return indices
+
     def subjects(self, split: str) -> list[str]:
         """The subjects of a split that have slices, sorted."""
         return sorted({item["subject"] for item in self.items if item["split"] == split})

@@ -22,7 +22,6 @@ from BrainDiffLogic.models.generative import load_vae
 from BrainDiffLogic.training import losses
 from BrainDiffLogic.training.configuration import CorrectorConfiguration, Stage
 from BrainDiffLogic.training.corrector import (
-    BestCheckpoint,
     CorrectorTraining,
     export_pair_corrector,
     network_arguments,
@@ -30,7 +29,7 @@ from BrainDiffLogic.training.corrector import (
     train_on_pairs,
 )
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import Hardware, steps_done, trained_state
+from BrainDiffLogic.training.fit import BestCheckpoint, Hardware, steps_done, trained_state
 from BrainDiffLogic.training.injected_pairs import injected_run, synthesize
 from BrainDiffLogic.training.injection import InjectionSettings, load_prior
 from BrainDiffLogic.training.losses import ContrastiveLoss
