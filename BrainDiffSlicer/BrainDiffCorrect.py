@@ -113,11 +113,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(
-    arguments: list[str],
-    script: str = __file__,
-    parser: Callable[[], argparse.ArgumentParser] = makeParser,
+    arguments: list[str], script: str = __file__, parser: Callable[[], argparse.ArgumentParser] = makeParser,
     work: Callable[[argparse.Namespace], None] = run,
-) -> int:
+) -> int:  # fmt: skip
     """Returns the exit status: 0 done, 1 unexpected failure or stopped, 2 bad usage or input."""
     if "--xml" in arguments:
         say(Path(script).with_suffix(".xml").read_text(encoding="utf-8"))

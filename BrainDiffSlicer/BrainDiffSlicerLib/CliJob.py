@@ -50,13 +50,10 @@ class CliJob(ABC):
     """Its parameter for the JSON file that it writes."""
 
     def __init__(
-        self,
-        inputVolume: slicer.vtkMRMLScalarVolumeNode,
-        onProgress: Callable[[float, str], None] | None = None,
-        onFinished: Callable[[Any], None] | None = None,
-        onFailed: Callable[[str], None] | None = None,
+        self, inputVolume: slicer.vtkMRMLScalarVolumeNode, onProgress: Callable[[float, str], None] | None = None,
+        onFinished: Callable[[Any], None] | None = None, onFailed: Callable[[str], None] | None = None,
         onCancelled: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.inputVolume = inputVolume
         self._onProgress = onProgress
         self._onFinished = onFinished

@@ -30,12 +30,9 @@ class CompareLayout(LinkedViews):
     _overlay: DifferenceOverlay | None = None
 
     def show(
-        self,
-        original: slicer.vtkMRMLScalarVolumeNode,
-        corrected: slicer.vtkMRMLScalarVolumeNode,
-        difference: slicer.vtkMRMLScalarVolumeNode,
-        orientation: str = "Sagittal",
-    ) -> bool:
+        self, original: slicer.vtkMRMLScalarVolumeNode, corrected: slicer.vtkMRMLScalarVolumeNode,
+        difference: slicer.vtkMRMLScalarVolumeNode, orientation: str = "Sagittal",
+    ) -> bool:  # fmt: skip
         """Show them, see ``showVolumes``."""
         from BrainDiffLogic.display import CAPTIONS
 

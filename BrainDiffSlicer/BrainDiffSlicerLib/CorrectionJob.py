@@ -28,14 +28,9 @@ class CorrectionJob(CliJob):
     MODULE = "BrainDiffCorrect"
 
     def __init__(
-        self,
-        inputVolume: slicer.vtkMRMLScalarVolumeNode,
-        model: str = "mc-net",
-        device: str = "auto",
-        force: bool = False,
-        disagreement: bool = False,
-        **callbacks: Callable[..., None] | None,
-    ) -> None:
+        self, inputVolume: slicer.vtkMRMLScalarVolumeNode, model: str = "mc-net", device: str = "auto",
+        force: bool = False, disagreement: bool = False, **callbacks: Callable[..., None] | None,
+    ) -> None:  # fmt: skip
         super().__init__(inputVolume, **callbacks)
         self._chosen = {"model": str(model), "device": device, "force": force}
         self._disagreement = disagreement

@@ -50,14 +50,10 @@ class CorrectionOutputs:
     """
 
     def __init__(
-        self,
-        input: slicer.vtkMRMLScalarVolumeNode | None,
-        corrected: slicer.vtkMRMLScalarVolumeNode,
-        difference: slicer.vtkMRMLScalarVolumeNode | None,
-        table: slicer.vtkMRMLTableNode | None,
-        disagreement: slicer.vtkMRMLScalarVolumeNode | None,
-        change: np.ndarray | None,
-    ) -> None:
+        self, input: slicer.vtkMRMLScalarVolumeNode | None, corrected: slicer.vtkMRMLScalarVolumeNode,
+        difference: slicer.vtkMRMLScalarVolumeNode | None, table: slicer.vtkMRMLTableNode | None,
+        disagreement: slicer.vtkMRMLScalarVolumeNode | None, change: np.ndarray | None,
+    ) -> None:  # fmt: skip
         self.input = input
         self.corrected = corrected
         self.difference = difference
@@ -67,15 +63,11 @@ class CorrectionOutputs:
 
     @classmethod
     def create(
-        cls,
-        inputVolume: slicer.vtkMRMLScalarVolumeNode,
-        finding: CorrectionFinding,
-        strength: float,
+        cls, inputVolume: slicer.vtkMRMLScalarVolumeNode, finding: CorrectionFinding, strength: float,
         corrected: slicer.vtkMRMLScalarVolumeNode | None = None,
-        difference: slicer.vtkMRMLScalarVolumeNode | None = None,
-        table: slicer.vtkMRMLTableNode | None = None,
+        difference: slicer.vtkMRMLScalarVolumeNode | None = None, table: slicer.vtkMRMLTableNode | None = None,
         disagreement: slicer.vtkMRMLScalarVolumeNode | None = None,
-    ) -> CorrectionOutputs:
+    ) -> CorrectionOutputs:  # fmt: skip
         """Fill the output nodes, made where they are None, in the place and on the exact grid of the input.
 
         finding       of the run (``CorrectionJob``)

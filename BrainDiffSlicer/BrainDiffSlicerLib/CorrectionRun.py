@@ -26,14 +26,10 @@ class CorrectionRun:
     """
 
     def __init__(
-        self,
-        inputVolume: slicer.vtkMRMLScalarVolumeNode,
-        given: tuple[slicer.vtkMRMLNode | None, ...],
-        strength: float,
-        onFinished: Callable[[CorrectionOutputs, dict[str, Any]], None] | None = None,
-        onFailed: Callable[[str], None] | None = None,
-        **settings: Any,
-    ) -> None:
+        self, inputVolume: slicer.vtkMRMLScalarVolumeNode, given: tuple[slicer.vtkMRMLNode | None, ...],
+        strength: float, onFinished: Callable[[CorrectionOutputs, dict[str, Any]], None] | None = None,
+        onFailed: Callable[[str], None] | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
         self._input, self._given, self._strength = inputVolume, given, strength
         self._onFinished, self._onFailed = onFinished, onFailed
         self._outputs: CorrectionOutputs | None = None

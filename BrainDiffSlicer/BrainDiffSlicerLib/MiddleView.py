@@ -21,12 +21,9 @@ class MiddleView:
     """
 
     def __init__(
-        self,
-        logic: slicer.vtkMRMLSliceLogic,
-        original: slicer.vtkMRMLScalarVolumeNode,
-        corrected: slicer.vtkMRMLScalarVolumeNode,
-        overlay: slicer.vtkMRMLScalarVolumeNode,
-    ) -> None:
+        self, logic: slicer.vtkMRMLSliceLogic, original: slicer.vtkMRMLScalarVolumeNode,
+        corrected: slicer.vtkMRMLScalarVolumeNode, overlay: slicer.vtkMRMLScalarVolumeNode,
+    ) -> None:  # fmt: skip
         self._logic = logic
         self._original, self._corrected, self._overlay = original, corrected, overlay
         self.opacity, self.overlaid, self.blinked = 1.0, False, False
@@ -44,11 +41,9 @@ class MiddleView:
             self._show(text, self._original, self._corrected)
 
     def _show(
-        self,
-        label: str,
-        background: slicer.vtkMRMLScalarVolumeNode,
+        self, label: str, background: slicer.vtkMRMLScalarVolumeNode,
         foreground: slicer.vtkMRMLScalarVolumeNode | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         composite = self._logic.GetSliceCompositeNode()
         with slicer.util.NodeModify(composite):
             composite.SetBackgroundVolumeID(background.GetID())
