@@ -26,7 +26,7 @@ from BrainDiffLogic.metrics.quality import (
     tissue_masks,
 )
 from BrainDiffLogic.metrics.sharpness import average_edge_strength, gradient_energy, gradient_entropy
-from BrainDiffLogic.scan import Scan, head_mask
+from BrainDiffLogic.scan import Scan, head_mask, inner_head_mask
 from BrainDiffLogic.volume import Volume
 
 
@@ -212,6 +212,16 @@ def test_the_inner_head_leaves_out_scalp_and_skull(a_head):
     assert inner[middle]
     assert np.mean(a_head.array[inner] < 150) < 0.1  # skull and air, to the mask's 8 mm here
     assert inner.sum() > 5000
+
+
+def test_the_inner_head_is_one_piece():
+    """A fold of skin or a coil's pad that touches the head is thick enough to have an inner part of its own."""
+    grid = np.moveaxis(np.indices((140, 120, 120)) * 2.0, 0, -1)
+    head = np.linalg.norm(grid - [100, 120, 120], axis=-1) < 88
+    beside = np.linalg.norm(grid - [231, 120, 120], axis=-1) < 45
+    volume = Volume((head | beside).astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    inner = inner_head_mask(volume, head | beside)
+    assert inner.sum() > 5000 and not (inner & beside).any()
 
 
 def test_of_a_stripped_brain_the_inner_head_is_all_but_the_edge(a_head):
