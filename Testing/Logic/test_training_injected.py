@@ -29,7 +29,15 @@ from BrainDiffLogic.training.corrector import (
     train_on_pairs,
 )
 from BrainDiffLogic.training.fields import read_section
-from BrainDiffLogic.training.fit import BestCheckpoint, Hardware, steps_done, trained_state
+from BrainDiffLogic.training.fit import (
+    BEST,
+    BestCheckpoint,
+    Hardware,
+    best_epoch,
+    steps_done,
+    trained_state,
+    without_chatter,
+)
 from BrainDiffLogic.training.injected_pairs import injected_run, synthesize
 from BrainDiffLogic.training.injection import InjectionSettings, load_prior
 from BrainDiffLogic.training.losses import ContrastiveLoss
@@ -178,6 +186,32 @@ def test_a_run_whose_error_does_not_fall_stops_and_is_not_started_again(
     assert capsys.readouterr().err == ""
 
 
+class Errors(L.LightningModule):
+    """Its error falls, rises twice and would fall again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def training_step(self, *_: Any) -> torch.Tensor:
+        return self.weight.sum()
+
+    def validation_step(self, *_: Any) -> None:
+        self.log("error", (3.0, 1.0, 2.0, 1.5, 0.5)[self.current_epoch], batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_the_epoch_with_the_smallest_error_is_kept_and_two_more_are_waited_for(tmp_path: Path) -> None:
+    with without_chatter():
+        trainer = L.Trainer(max_epochs=5, accelerator="cpu", logger=False, callbacks=best_epoch(tmp_path, "error", 2),
+                            enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+        trainer.fit(Errors(), [0], [0])
+    assert steps_done(tmp_path / BEST) == 2
+    assert trainer.current_epoch == 4
+
+
 def test_a_run_goes_on_only_with_its_own_pairs_and_loss(fit: Callable[..., Path], a_job: Path, tmp_path: Path) -> None:
     fit(tiny_corrector())
     with pytest.raises(InputError, match="another contrastive"):
@@ -272,10 +306,11 @@ def test_two_processes_compute_the_gradients_of_one(a_job: Path, tmp_path: Path)
         line = ["train", "corrector", "--config", tmp_path / "c.yaml", "--data", a_job / "injected", "--vae",
                 a_job / "vae.safetensors", "--run", tmp_path / devices, "--device", "cpu", "--devices", devices,
                 "--export", tmp_path / f"{devices}.safetensors"]  # fmt: skip
-        subprocess.run(
-            [sys.executable, "-m", "BrainDiffLogic.commands.main", *map(str, line)], check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2],
+        child = subprocess.run(
+            [sys.executable, "-m", "BrainDiffLogic.commands.main", *map(str, line)], check=True, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE,
         )  # fmt: skip
+        assert child.stdout.count('"weights"') == 1, "one of several processes writes and says so"
         checkpoint = torch.load(tmp_path / devices / "last.ckpt", weights_only=False)
         moments.append([state["exp_avg"] for state in checkpoint["optimizer_states"][0]["state"].values()])
         assert load_checkpoint(tmp_path / f"{devices}.safetensors")

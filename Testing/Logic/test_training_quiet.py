@@ -154,6 +154,15 @@ def test_masks_end_a_little_outside_or_inside_of_the_still_head(a_quiet_head: np
     assert min(sizes) < 1.1 < 1.3 < max(sizes)
 
 
+def test_the_mask_of_a_head_leaves_out_a_ghost_that_of_a_brain_keeps_a_second_piece(a_quiet_head: np.ndarray) -> None:
+    ghost = np.zeros(a_quiet_head.shape, dtype=bool)
+    ghost[1:6, 1:6, 1:6] = True
+    still = Volume(np.where(ghost, np.float32(0.4), a_quiet_head), np.eye(4))
+    of_head, of_brain = (drawn_mask(still, stripped, np.random.default_rng(1)) for stripped in (False, True))
+    assert of_head[20, 24, 22] and of_brain[20, 24, 22]
+    assert not of_head[3, 3, 3] and of_brain[3, 3, 3]
+
+
 def test_a_slice_loses_its_air_in_both_images_and_nothing_of_the_head(
     a_noisy_head: np.ndarray, a_quiet_head: np.ndarray
 ) -> None:
