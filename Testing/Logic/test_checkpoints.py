@@ -130,6 +130,7 @@ def test_a_card_without_a_required_entry_is_refused(a_model: Path, name: str) ->
         {"input": {}},
         {"input": {"spacing_mm": 1}},
         {"input": {"spacing_mm": ["a", "b"]}},
+        {"input": {"spacing_mm": [1.0]}},
         {"metrics": {}},
         {"sha256": None},
     ],

@@ -22,6 +22,7 @@ from BrainDiffLogic.cohort import run
 from BrainDiffLogic.cohort.items import Item, find_items, prepare
 from BrainDiffLogic.cohort.run import crew_size, local_crew, memory_mib, run_batch
 from BrainDiffLogic.cohort.work import FAILED, BatchSettings, Outcome
+from BrainDiffLogic.commands.batch import _Shown
 from BrainDiffLogic.volume import Volume
 from Harness.batches import DeadlyItem, outputs, save_scans
 from Harness.command_line import assert_refused, braindiff, child, start
@@ -55,6 +56,14 @@ def validator_errors(folder: Path) -> list[dict[str, Any]]:
     found = json.loads(run.stdout)
     assert found["summary"]["subjects"], run.stdout
     return [issue for issue in found["issues"]["issues"] if issue["severity"] == "error"]
+
+
+def test_scans_that_were_finished_before_do_not_count_for_the_pace(capsys: pytest.CaptureFixture[str]) -> None:
+    item = Item(Path("a.nii"), "a.nii", {"sub": "a"})
+    shown = _Shown(4, None, started=time.monotonic() - 60)
+    for status in ("found", "found", "found", "done"):
+        shown.report(Outcome(item, status))
+    assert capsys.readouterr().err == "4 of 4 scans, 0 not corrected, 1.0 scans/min\n"
 
 
 @pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator is not installed: pip install bids-validator-deno")

@@ -16,13 +16,13 @@ from BrainDiffLogic import correct, read_volume
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.models.severity import load_severity, shipped_weights
-from BrainDiffLogic.severity import aggregate, estimate_severity
+from BrainDiffLogic.severity import aggregate, estimate_severity, look
 from BrainDiffLogic.training import severity
 from BrainDiffLogic.training.severity import Judged
 from BrainDiffLogic.volume import Volume, to_sagittal
 from Harness.command_line import braindiff
 from Harness.correctors import CARD, save_tiny, tiny_corrector
-from Harness.severities import save_severity
+from Harness.severities import save_severity, severity_network
 
 MODEL = (tiny_corrector(), CARD)
 STILL, MOVED = 0.1, 1.0
@@ -54,6 +54,14 @@ def test_the_estimate_is_what_the_calibration_makes_of_the_slices(a_head: Volume
     np.testing.assert_allclose(found.slices_mm[known], 3.5)
     head = to_sagittal(a_head).max(axis=(1, 2)) > 0
     assert found.slices_mm.shape == head.shape and head[known].all() and known.sum() > 0.7 * head.sum()
+
+
+def test_slices_are_looked_at_as_after_training() -> None:
+    network, stack = severity_network(), np.random.default_rng(1).random((6, 64, 64), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(stack[:, None])).T.numpy()
+    places, *found = look(network.train(), stack)
+    np.testing.assert_allclose(found, expected[:, places], rtol=1e-4, atol=1e-5)
 
 
 def test_the_slice_with_most_motion_is_named(a_head: Volume, weights: Path) -> None:

@@ -120,20 +120,12 @@ def test_a_build_that_is_killed_leaves_no_store_and_can_be_done_again(
     killed_at: float | str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    staged, moves = slice_store.staged_output, []
-
-    def killed_before_the_facts(path: Path) -> object:
-        moves.append(path.name)
-        if moves == ["slices.npy", "slices.json"]:
-            raise KeyboardInterrupt
-        return staged(path)
-
-    def killed(share: float, stage: str) -> None:
+    def killed(share: float | str, stage: str) -> None:
         if share == killed_at:
             raise KeyboardInterrupt
 
     if killed_at == "facts":
-        monkeypatch.setattr(slice_store, "staged_output", killed_before_the_facts)
+        monkeypatch.setattr(slice_store, "write_texts", lambda texts: killed("facts", ""))
     with pytest.raises(KeyboardInterrupt):
         build_store(some_scans, a_manifest, tmp_path / "store", CANVAS, None, step=8, progress=killed)
     monkeypatch.undo()
