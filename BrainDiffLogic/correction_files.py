@@ -58,7 +58,7 @@ def correct_file(
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(_loaded, weights, device)
         scan = Scan(volume)
-        _ = scan.slices  # the head and the scale, found while PyTorch loads
+        scan.look()  # while PyTorch loads
         loaded = loading.result()
     if disagreement and loaded[1]["family"] == PHYSICS:
         raise InputError(NO_DISAGREEMENT)
@@ -68,6 +68,7 @@ def correct_file(
         disagreement=disagreement is not None, pe_axis=axis,
         progress=part_of(progress, CORRECTING, WRITING - CORRECTING),
     )  # fmt: skip
+    scan.forget_slices()
     progress(WRITING, "Measuring and writing" if report or html else "Writing")
     facts = write_correction(correction, corrected, difference, report, dtype, disagreement, html)
     progress(1.0, "Done")
@@ -123,6 +124,7 @@ def write_correction(
                 pool.submit(write_volume, volume, staged[name], dtype=kind, provenance=made.get(name, ""))
                 for name, (volume, kind) in volumes.items() if name in staged and volume is not None
             ]  # fmt: skip
+            volumes.clear()  # each is freed when it is written
             measuring = measured_together(correction, stored, pool) if report or html else {}
             for job in writing:
                 job.result()

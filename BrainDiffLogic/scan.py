@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -166,6 +167,7 @@ def inner_head_mask(volume: Volume, head: np.ndarray) -> np.ndarray:
         _cut_below(inner, head, volume)
     if not part.any():
         raise InputError(f"{volume.name}: nothing is left deep inside the head; pass tissue masks")
+    part = part[mask_box(part)]  # labels are dear
     part[:] = _largest(part)
     return inner
 
@@ -233,6 +235,17 @@ class Scan:
         other.__dict__.update({name: vars(self)[name] for name in ("head", "inner") if name in vars(self)})
         return other
 
+    def look(self) -> None:
+        """Find what every correction asks for, so that it is there."""
+        _ = self.slices
+        with suppress(InputError):  # for who asks for it
+            _ = self.inner
+
+    def forget_slices(self) -> None:
+        """Free the memory of what is made again when it is asked for."""
+        for name in ("slices", "head_slices"):
+            vars(self).pop(name, None)
+
     @cached_property
     def head(self) -> np.ndarray:
         """(I, J, K) bool: ``head_mask``, in memory as the volume is."""
@@ -290,5 +303,4 @@ class Scan:
     def in_its_units(self, residual: np.ndarray) -> np.ndarray:
         """A difference (slices, rows, columns) in network units as (I, J, K) float32 in the volume's units."""
         ordered = np.empty_like(self.volume.array, dtype=np.float32)  # in memory as the volume is: sums take a fifth
-        ordered[...] = self.uncut(residual)
-        return self.scale.residual_to_input_units(ordered)
+        return np.multiply(self.uncut(residual), np.float32(self.scale.scale), out=ordered)

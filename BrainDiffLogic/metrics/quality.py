@@ -6,7 +6,7 @@ SSIM and PSNR reward a mild blur, so each comparison carries a sharpness ratio b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from skimage.filters import threshold_multiotsu
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.metrics.sharpness import (
     CANNY_REACH,
+    CHUNK,
     TINIEST,
     average_edge_strength,
     gradient_energy,
@@ -65,9 +66,12 @@ def tissue_masks(array: np.ndarray, brain: np.ndarray) -> Tissues:
         raise InputError("the brain mask holds fewer than three intensities: check image and mask") from error
     means = np.array([values[labels == label].mean() for label in range(3)])
     variance = float(np.mean((values - means[labels]) ** 2))
-    log = -0.5 * (inside - means[:, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
-    posterior = np.exp(log - log.max(axis=0))
-    pure = (posterior > PURE * posterior.sum(axis=0)) & (inside <= high)
+    pure = np.empty((3, inside.size), bool)
+    for start in range(0, inside.size, CHUNK):
+        some = slice(start, start + CHUNK)
+        log = -0.5 * (inside[some] - means[:, None]) ** 2 / max(variance, 1e-12 * (high - low) ** 2)
+        posterior = np.exp(log - log.max(axis=0))
+        pure[:, some] = (posterior > PURE * posterior.sum(axis=0)) & (inside[some] <= high)
     masks = [np.zeros_like(brain) for _ in pure]
     for mask, chosen in zip(masks, pure, strict=True):
         mask[box] = _core(part, chosen)
@@ -207,7 +211,7 @@ def _window(array: np.ndarray) -> np.ndarray:
 
 def scaled_between(array: np.ndarray, low: float, high: float) -> np.ndarray:
     """The array with ``low`` at 0 and ``high`` at 1, float32, not clipped."""
-    scaled = array.astype(np.float32)
+    scaled = np.array(array, dtype=np.float32, order="C")
     scaled -= np.float32(low)
     scaled /= np.float32(high - low)
     return scaled
@@ -247,10 +251,13 @@ def assess(image: Image | Scan, mask: Image | None = None, tissues: Tissues | No
     measured = has_measured_air(air)
     if not measured:
         reasons |= dict.fromkeys(("efc", "fber"), NO_AIR)
-    numbers = _tissue_metrics(scan, tissues, float(np.std(air)) if measured else 0.0, reasons)
+    air_sd = float(np.std(air)) if measured else 0.0
+    fber = foreground_background_energy_ratio(voxels(array, head), air) if measured else float("nan")
+    del air  # may be most of the image
+    numbers = _tissue_metrics(scan, tissues, air_sd, reasons)
     return Assessment(
         efc=entropy_focus_criterion(array) if measured else float("nan"),
-        fber=foreground_background_energy_ratio(voxels(array, head), air) if measured else float("nan"),
+        fber=fber,
         reasons=reasons,
         **numbers,
         **_sharpness(scan.volume, head),
@@ -262,13 +269,11 @@ def _sharpness(volume: Volume, head: np.ndarray) -> dict[str, float]:
     stack, inside = to_sagittal(volume), to_sagittal(volume.with_array(head, kind="mask"))
     box = mask_box(inside, CANNY_REACH)
     inside = np.ascontiguousarray(inside[box])
-    scaled = scaled_between(np.ascontiguousarray(stack[box]), low, high if high > low else low + 1)
-    energy = gradient_energy(scaled)[inside]
-    return {
-        "tenengrad": float(energy.mean(dtype=np.float64)),
-        "gradient_entropy": gradient_entropy(energy),
-        "aes": average_edge_strength(scaled, inside),
-    }
+    scaled = scaled_between(stack[box], low, high if high > low else low + 1)
+    energy = gradient_energy(scaled, mask=inside)
+    figures = {"tenengrad": float(energy.mean(dtype=np.float64)), "gradient_entropy": gradient_entropy(energy)}
+    del energy
+    return {**figures, "aes": average_edge_strength(scaled, inside)}
 
 
 def has_measured_air(air: np.ndarray) -> bool:
@@ -330,14 +335,21 @@ def entropy_focus_criterion(array: np.ndarray) -> float:
     Ghosts in the air raise it. Over the whole volume; negative values count as 0.
     """
     values = voxels(array)
-    share = values[values > 0].astype(np.float32)
-    energy = float(np.sqrt(np.sum(share * share, dtype=np.float64)))
+    parts = [slice(start, start + CHUNK) for start in range(0, values.size, CHUNK)]
+    energy = np.sqrt(sum(float(np.sum(np.square(above), dtype=np.float64)) for above in _positive(values, parts)))
     if energy == 0 or array.size < 2:
         return float("nan")
-    share /= np.float32(energy)
-    np.maximum(share, TINIEST, out=share)  # x log x of what is rounded to 0 is 0
-    most = np.sqrt(array.size) * np.log(np.sqrt(array.size))
-    return float(-np.sum(share * np.log(share), dtype=np.float64) / most)
+    total = 0.0
+    for share in _positive(values, parts):
+        share /= np.float32(energy)
+        np.maximum(share, TINIEST, out=share)  # x log x of what is rounded to 0 is 0
+        total -= float(np.sum(share * np.log(share), dtype=np.float64))
+    return float(total / (np.sqrt(array.size) * np.log(np.sqrt(array.size))))
+
+
+def _positive(values: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
+    """What is above 0 in each part of values (n,), float32."""
+    return (values[part][values[part] > 0].astype(np.float32) for part in parts)
 
 
 def foreground_background_energy_ratio(head: np.ndarray, air: np.ndarray) -> float:
@@ -350,8 +362,9 @@ def foreground_background_energy_ratio(head: np.ndarray, air: np.ndarray) -> flo
 def _median_square(values: np.ndarray) -> float:
     """The median of the squares, from the size that lies in the middle."""
     middle = [(values.size - 1) // 2, values.size // 2]
-    sizes = np.partition(np.abs(values.astype(np.float32)), middle)[middle]
-    return float(np.mean(sizes.astype(np.float64) ** 2))
+    sizes = np.abs(values).astype(np.float32, copy=False)
+    sizes.partition(middle)
+    return float(np.mean(sizes[middle].astype(np.float64) ** 2))
 
 
 def _volume(image: Image) -> Volume:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import ndimage
 from skimage.feature import canny
 
-SLAB = 8
-"""Slices whose gradient is taken at a time: what is between stays in the processor's cache."""
+from BrainDiffLogic.scan import mask_box
+
+SLAB, CHUNK = 8, 2**16
+"""Slices whose gradient is taken at a time, and voxels that are summed: what is between stays in the cache."""
 TINIEST = np.finfo(np.float32).tiny
 CANNY_SIGMA = 1.0
 """Voxels; smaller takes noise for edges, larger loses the cortex."""
@@ -17,19 +18,24 @@ CANNY_REACH = 8
 """Pixels beyond the mask that its edges depend on: the Gaussian, the gradient, and the walk along the ridge."""
 
 
-def gradient_energy(array: np.ndarray, axes: tuple[int, ...] | None = None) -> np.ndarray:
+def gradient_energy(
+    array: np.ndarray, axes: tuple[int, ...] | None = None, mask: np.ndarray | None = None
+) -> np.ndarray:
     """Squared magnitude of the Sobel gradient per voxel step, float32, shape and units^2 of ``array``.
 
     axes  along which the gradient is taken (default: all); borders reflect
+    mask  of the shape of ``array``: the energies in it alone, (n,)
     """
     axes = tuple(range(array.ndim)) if axes is None else axes
-    margins = [(1, 1) if axis in axes else (0, 0) for axis in range(array.ndim)]
-    padded = np.pad(array.astype(np.float32, copy=False), margins, mode="symmetric")
-    energy = np.empty(array.shape, dtype=np.float32)
+    margins, reach = [(1, 1) if axis in axes else (0, 0) for axis in range(array.ndim)], int(0 in axes)
+    parts = []
     for start in range(0, len(array), SLAB):
         stop = min(start + SLAB, len(array))
-        energy[start:stop] = _sobel_energy(padded[start : stop + sum(margins[0])], axes)
-    return energy
+        slab = array[max(0, start - reach) : stop + reach].astype(np.float32, copy=False)
+        margins[0] = reach * (start == 0), reach * (stop == len(array))
+        energy = _sobel_energy(np.pad(slab, margins, mode="symmetric"), axes)
+        parts.append(energy if mask is None else energy[mask[start:stop]])
+    return np.concatenate(parts)
 
 
 def _sobel_energy(padded: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -57,7 +63,7 @@ def _cut(array: np.ndarray, axis: int, start: int) -> np.ndarray:
 
 def tenengrad(array: np.ndarray, mask: np.ndarray) -> float:
     """Mean squared Sobel gradient in ``mask`` (Tenenbaum's criterion): falls with blur, rises with noise."""
-    return float(gradient_energy(array)[mask].mean(dtype=np.float64))
+    return float(gradient_energy(array, mask=mask).mean(dtype=np.float64))
 
 
 def gradient_entropy(energy: np.ndarray) -> float:
@@ -65,13 +71,16 @@ def gradient_entropy(energy: np.ndarray) -> float:
 
     Lower where few strong edges carry the gradient. Depends on the number of voxels: compare on one mask only.
     """
-    magnitude = np.sqrt(energy[energy > 0])
-    total = magnitude.sum(dtype=np.float64)
+    parts = np.array_split(energy, 1 + energy.size // CHUNK)
+    total = sum(float(np.sqrt(part).sum(dtype=np.float64)) for part in parts)
     if total == 0:
         return float("nan")
-    magnitude /= np.float32(total)
-    np.maximum(magnitude, TINIEST, out=magnitude)  # x log x of what is rounded to 0 is 0
-    return float(-np.sum(magnitude * np.log2(magnitude), dtype=np.float64))
+    entropy = 0.0
+    for part in parts:
+        share = np.sqrt(part[part > 0]) / np.float32(total)
+        np.maximum(share, TINIEST, out=share)  # x log x of what is rounded to 0 is 0
+        entropy -= float(np.sum(share * np.log2(share), dtype=np.float64))
+    return entropy
 
 
 def average_edge_strength(stack: np.ndarray, mask: np.ndarray) -> float:
@@ -84,13 +93,13 @@ def average_edge_strength(stack: np.ndarray, mask: np.ndarray) -> float:
     if min(stack.shape[1:]) < 3 or not mask.any():
         return float("nan")
     stack = stack.astype(np.float32, copy=False)
-    edges = np.zeros(mask.shape, dtype=bool)
-    for image, inside, edge in zip(stack, mask, edges, strict=True):
-        (box,) = ndimage.find_objects(inside.astype(np.uint8)) or (None,)
-        if box:
-            wide = tuple(slice(max(0, side.start - CANNY_REACH), side.stop + CANNY_REACH) for side in box)
-            edge[wide] = canny(image[wide], sigma=CANNY_SIGMA) & inside[wide]
-    strength = np.sqrt(gradient_energy(stack, axes=(1, 2))[edges])
+    strengths = [np.empty(0, np.float32)]
+    for image, inside in zip(stack, mask, strict=True):
+        if inside.any():
+            box = mask_box(inside, CANNY_REACH)
+            edges = canny(image[box], sigma=CANNY_SIGMA) & inside[box]
+            strengths.append(np.sqrt(_sobel_energy(np.pad(image[box], 1, mode="symmetric"), (0, 1))[edges]))
+    strength = np.concatenate(strengths)
     return float(strength.mean(dtype=np.float64)) if strength.size else float("nan")
 
 

@@ -91,38 +91,36 @@ def invert_motion(
         size = np.abs(signal)
         residuals.append(_share(size - scan, scan))
         phase = signal / np.maximum(size, TINY)
-        still = _solve(model, scan, phase, still, damping, iterations, partial(report_progress, start))
+        still = still + _solve(model, scan - size, phase, damping, iterations, partial(report_progress, start))
         still = np.maximum(still, 0)  # the magnitude of a still head
     residuals.append(_share(np.abs(image_of(model.kspace(still))) - scan, scan))
     return Inversion(moved.with_array(still + np.float32(floor)), tuple(residuals))
 
 
 def _solve(
-    model: Acquisition, scan: np.ndarray, phase: np.ndarray, last: np.ndarray, damping: float, iterations: int,
+    model: Acquisition, misfit: np.ndarray, phase: np.ndarray, damping: float, iterations: int,
     report_progress: Callable[[int], None],
 ) -> np.ndarray:  # fmt: skip
-    """One round: x (I, J, K) float32 from the last estimate."""
+    """One round: how x (I, J, K) float32 changes from the last estimate, which leaves a misfit of the magnitude."""
     done = 0
 
     def back(image: np.ndarray) -> np.ndarray:
         """The adjoint of x -> Re(conj(p) A x)."""
-        values: np.ndarray = model.adjoint(spectrum_of(phase * image)).real
+        values: np.ndarray = model.adjoint(spectrum_of(phase * image, True)).real
         return values
 
     def normal(x: np.ndarray) -> np.ndarray:
         nonlocal done
         done += 1
         report_progress(min(done, iterations))
-        image = x.reshape(scan.shape).astype(np.float32)
-        projected = (np.conj(phase) * image_of(model.kspace(image))).real
+        image = x.reshape(misfit.shape).astype(np.float32)
+        projected = (np.conj(phase) * image_of(model.kspace(image), True)).real
         return (back(projected) + damping * image).ravel()
 
-    size = scan.size
-    wanted = (back(scan) + damping * last).ravel()
-    operator = LinearOperator((size, size), matvec=normal, dtype=np.float32)
-    vector, _ = cg(operator, wanted, x0=last.ravel(), maxiter=iterations, rtol=1e-5)
-    solution: np.ndarray = vector.reshape(scan.shape).astype(np.float32)
-    return solution
+    operator = LinearOperator((misfit.size, misfit.size), matvec=normal, dtype=np.float32)
+    vector, _ = cg(operator, back(misfit).ravel(), maxiter=iterations, rtol=1e-5)
+    change: np.ndarray = vector.reshape(misfit.shape).astype(np.float32)
+    return change
 
 
 def _share(error: np.ndarray, scan: np.ndarray) -> float:
