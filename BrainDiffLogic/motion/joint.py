@@ -210,9 +210,7 @@ class Problem:
 
     def model(self, poses: np.ndarray) -> Acquisition:
         """The acquisition in poses (N, 6): mm, degrees about R, A, S in the order of ``rigid``."""
-        return Acquisition(
-            self.scan.shape, self.affine, Trajectory.of_rows(poses), self.axis, self.centre, ACCURACY
-        )
+        return Acquisition(self.scan.shape, self.affine, Trajectory.of_rows(poses), self.axis, self.centre, ACCURACY)
 
     def masked(self, image: np.ndarray) -> np.ndarray:
         """The image where the scan was seen, 0 elsewhere."""

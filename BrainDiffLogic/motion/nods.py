@@ -31,6 +31,9 @@ PITCHES = np.concatenate([np.arange(-36.0, -5, 3), np.arange(6.0, 37, 3)])
 """Degrees that are tried; a smaller turn is left to even motion."""
 SURE = 0.2
 """Likeness from which a pair of lines is taken for nodded; still heads reach .14."""
+SEEN, OUTSTANDING = 0.28, 1.3
+"""The same where another method saw the artifact, and how many times as much of the line it takes off as of its
+neighbours: even motion, of which all lines have a part, reaches .31, but 1.0 times."""
 KNOWN = 0.8
 """Share of the lines that are looked at: at the ends of the band little is seen."""
 ROUNDS, ITERATIONS = 2, 6
@@ -43,21 +46,57 @@ EVENLY = 0.2
 """Share of plain weights in the fit of a pose: the low frequencies, which dominate them, catch from afar."""
 
 
-def find_nods(problem: Problem) -> np.ndarray:
-    """(N, 6) poses of the lines: those of the lines that are found nodded, 0 for all others."""
+def find_nods(problem: Problem, seen: np.ndarray | None = None) -> np.ndarray:
+    """(N, 6) poses of the lines: those of the lines that are found nodded, 0 for all others.
+
+    seen  (I, J, K) in the problem's units: what another method takes for the artifact. What it leaves stands beside
+          what the prior fills in: that prior knows little of the lines beside the middle, of which the others tell
+          nothing
+    """
     pairs = list(range(1, int(KNOWN * problem.lines / 2)))
-    measured = _planes(problem, fft.fftn(problem.scan))
-    filled = {pair: _planes(problem, fft.fftn(filled_in(problem, [pair])))[pair] for pair in pairs}
-    weights = _weights(problem, {pair: measured[pair] - filled[pair] for pair in pairs})
-    lines = {pair: Line(measured[pair], filled[pair], weights[pair]) for pair in pairs}
-    best = dict.fromkeys(pairs, (0.0, 0.0))
+    scan, corrected = problem.scan, problem.scan if seen is None else problem.scan - seen
+    measured = planes(problem, fft.fftn(scan))
+    filled = {pair: planes(problem, fft.fftn(filled_in(problem, [pair], scan)))[pair] for pair in pairs}
+    starts, weights = _matched(problem, scan, measured, filled, SURE)
+    if seen is not None:
+        left = planes(problem, fft.fftn(corrected))
+        others, weights = _matched(problem, corrected, measured, {pair: left[pair] for pair in pairs}, SEEN)
+        outstanding = _outstanding(np.array([_share(measured[pair] - left[pair], measured[pair]) for pair in pairs]))
+        starts |= {pair: others[pair] for pair in others if outstanding[pair - 1] > OUTSTANDING}
+    return _refined(problem, starts, weights, corrected)
+
+
+def _matched(
+    problem: Problem, still: np.ndarray, measured: np.ndarray, filled: dict[int, np.ndarray], limit: float
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """(poses (6,) of the pairs that look more than ``limit`` like those of a turned head, weights of all).
+
+    still     (I, J, K), the head that is turned
+    measured  (N, A, B), the lines of the scan; ``filled``: (A, B) each, as they would be without a nod
+    """
+    weights = ring_weights(problem, {pair: measured[pair] - line for pair, line in filled.items()})
+    lines = {pair: Line(measured[pair], line, weights[pair]) for pair, line in filled.items()}
+    best = dict.fromkeys(lines, (0.0, 0.0))
     for pitch in PITCHES:
         problem.tick()
         poses = np.tile(about_the_neck(pitch), (problem.lines, 1))
-        turned = _planes(problem, problem.model(poses).kspace(problem.scan))
+        turned = planes(problem, problem.model(poses).kspace(still))
         best = {pair: max(best[pair], (line.likeness(turned[pair]), float(pitch))) for pair, line in lines.items()}
-    starts = {pair: about_the_neck(pitch) for pair, (likeness, pitch) in best.items() if likeness > SURE}
-    return _refined(problem, starts, weights)
+    return {pair: about_the_neck(pitch) for pair, (likeness, pitch) in best.items() if likeness > limit}, weights
+
+
+def _share(part: np.ndarray, line: np.ndarray) -> float:
+    """Of the energy of a line (A, B)."""
+    return float(np.linalg.norm(part) / (np.linalg.norm(line) + TINY)) ** 2
+
+
+def _outstanding(values: np.ndarray) -> np.ndarray:
+    """Each of the values (n,) over the median of its neighbours."""
+    beside = [
+        np.median(np.delete(values[max(0, n - NEIGHBOURS) : n + NEIGHBOURS + 1], min(n, NEIGHBOURS)))
+        for n in range(len(values))
+    ]
+    return values / np.maximum(beside, TINY)
 
 
 def about_the_neck(pitch: float) -> np.ndarray:
@@ -66,17 +105,18 @@ def about_the_neck(pitch: float) -> np.ndarray:
     return np.concatenate([NECK - rotation_matrices(turn[None])[0] @ NECK, turn])
 
 
-def filled_in(problem: Problem, pairs: list[int]) -> np.ndarray:
-    """The scan (I, J, K) without its lines k and -k, k in ``pairs``, these filled in by the prior."""
+def filled_in(problem: Problem, pairs: list[int], start: np.ndarray) -> np.ndarray:
+    """The scan (I, J, K) without its lines k and -k, k in ``pairs``, which the prior fills in, from ``start``."""
     problem.tick()
     angles = 2 * np.pi * np.outer(pairs, np.arange(problem.lines)) / problem.lines
     waves = np.linalg.qr(np.concatenate([np.cos(angles), np.sin(angles)]).T)[0].astype(np.float32)
-    image, scan, weight = problem.scan.copy(), problem.scan, np.float32(problem.noise**2)
+    scan, weight = problem.scan, np.float32(problem.noise**2)
 
     def kept(values: np.ndarray) -> np.ndarray:
         along = np.moveaxis(values, problem.axis, -1)
         return np.moveaxis(along - (along @ waves) @ waves.T, -1, problem.axis)
 
+    image = start + kept(scan - start)
     for _ in range(ROUNDS):
         weights = edge_weights(image)
 
@@ -115,12 +155,12 @@ class Line:
         return float(np.vdot(beyond, turned).real / (np.linalg.norm(beyond) * np.linalg.norm(turned) + TINY))
 
 
-def _planes(problem: Problem, kspace: np.ndarray) -> np.ndarray:
+def planes(problem: Problem, kspace: np.ndarray) -> np.ndarray:
     """The k-space (I, J, K) by lines: (N, A, B)."""
     return np.moveaxis(kspace, problem.axis, 0)
 
 
-def _weights(problem: Problem, beyond: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def ring_weights(problem: Problem, beyond: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """(A, B) a pair: 1 / the root of the median power that its neighbours have beyond the prior, at each frequency."""
     spacing = np.linalg.norm(problem.affine[:3, :3], axis=0)
     first, second = (fft.fftfreq(problem.scan.shape[d], spacing[d]) for d in range(3) if d != problem.axis)
@@ -138,13 +178,15 @@ def _weights(problem: Problem, beyond: dict[int, np.ndarray]) -> dict[int, np.nd
     return weights
 
 
-def _refined(problem: Problem, starts: dict[int, np.ndarray], weights: dict[int, np.ndarray]) -> np.ndarray:
+def _refined(
+    problem: Problem, starts: dict[int, np.ndarray], weights: dict[int, np.ndarray], corrected: np.ndarray
+) -> np.ndarray:
     """(N, 6) poses that explain the pairs of lines best, from a pose (6,) for each; all others still."""
     poses = np.zeros((problem.lines, 6))
     if not starts:
         return poses
-    still = filled_in(problem, sorted(starts))
-    measured, filled = (_planes(problem, fft.fftn(image)) for image in (problem.scan, still))
+    still = filled_in(problem, sorted(starts), corrected)
+    measured, filled = (planes(problem, fft.fftn(image)) for image in (problem.scan, still))
     fits = {
         pair: Fit(Line(measured[pair], filled[pair], weights[pair] / weights[pair].max() + EVENLY), start)
         for pair, start in starts.items()
@@ -155,7 +197,7 @@ def _refined(problem: Problem, starts: dict[int, np.ndarray], weights: dict[int,
         for pair, fit in fits.items():
             poses[rows[pair]] = fit.trial
         there = Sensitivity(problem.model(poses), still)
-        turned = _planes(problem, there.signal)
+        turned = planes(problem, there.signal)
         for pair, fit in fits.items():
             fit.step(turned[pair], there.changes[pair])
     for pair, fit in fits.items():

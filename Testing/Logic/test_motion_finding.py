@@ -25,12 +25,13 @@ from BrainDiffLogic.motion.estimate import (
     Limits,
     MagnitudeScan,
     Search,
-    _hypotheses,
     _likeliest_axis,
+    _of_all_lines,
     artifact,
     decision,
     estimate_motion,
 )
+from BrainDiffLogic.motion.fitted import UNITS, LineFit
 from BrainDiffLogic.motion.joint import (
     Problem,
     Sensitivity,
@@ -155,7 +156,8 @@ def test_the_motion_found_is_the_same_on_one_core_and_on_more(monkeypatch: pytes
 
 def test_a_drift_is_trusted_less_than_even_motion():
     limits = Limits()
-    assert limits.trust_in("even") == limits.trust_in("nod") == limits.trust > limits.trust_drift
+    assert limits.trust_in("even") == limits.trust_in("fitted") == limits.trust > limits.trust_drift
+    assert limits.trust_in("nod") == np.inf
     assert {limits.trust_in(shape) for shape in ("ramp", "curve", "drift")} == {limits.trust_drift}
 
 
@@ -293,9 +295,7 @@ def test_a_drift_goes_on_beyond_the_coarse_lines_where_other_poses_stay():
     rng = np.random.default_rng(0)
     slope, even = rng.standard_normal(6), rng.standard_normal((20, 6))
     ramp = (np.arange(20) - 10)[:, None] * slope
-    still = Hypothesis(0 * even, np.zeros((1, 1, 1)), 1.0, "still")
-    found = Search(still, still, 0.0, 9.0, "ramp", ramp, (still, Hypothesis(even, np.zeros((1, 1, 1)), 1.0, "even")))
-    poses = _hypotheses(found, slice(30, 50), 80)
+    poses = _of_all_lines({"even": even}, ramp, slice(30, 50), 80)
     np.testing.assert_allclose(np.diff(poses["drift"], axis=0), np.broadcast_to(slope, (79, 6)), atol=1e-9)
     assert np.array_equal(poses["even"][30 + 2 : 50 - 2], even[2:-2])
     assert np.array_equal(poses["even"][:32], np.broadcast_to(even[2], (32, 6)))
@@ -346,11 +346,59 @@ def test_lines_left_out_are_filled_in_by_the_prior_and_all_others_kept():
     problem = MagnitudeScan(a_head()).problem(1)[0]
     wave = np.cos(2 * np.pi * 5 * np.arange(47) / 47)[None, :, None].astype(np.float32)
     spoilt = replace(problem, scan=problem.scan + np.float32(0.2) * wave * problem.scan.mean(axis=1, keepdims=True))
-    still, was, filled = (np.fft.fft(i, axis=1) for i in (problem.scan, spoilt.scan, filled_in(spoilt, [5])))
+    images = problem.scan, spoilt.scan, filled_in(spoilt, [5], spoilt.scan)
+    still, was, filled = (np.fft.fft(image, axis=1) for image in images)
     before, after = (np.linalg.norm(lines - still, axis=(0, 2)) for lines in (was, filled))
     assert after[5] < 0.5 * before[5] and after[-5] < 0.5 * before[-5]
     others = np.delete(after / np.linalg.norm(still, axis=(0, 2)), [5, 47 - 5])
     assert others.max() < 0.1
+
+
+def seen_of(scan: Simulation, share: float) -> tuple[Problem, np.ndarray]:
+    """The problem of a moved head, and a share of the artifact on its voxels."""
+    coarse = MagnitudeScan(scan.moved)
+    seen = share * (scan.moved.array - scan.reference.array)
+    return coarse.problem(1)[0], seen[coarse.cut(1)] / coarse.scale
+
+
+def test_a_nod_beside_the_middle_is_found_by_what_a_network_sees(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("BrainDiffLogic.motion.nods.SURE", 1.0)  # so that the prior alone finds none
+    poses = np.zeros((47, 6))
+    poses[22] = about_the_neck(24.0) + np.array([0.5, -1.0, 1.5, 0.0, 0.7, -0.5])
+    problem, seen = seen_of(simulate_motion(a_head(), Trajectory.of_rows(poses), "AP", noise=0.01, seed=1), 0.4)
+    found = find_nods(problem, seen)
+
+    rows = np.flatnonzero(found.any(axis=1))
+    assert len(rows) == 1 and rows[0] in (22, 24)
+    np.testing.assert_allclose(found[rows[0], 3:], poses[22, 3:], atol=1.5)
+    assert not find_nods(problem).any()
+
+
+def test_what_a_network_takes_off_everywhere_is_no_nod():
+    assert not find_nods(*seen_of(a_moved_scan(), 0.4)).any()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_poses_are_fitted_to_what_was_seen_of_their_artifact(share: float):
+    problem, seen = seen_of(a_moved_scan(), share)
+    fit = LineFit(problem, seen)
+    poses, true = fit.poses(), symmetric(problem.centred(a_moved_scan().trajectory.rows))
+
+    units = np.sqrt(problem.energy)[:, None] * UNITS
+    found, true = units * problem.centred(poses), units * true
+    assert np.vdot(found, true) / np.linalg.norm(found) / np.linalg.norm(true) > 0.8
+    assert 0.2 * share < np.vdot(found, true) / np.vdot(true, true) < share
+    np.testing.assert_allclose(poses, symmetric(poses), atol=1e-9)
+    np.testing.assert_allclose(fit.poses(0.25) + fit.poses(0.75), poses, atol=1e-6)
+    assert fit.halves_agree() > 0.5
+
+
+def test_halves_do_not_agree_on_what_no_motion_made():
+    problem, seen = seen_of(a_moved_scan(), 0.4)
+    other = np.roll(seen, seen.shape[0] // 2, axis=0) - np.roll(seen, seen.shape[2] // 2, axis=2)
+    grain = np.random.default_rng(0).standard_normal(seen.shape).astype(np.float32)
+    for wrong in (0.02 * ndimage.gaussian_filter(grain, 1), other):
+        assert abs(LineFit(problem, wrong).halves_agree()) < Limits().halves
 
 
 def test_what_looks_like_the_line_filled_in_says_nothing_of_a_nod():
