@@ -12,9 +12,10 @@ import numpy as np
 from scipy import fft
 from scipy.special import expit
 
-from BrainDiffLogic.motion.joint import Problem, Sensitivity, symmetric
+from BrainDiffLogic.motion.joint import Problem, symmetric
 from BrainDiffLogic.motion.kspace import line_rows
 from BrainDiffLogic.motion.nods import planes, ring_weights
+from BrainDiffLogic.motion.sensitivity import Sensitivity
 
 RIDGE = 0.03
 """Share of a line's own curvature that holds its pose to 0."""

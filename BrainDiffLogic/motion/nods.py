@@ -14,17 +14,10 @@ from functools import cached_property
 import numpy as np
 from scipy import fft
 
-from BrainDiffLogic.motion.joint import (
-    TINY,
-    Problem,
-    Sensitivity,
-    conjugate_gradients,
-    edge_weights,
-    moved_by,
-    smoothed,
-)
+from BrainDiffLogic.motion.joint import Problem, conjugate_gradients, edge_weights, moved_by, smoothed
 from BrainDiffLogic.motion.kspace import line_rows
 from BrainDiffLogic.motion.presets import NECK
+from BrainDiffLogic.motion.sensitivity import TINY, Sensitivity
 from BrainDiffLogic.motion.trajectory import rotation_matrices
 
 PITCHES = np.concatenate([np.arange(-36.0, -5, 3), np.arange(6.0, 37, 3)])

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.motion.estimate import SPACING, MagnitudeScan, even_motion
+from BrainDiffLogic.motion.estimate import SPACING, even_motion
+from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.motion.odd_motion import propose
 

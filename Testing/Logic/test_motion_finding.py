@@ -23,7 +23,6 @@ from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
 from BrainDiffLogic.motion.estimate import (
     Hypothesis,
     Limits,
-    MagnitudeScan,
     Search,
     _likeliest_axis,
     _of_all_lines,
@@ -34,7 +33,6 @@ from BrainDiffLogic.motion.estimate import (
 from BrainDiffLogic.motion.fitted import UNITS, LineFit
 from BrainDiffLogic.motion.joint import (
     Problem,
-    Sensitivity,
     gradients,
     gradients_adjoint,
     log_determinant,
@@ -43,7 +41,9 @@ from BrainDiffLogic.motion.joint import (
     symmetric,
 )
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
+from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.nods import Line, about_the_neck, filled_in, find_nods
+from BrainDiffLogic.motion.sensitivity import Sensitivity
 from BrainDiffLogic.motion.simulation import displacement, rigid_basis
 from BrainDiffLogic.scan import head_mask
 from BrainDiffLogic.severity import Decision
