@@ -16,8 +16,8 @@ import numpy as np
 
 from BrainDiffLogic.images import read_volume
 from BrainDiffLogic.motion.estimate import SPACING, even_motion
-from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.kspace import phase_encode_axis
+from BrainDiffLogic.motion.magnitude import MagnitudeScan
 from BrainDiffLogic.motion.odd_motion import propose
 
 QUANTILES = (0.5, 0.9, 0.95, 1.0)
