@@ -40,6 +40,8 @@ FITTED = "even and fitted"
 """Shape of even motion: the mean of the poses descended to and of those fitted to what another method has seen, which
 know nothing of each other. The fitted ones alone are as often worse as better (swallows of 0.5 mm: MRE .0636 to .0653
 on 2 mm voxels, the mean .0637; steps of 1.5 mm in pycortex-S1 .0448 to .0498)."""
+FITTED_AGREES = 1.25
+"""Times as much as any other hypothesis must such poses agree with what they are partly fitted to."""
 NOD = "nod"
 """Shape of motion of a few lines alone."""
 DRIFTS = ("ramp", "curve")
@@ -261,9 +263,11 @@ def estimate_motion(
     shape, judged = search.best.shape, {"moved": moved, "reason": reason}
     if seen is not None:
         agreements = _agreements(scan, axis, hypotheses, seen)
-        shape = max(agreements, key=lambda one: agreements[one])
+        shape = max(agreements, key=lambda one: agreements[one] / (FITTED_AGREES if one == FITTED else 1))
         judged = {"agreement": round(agreements[shape], 3), "halves_agree": round(halves, 3)}
-    [poses] = side_by_side([lambda: _laid_on_scan(problem, hypotheses[shape], lines)])
+    poses = hypotheses[shape]
+    if shape != NOD:  # there the head lay still
+        [poses] = side_by_side([lambda: _laid_on_scan(problem, hypotheses[shape], lines)])
     trajectory = Trajectory.of_rows(poses, scan.centre)
     progress(1.0, "Finding the motion")
     facts = {"pe_axis": name, **judged, **_facts(search, trajectory), "shape": shape}
