@@ -64,7 +64,9 @@ def find_nods(problem: Problem, seen: np.ndarray | None = None) -> np.ndarray:
         outstanding = _outstanding(np.array([_share(measured[pair] - left[pair], measured[pair]) for pair in pairs]))
         for pair, (likeness, pitch) in matches.items():
             sure = outstanding[pair - 1] > max(OUTSTANDING, SEEN / max(likeness, TINY))
-            if sure and pair <= INNER * problem.lines / 2:
+            # what turned farther than all that are tried looks most like the last of them
+            within = pair <= INNER * problem.lines / 2 and abs(pitch) < PITCHES.max()
+            if sure and within:
                 pitches[pair] = pitch
     return _refined(problem, {pair: about_the_neck(pitch) for pair, pitch in pitches.items()}, weights, corrected)
 
