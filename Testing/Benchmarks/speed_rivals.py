@@ -189,7 +189,7 @@ def simulator(turns: int) -> dict[str, Any]:
     poses, centre, image = anchored(trajectory), np.zeros(3), head.array.astype(np.complex64)
     points = sample_points(SIMULATED, affine, poses.rotations, axis).reshape(3, -1)
     planned = Acquisition(SIMULATED, affine, poses, axis, centre)
-    plan = planned._plan(2)
+    plan = planned._plan
     calls: dict[str, Call] = {
         "finufft, with sorting": lambda: finufft.nufft3d2(*points, image, isign=-1, eps=ACCURACY, upsampfac=FINER_GRID),
         "first transform": lambda: Acquisition(SIMULATED, affine, poses, axis, centre).kspace(image),
