@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from moved_head import a_head, a_moved_scan
 from scipy import ndimage
 
 from BrainDiffLogic import correct, write_volume
@@ -19,7 +19,6 @@ from BrainDiffLogic.correction import Change, Correction, Job
 from BrainDiffLogic.errors import Cancelled, InputError
 from BrainDiffLogic.metrics.sharpness import noise_of
 from BrainDiffLogic.models.checkpoints import load_checkpoint
-from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
 from BrainDiffLogic.motion.estimate import (
     Hypothesis,
     Limits,
@@ -30,7 +29,6 @@ from BrainDiffLogic.motion.estimate import (
     decision,
     estimate_motion,
 )
-from BrainDiffLogic.motion.fitted import UNITS, LineFit
 from BrainDiffLogic.motion.joint import (
     Problem,
     gradients,
@@ -42,7 +40,6 @@ from BrainDiffLogic.motion.joint import (
 )
 from BrainDiffLogic.motion.kspace import PE_AXES, phase_encode_axis
 from BrainDiffLogic.motion.magnitude import MagnitudeScan
-from BrainDiffLogic.motion.nods import Line, about_the_neck, filled_in, find_nods
 from BrainDiffLogic.motion.sensitivity import Sensitivity
 from BrainDiffLogic.motion.simulation import displacement, rigid_basis
 from BrainDiffLogic.scan import head_mask
@@ -51,27 +48,6 @@ from BrainDiffLogic.volume import Volume
 
 OBLIQUE = np.array([[-2.9, 0.2, 0.1, 60.0], [0.1, 3.1, -0.3, -70.0], [0.2, 0.3, 2.4, -50.0], [0, 0, 0, 1]])
 """Anisotropic voxels, the first axis against R."""
-
-
-@cache
-def a_head(shape: tuple[int, int, int] = (42, 47, 44)) -> Volume:
-    """A still ellipsoid of 3.5 mm voxels with folds of two grey values and a skull, LAS."""
-    rng = np.random.default_rng(7)
-    affine = np.diag([-3.5, 3.5, 3.5, 1.0])
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    radius = np.linalg.norm(2.6 * (np.moveaxis(np.indices(shape), 0, -1) / (np.array(shape) - 1) - 0.5), axis=-1)
-    folds = ndimage.gaussian_filter(rng.standard_normal(shape), 1.1)
-    head = np.where(radius < 0.85, np.where(folds > 0, 0.75, 0.45), np.where(radius < 1, 0.95, 0.0))
-    return Volume(ndimage.gaussian_filter(head, 0.45).astype(np.float32), affine)
-
-
-@cache
-def a_moved_scan() -> Simulation:
-    """The head, restless by about 1.5 mm and degrees along its lines, each line for the same time; noise of 1 %."""
-    rng = np.random.default_rng(3)
-    poses = ndimage.gaussian_filter1d(rng.standard_normal((47, 6)), 2.0, axis=0)
-    poses *= np.array([1.0, 1.6, 1.6, 1.5, 0.8, 0.8]) / poses.std(axis=0)
-    return simulate_motion(a_head(), Trajectory(poses[:, :3], poses[:, 3:]), "AP", noise=0.01, seed=1)
 
 
 @cache
@@ -299,127 +275,6 @@ def test_a_drift_goes_on_beyond_the_coarse_lines_where_other_poses_stay():
     np.testing.assert_allclose(np.diff(poses["drift"], axis=0), np.broadcast_to(slope, (79, 6)), atol=1e-9)
     assert np.array_equal(poses["even"][30 + 2 : 50 - 2], even[2:-2])
     assert np.array_equal(poses["even"][:32], np.broadcast_to(even[2], (32, 6)))
-
-
-NODDED = {17: 12.0, 18: 20.0, 32: -9.0}
-"""Lines of ``a_nodding_scan``, and degrees."""
-
-
-@cache
-def a_nodding_scan() -> Simulation:
-    """The head, still but for two nods, which are not exactly about the neck; noise of 1 %."""
-    poses = np.zeros((47, 6))
-    for line, pitch in NODDED.items():
-        poses[line] = about_the_neck(pitch) + np.array([0.5, -1.0, 1.5, 0.0, 0.7, -0.5])
-    return simulate_motion(a_head(), Trajectory.of_rows(poses), "AP", noise=0.01, seed=1)
-
-
-def test_nodded_lines_are_found_with_their_poses():
-    scan = a_nodding_scan()
-    found = find_nods(MagnitudeScan(scan.moved).problem(1)[0])
-
-    rows = np.flatnonzero(found.any(axis=1))
-    assert {abs(row - 23) for row in rows} == {abs(line - 23) for line in NODDED}
-    for row in rows:
-        line = next(line for line in NODDED if abs(line - 23) == abs(row - 23))
-        np.testing.assert_allclose(found[row, 3:], scan.trajectory.rotations[line], atol=1.5)
-        np.testing.assert_allclose(found[row, :3], scan.trajectory.translations[line], atol=2.5)
-
-
-def test_nods_that_what_was_seen_agrees_with_are_taken_off():
-    scan = a_nodding_scan()
-    found = estimate_motion(scan.moved, "AP", seen=0.3 * (scan.moved.array - scan.reference.array))
-    corrected = scan.moved.array - artifact(scan.moved, found)
-
-    assert found.facts["shape"] == "nod" and found.facts["agreement"] > 0.5
-    head = a_head().array > 0.2
-    before, after = (np.abs(image - scan.reference.array)[head].mean() for image in (scan.moved.array, corrected))
-    assert after < 0.6 * before
-
-
-@pytest.mark.parametrize("scan", [a_nodding_scan, a_moved_scan])
-def test_no_nods_are_found_in_a_still_head(scan):
-    assert not find_nods(MagnitudeScan(scan().reference).problem(1)[0]).any()
-
-
-def test_lines_left_out_are_filled_in_by_the_prior_and_all_others_kept():
-    problem = MagnitudeScan(a_head()).problem(1)[0]
-    wave = np.cos(2 * np.pi * 5 * np.arange(47) / 47)[None, :, None].astype(np.float32)
-    spoilt = replace(problem, scan=problem.scan + np.float32(0.2) * wave * problem.scan.mean(axis=1, keepdims=True))
-    images = problem.scan, spoilt.scan, filled_in(spoilt, [5], spoilt.scan)
-    still, was, filled = (np.fft.fft(image, axis=1) for image in images)
-    before, after = (np.linalg.norm(lines - still, axis=(0, 2)) for lines in (was, filled))
-    assert after[5] < 0.5 * before[5] and after[-5] < 0.5 * before[-5]
-    others = np.delete(after / np.linalg.norm(still, axis=(0, 2)), [5, 47 - 5])
-    assert others.max() < 0.1
-
-
-def seen_of(scan: Simulation, share: float) -> tuple[Problem, np.ndarray]:
-    """The problem of a moved head, and a share of the artifact on its voxels."""
-    coarse = MagnitudeScan(scan.moved)
-    seen = share * (scan.moved.array - scan.reference.array)
-    return coarse.problem(1)[0], seen[coarse.cut(1)] / coarse.scale
-
-
-def test_a_nod_beside_the_middle_is_found_by_what_a_network_sees(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("BrainDiffLogic.motion.nods.SURE", 1.0)  # so that the prior alone finds none
-    poses = np.zeros((47, 6))
-    poses[22] = about_the_neck(24.0) + np.array([0.5, -1.0, 1.5, 0.0, 0.7, -0.5])
-    problem, seen = seen_of(simulate_motion(a_head(), Trajectory.of_rows(poses), "AP", noise=0.01, seed=1), 0.4)
-    found = find_nods(problem, seen)
-
-    rows = np.flatnonzero(found.any(axis=1))
-    assert len(rows) == 1 and rows[0] in (22, 24)
-    np.testing.assert_allclose(found[rows[0], 3:], poses[22, 3:], atol=1.5)
-    assert not find_nods(problem).any()
-
-
-def test_what_a_network_takes_off_everywhere_is_no_nod():
-    assert not find_nods(*seen_of(a_moved_scan(), 0.4)).any()
-
-
-@pytest.mark.parametrize("share", [0.2, 0.5])
-def test_poses_are_fitted_to_what_was_seen_of_their_artifact(share: float):
-    problem, seen = seen_of(a_moved_scan(), share)
-    fit = LineFit(problem, seen)
-    poses, true = fit.poses(), symmetric(problem.centred(a_moved_scan().trajectory.rows))
-
-    units = np.sqrt(problem.energy)[:, None] * UNITS
-    found, true = units * problem.centred(poses), units * true
-    assert np.vdot(found, true) / np.linalg.norm(found) / np.linalg.norm(true) > 0.8
-    assert 0.2 * share < np.vdot(found, true) / np.vdot(true, true) < share
-    np.testing.assert_allclose(poses, symmetric(poses), atol=1e-9)
-    np.testing.assert_allclose(fit.poses(0.25) + fit.poses(0.75), poses, atol=1e-6)
-    assert fit.halves_agree() > 0.5
-
-
-def test_halves_do_not_agree_on_what_no_motion_made():
-    problem, seen = seen_of(a_moved_scan(), 0.4)
-    other = np.roll(seen, seen.shape[0] // 2, axis=0) - np.roll(seen, seen.shape[2] // 2, axis=2)
-    grain = np.random.default_rng(0).standard_normal(seen.shape).astype(np.float32)
-    for wrong in (0.02 * ndimage.gaussian_filter(grain, 1), other):
-        assert abs(LineFit(problem, wrong).halves_agree()) < Limits().halves
-
-
-def test_what_looks_like_the_line_filled_in_says_nothing_of_a_nod():
-    rng = np.random.default_rng(0)
-    still, turned = rng.standard_normal((2, 20, 20)) + 1j * rng.standard_normal((2, 20, 20))
-    weights = np.ones((20, 20), np.float32)
-    assert Line(1.3 * still, still, weights).likeness(still + turned) < 0.1
-    assert Line(1.3 * still + 0.5 * turned, still, weights).likeness(turned) > 0.9
-
-
-def test_cancelling_stops_the_search_for_nods():
-    asked = iter(range(1000))
-
-    def tick() -> None:
-        if next(asked) > 8:
-            raise Cancelled
-
-    problem = MagnitudeScan(a_nodding_scan().moved, tick).problem(1)[0]
-    with pytest.raises(Cancelled):
-        find_nods(problem)
-    assert next(asked) < 12
 
 
 def test_what_lies_outside_of_a_mask_stays_as_it_was():
