@@ -71,7 +71,7 @@ class MotionPanel:
             axis, positive, negative = DIRECTIONS[found["plane"]]
             place = found["ras_mm"][axis]
             side = positive if place >= 0 else negative
-            text = _("{text}, most at {side} {place}").format(text=text, side=side, place=f"{abs(place):.0f}")
+            text = _("{text}, most at {side} {place} mm").format(text=text, side=side, place=f"{abs(place):.0f}")
         return text
 
     def _say(self, text: str) -> None:

@@ -35,7 +35,7 @@ LOADING = '<main class="loading"><h1>BrainDiff</h1><p role="status">Opening the 
 def main() -> int:
     """The process's whole life; returns the exit status."""
     settings = json.loads(sys.stdin.readline())
-    answer = os.fdopen(os.dup(1), "w")
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print would be taken for an answer
     folder = Path(settings["folder"])
     threading.Thread(target=_end_with_stdin, args=(folder,), daemon=True).start()
