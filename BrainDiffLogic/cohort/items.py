@@ -233,7 +233,9 @@ DESCRIPTIONS = {
     DIFFERENCE: "desc-moco minus the scan, signed, in the scan's units",
     DISAGREEMENT: "How far predictions of the correction disagree, in the scan's units",
 }
-ABOUT = f"""T1-weighted scans without head motion artifacts, made by BrainDiff {__version__}.
+TITLE = "T1-weighted scans after correction for head motion"
+ABOUT = f"""{TITLE}, made by BrainDiff {__version__}.
+A scan in which the motion hardly shows came back unchanged: the column gate of {TABLE} tells.
 
 sub-*/**/*_desc-{CORRECTED}_T1w.nii.gz      the corrected scan, on the grid of the scan
 sub-*/**/*_desc-{DIFFERENCE}_T1w.nii.gz  what was changed: corrected minus scan
@@ -309,15 +311,27 @@ def prepare(out: Path, source: Path) -> None:
     if out.exists() and (not out.is_dir() or not _is_own(out)):
         raise InputError(f"{out}: holds something else; give an empty folder, or that of an earlier batch")
     description = {
-        "Name": "T1-weighted scans without head motion artifacts", "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative", "License": "as the scans", "Authors": ["as the scans"],
+        "Name": TITLE, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", **_credits(source),
         "GeneratedBy": [{"Name": "BrainDiff", "Version": __version__}],
-        "DatasetLinks": {"raw": os.path.relpath(source, out)},
+        **({"DatasetLinks": {"raw": os.path.relpath(source, out)}} if source.is_dir() else {}),
     }  # fmt: skip
     texts = {DATASET: as_json(description), README: ABOUT, IGNORED: "\n".join(NOT_BIDS) + "\n"}
     for folder in (out, out / OWN / "locks", out / OWN / "work"):
         make_folder(folder)
     write_texts({out / name: text for name, text in texts.items()})
+
+
+def _credits(source: Path) -> dict[str, Any]:
+    """Authors and licence as the scans' dataset has them; what it does not say, or not as BIDS has it, is left out."""
+    try:
+        said = json.loads((source / DATASET).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    authors, licence = said.get("Authors"), said.get("License")
+    named = isinstance(authors, list) and authors and all(isinstance(name, str) for name in authors)
+    return {**({"Authors": authors} if named else {}), **({"License": licence} if isinstance(licence, str) else {})}
 
 
 def _is_own(out: Path) -> bool:

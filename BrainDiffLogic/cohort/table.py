@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from BrainDiffLogic.cohort.items import COHORT_PAGE, CORRECTED, LOGS, PAGES, TABLE
-from BrainDiffLogic.cohort.work import DONE
+from BrainDiffLogic.cohort.work import DONE, FAILED, REFUSED
 from BrainDiffLogic.images.outputs import as_csv, as_json, write_texts
 from BrainDiffLogic.metrics.quality import Assessment
 from BrainDiffLogic.pages import render
+from BrainDiffLogic.severity import CORRECTED as PASSED
+from BrainDiffLogic.severity import FORCED, OFF, UNCHANGED
 
 QUALITY = tuple(field.name for field in fields(Assessment) if field.name != "reasons")
 BEFORE, AFTER = "_before", "_after"
@@ -23,14 +25,16 @@ FIRST = {
     "participant_id": "Who was scanned",
     "session_id": "Session, n/a without one",
     "scan": "BIDS name of the scan",
-    "status": "done; refused: outside of the model's domain; failed",
+    "status": "What became of the scan",
     "reason": "Why the scan was not corrected",
-    "gate": "Whether the motion gate had the scan corrected",
+    "gate": "What the motion gate had done with the scan",
     "severity_mm": "Motion that the scan shows, mean displacement in mm, as the gate's network sees it",
     "changed_share": "Share of the head's intensity that was changed",
+    "outside_domain": "What of the scan lies outside of what the model was trained on",
 }
 LAST = {
     "seconds": "Time of the correction",
+    "strength": "Share of the change that was applied",
     "model": "Name of the model",
     "model_sha256": "sha256 of its weights",
     "version": "Version of BrainDiff",
@@ -46,6 +50,26 @@ PER_SCAN = {
     **LAST,
 }  # fmt: skip
 """Columns and what they hold."""
+MORE: dict[str, dict[str, Any]] = {
+    "status": {
+        "Levels": {
+            DONE: "Went through; corrected, or returned unchanged (gate)",
+            REFUSED: "Not corrected: outside of the model's domain",
+            FAILED: "Not corrected: cannot be read, or an error (reason)",
+        }
+    },
+    "gate": {
+        "Levels": {
+            UNCHANGED: "Shows too little motion, or the model would change next to nothing",
+            PASSED: "Shows motion",
+            FORCED: "Shows too little motion, corrected all the same (--force)",
+            OFF: "The gate was not asked",
+        }
+    },
+    "severity_mm": {"Units": "mm"},
+    "seconds": {"Units": "s"},
+}
+"""Units and levels of some, as BIDS has them."""
 ScanRow = dict[str, Any]
 
 
@@ -63,7 +87,7 @@ def read_rows(out: Path) -> list[ScanRow]:
 def write_table(out: Path, rows: Iterable[ScanRow]) -> Path:
     """Write the table and what its columns mean; returns the table."""
     lines = ({key: "n/a" if value is None else value for key, value in row.items()} for row in rows)
-    meaning = as_json({name: {"Description": description} for name, description in PER_SCAN.items()})
+    meaning = as_json({name: {"Description": says, **MORE.get(name, {})} for name, says in PER_SCAN.items()})
     write_texts({out / TABLE: as_csv(list(PER_SCAN), lines, "\t"), (out / TABLE).with_suffix(".json"): meaning})
     return out / TABLE
 
@@ -88,13 +112,14 @@ def _row(stem: str, told: ScanRow) -> ScanRow:
 
 def _done(said: Mapping[str, Any]) -> ScanRow:
     report, quality = _object(said, "Report"), _object(said, "Quality")
-    named = ("gate", "severity_mm", "changed_share", "seconds", "model", "input")
+    named = ("gate", "severity_mm", "changed_share", "seconds", "strength", "model", "input")
     numbers = {
         f"{metric}{when}": _object(quality, when.strip("_").title()).get(metric)
         for metric in QUALITY for when in (BEFORE, AFTER)
     }  # fmt: skip
+    outside = "; ".join(map(str, report.get("outside_domain") or [])) or None
     sums = {"model_sha256": "ModelSHA256", "version": "Version", "input_sha256": "InputSHA256"}
-    return {"status": DONE, **{name: report.get(name) for name in named}, **numbers,
+    return {"status": DONE, **{name: report.get(name) for name in named}, "outside_domain": outside, **numbers,
             **{name: said.get(key) for name, key in sums.items()}}  # fmt: skip
 
 
@@ -120,13 +145,23 @@ def write_page(out: Path, rows: Sequence[ScanRow], source: Path) -> Path:
     source  the dataset; what its participants.tsv says of age and groups is shown
     """
     odd = outliers(rows)
-    lines = [{**row, "page": f"{PAGES}/{row['scan']}.html", "odd": odd.get(row["scan"], [])} for row in rows]
+    lines = [{**row, **_in_words(row), "odd": odd.get(row["scan"], [])} for row in rows]
     text = render(
         "cohort", title="Motion correction of a cohort", rows=lines, histograms=list(_histograms(rows)),
         plots=_plots(rows, read_participants(source)), outlying=OUTLYING,
     )  # fmt: skip
     write_texts({out / COHORT_PAGE: text})
     return out / COHORT_PAGE
+
+
+def _in_words(row: ScanRow) -> dict[str, Any]:
+    """What the page says of a scan beside its numbers; ``changed`` None where it was not done."""
+    outside = "outside of the model's domain" if row.get("outside_domain") else ""
+    return {
+        "page": f"{PAGES}/{row['scan']}.html",
+        "changed": bool(row["changed_share"]) if row["status"] == DONE else None,
+        "remark": (row["reason"] or outside).removeprefix(f"{row['input']}: "),
+    }
 
 
 def outliers(rows: Iterable[ScanRow]) -> dict[str, list[str]]:

@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     status = 0
     if args.level != "group":
         status = _correct_all(args)
+    elif not args.input.exists():
+        raise InputError(f"{args.input}: no such folder; name the scans again, the page takes in participants.tsv")
     elif not args.output.is_dir():
         raise InputError(f"{args.output}: there is no such folder; correct the scans first (participant)")
     rows = read_rows(args.output)
@@ -144,7 +146,8 @@ class _Shown:
         self.worked += outcome.status != "found"
         self.missed += bool(outcome.reason)
         if outcome.reason:
-            line = f"braindiff batch: {outcome.item.shown}: {outcome.status}: {outcome.reason}"
+            shown = outcome.item.shown
+            line = f"braindiff batch: {shown}: {outcome.status}: {outcome.reason.removeprefix(f'{shown}: ')}"
             self.bar.write(line, file=sys.stderr) if self.bar else say(line)
         if self.bar:
             self.bar.set_postfix_str(f"{self.missed} not corrected, {self.pace}", refresh=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +50,20 @@ def subject_of(name: str, pattern: str | None = None) -> str:
 def bids_label(name: str) -> str:
     """A BIDS label from a file's or a folder's name: its ``sub`` entity, else its letters and digits without _T1w.
 
+    Letters lose their marks, which some disks write behind them and others do not.
     Raises InputError where there is none.
     """
     suffix = file_suffix(name)
     stem = name.removesuffix(name[-len(suffix) :]) if suffix in READABLE else name
     entity = ENTITY.match(f"{stem}.")
-    label = entity[0].removeprefix("sub-") if entity else re.sub(r"[^A-Za-z0-9]", "", re.sub(r"_T1w$", "", stem))
+    label = entity[0].removeprefix("sub-") if entity else _letters(re.sub(r"_T1w$", "", stem))
     if not label:
         raise InputError(f"{name}: its name has no letter or digit to name the subject by; rename it")
     return label
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", unicodedata.normalize("NFKD", name))
 
 
 def names_subject(name: str) -> bool:

@@ -66,6 +66,14 @@ def test_scans_that_were_finished_before_do_not_count_for_the_pace(capsys: pytes
     assert capsys.readouterr().err == "4 of 4 scans, 0 not corrected, 1.0 scans/min\n"
 
 
+def test_a_line_names_a_scan_once(capsys: pytest.CaptureFixture[str]) -> None:
+    item = Item(Path("a.nii"), "a.nii", {"sub": "a"})
+    _Shown(2, None).report(Outcome(item, "failed", "a.nii: damaged"))
+    _Shown(2, None).report(Outcome(item, "failed", "b.nii belongs to it"))
+    lines = ["braindiff batch: a.nii: failed: damaged", "braindiff batch: a.nii: failed: b.nii belongs to it"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
 @pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator is not installed: pip install bids-validator-deno")
 def test_a_dataset_becomes_derivatives_that_the_bids_validator_accepts(a_dataset: Path, a_model: Path) -> None:
     out = a_dataset / "derivatives" / "braindiff"
@@ -77,8 +85,8 @@ def test_a_dataset_becomes_derivatives_that_the_bids_validator_accepts(a_dataset
     assert lines[0].startswith("4 scans, 2 workers")
     assert lines[-1].startswith("4 of 4 scans, 1 not corrected, ") and "scans/min" in lines[-1]
     assert [line for line in lines if "sub-003" in line] == [
-        "braindiff batch: sub-003/anat/sub-003_T1w.nii.gz: failed: sub-003/anat/sub-003_T1w.nii.gz: cannot be read as"
-        " NIfTI, it is damaged or incomplete; copy it again"
+        "braindiff batch: sub-003/anat/sub-003_T1w.nii.gz: failed: cannot be read as NIfTI, it is damaged or"
+        " incomplete; copy it again"
     ]
     table = [line.split("\t") for line in (out / "group_T1w.tsv").read_text().splitlines()]
     assert [line[3] for line in table] == ["status", "done", "done", "failed", "done"]
@@ -172,6 +180,7 @@ def test_the_group_level_needs_no_workers(a_dataset: Path, tmp_path: Path, capfd
     out = tmp_path / "out"
     prepare(out, a_dataset)
     assert_refused(tmp_path, capfd, ["batch", a_dataset, out, "group"], "no scan was corrected there")
+    assert_refused(tmp_path, capfd, ["batch", tmp_path / "bdis", out, "group"], "bdis", "no such folder")
     (out / "logs").mkdir()
     told = {"Name": "sub-01_T1w", "Scan": "sub-01/anat/sub-01_T1w.nii", "Status": "failed", "Reason": "damaged"}
     (out / "logs" / "sub-01_T1w.json").write_text(json.dumps(told))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from image_files import OBLIQUE, a_file, save_series, voxels
 from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 
-from BrainDiffLogic.cohort.items import Item, find_items, selected
+from BrainDiffLogic.cohort.items import Item, find_items, prepare, selected
 from BrainDiffLogic.cohort.work import FAILED, BatchSettings, fingerprint, work_on
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import read_volume
@@ -178,6 +181,35 @@ def test_a_list_names_scans_by_its_columns_or_their_files(tmp_path: Path) -> Non
     table = tmp_path / "list.csv"
     table.write_text("path,subject,session\nscan.nii.gz,sub-x,2\nsub-5_ses-1_T1w.nii.gz,,\nscan.nii.gz,,\n")
     assert [item.stem for item in find_items(table)] == ["sub-x_ses-2", "sub-5_ses-1", "sub-scan"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_letter_with_a_mark_is_that_letter_however_the_disk_writes_it(tmp_path: Path, form: Any) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(unicodedata.normalize(form, "path\nM\u00fcller.nii.gz\n"), encoding="utf-8")
+    assert [item.stem for item in find_items(table)] == ["sub-Muller"]
+
+
+def described(source: Path) -> dict[str, Any]:
+    prepare(source.parent / "out", source)
+    return dict(json.loads((source.parent / "out" / "dataset_description.json").read_text(encoding="utf-8")))
+
+
+def test_derivatives_have_the_authors_and_the_licence_of_their_scans(tmp_path: Path) -> None:
+    raw = tmp_path / "bids"
+    raw.mkdir()
+    (raw / "dataset_description.json").write_text(json.dumps({"Name": "n", "Authors": ["A. B."], "License": "CC0"}))
+    said = described(raw)
+    assert (said["Authors"], said["License"], said["DatasetLinks"]) == (["A. B."], "CC0", {"raw": "../bids"})
+    (raw / "dataset_description.json").write_text(json.dumps({"Name": "n", "Authors": "A. B.", "License": None}))
+    assert not {"Authors", "License"} & set(described(raw)), "what is not as BIDS has it is left out"
+    (raw / "dataset_description.json").write_text("[")
+    assert not {"Authors", "License"} & set(described(raw))
+
+
+def test_a_list_is_no_dataset_that_derivatives_can_link_to(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path\nscan.nii\n")
+    assert "DatasetLinks" not in described(tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize(

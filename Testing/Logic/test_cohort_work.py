@@ -274,8 +274,19 @@ def test_the_table_has_a_row_a_scan_and_explains_its_columns(out: Path, an_item:
         DONE,
         "n/a",
     )
-    assert float(row["cjv_before"]) > 0 and len(row["input_sha256"]) == 64
-    assert set(json.loads(table.with_suffix(".json").read_text())) == set(row)
+    assert float(row["cjv_before"]) > 0 and len(row["input_sha256"]) == 64 and row["strength"] == "1.0"
+    meaning = json.loads(table.with_suffix(".json").read_text())
+    assert set(meaning) == set(row)
+    units = {name: one["Units"] for name, one in meaning.items() if "Units" in one}
+    assert units == {"severity_mm": "mm", "seconds": "s"}
+    assert set(meaning["status"]["Levels"]) == {DONE, REFUSED, FAILED}
+
+
+def test_the_table_says_what_lies_outside_of_the_domain(out: Path, an_item: Item) -> None:
+    write_volume(Volume(read_volume(an_item.source).array, np.diag([3.0, 3.0, 3.0, 1.0])), an_item.source)
+    assert work_on(an_item, out, SETTINGS).status == DONE
+    (row,) = read_rows(out)
+    assert "voxels of 3.00 mm along left-right" in row["outside_domain"] and "; " in row["outside_domain"]
 
 
 def test_poses_become_a_table_with_units(an_item: Item) -> None:

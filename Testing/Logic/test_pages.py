@@ -129,6 +129,19 @@ def test_an_age_that_is_missing_is_no_point(tmp_path: Path) -> None:
     assert len(places) == 8 and all(0 <= place <= 100 for place in places), "two ages, two groups"
 
 
+def test_the_cohort_page_tells_scans_that_came_back_unchanged_from_corrected_ones(tmp_path: Path) -> None:
+    found = rows()
+    for row in found[:4]:
+        row |= {"changed_share": 0.0, "gate": "returned unchanged"}
+    found[4] |= {"outside_domain": "voxels of 3.02 mm along left-right: the model was trained on 0.6 to 2.0 mm"}
+    found[5] |= {"reason": "sub-05/anat/a.nii: damaged", "input": "sub-05/anat/a.nii"}
+    text = write_page(tmp_path, found, tmp_path).read_text()
+    assert "12 scans: 11 done (7 changed, 4 returned unchanged), 1 not corrected" in text
+    assert text.count("<td>returned unchanged</td>") == 4
+    assert re.search(r'title="voxels of 3.02 mm along left-right[^"]*">outside of the model&#39;s domain</td>', text)
+    assert ">damaged<" in text and "a.nii: damaged" not in text, "the row names the scan already"
+
+
 @in_a_browser
 def test_the_cohort_page_sorts_finds_and_names_what_stands_out(opened: Any, tmp_path: Path) -> None:
     people = [f"sub-{number:02d}\t{20 + number}\t{'patient' if number % 2 else 'control'}" for number in range(12)]
