@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
 from collections import Counter
@@ -115,3 +117,15 @@ def test_the_extensions_of_an_output_are_those_that_can_be_written() -> None:
     text = (CHECKOUT / "Resources" / "Documentation" / "command-line.md").read_text(encoding="utf-8")
     told = text.partition("`OUT` ends in")[2].partition(". Fill")[0].partition("or is of DICOM")[0]
     assert sorted(re.findall(r"[.][a-z.]*[a-z]", told)) == sorted(WRITABLE)
+
+
+def test_what_the_experiments_name_in_the_code_is_there() -> None:
+    text = (CHECKOUT / "Resources" / "Documentation" / "motion-experiments.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+)\.(?!py`)(\w+)`", text))
+    assert ("joint", "descend") in named
+    lost = []
+    for module, name in sorted(named):
+        place = f"BrainDiffLogic.motion.{module}"
+        if not importlib.util.find_spec(place) or not hasattr(importlib.import_module(place), name):
+            lost.append(f"{module}.{name}")
+    assert lost == []
