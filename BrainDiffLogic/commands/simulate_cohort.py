@@ -118,7 +118,8 @@ def find_stills(source: Path, pattern: str, target: Path) -> dict[str, Path]:
             raise InputError(f"{names} would both be sub-{subject}; rename one or choose with --pattern")
         scans[subject] = path
     if not scans:
-        raise InputError(f"{source}: no volume fits --pattern {pattern!r}; files end in {', '.join(WRITABLE)}")
+        remedy = f"'**/*_T1w.nii.gz' goes into folders, files end in {', '.join(WRITABLE)}"
+        raise InputError(f"{source}: no volume fits --pattern {pattern!r}; {remedy}")
     _refuse_visits(scans)
     return scans
 

@@ -188,7 +188,7 @@ def test_names_that_give_the_subject_are_believed(still_scans: Path) -> None:
         (["--severity", "-1"], ["--severity -1"]),
         (["--seed", "-1"], ["--seed -1"]),
         (["--jobs", "0"], ["--jobs 0"]),
-        (["--pattern", "*.mha"], ["no volume fits --pattern '*.mha'"]),
+        (["--pattern", "*.mha"], ["no volume fits --pattern '*.mha'", "'**/*_T1w.nii.gz' goes into folders"]),
         (["--pattern", ""], ["--pattern ''"]),
     ],
 )
