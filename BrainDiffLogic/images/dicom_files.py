@@ -20,6 +20,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.files import folders_below
+from BrainDiffLogic.images.contrast import is_agent, speaks_of_contrast
 from BrainDiffLogic.images.outputs import starts_as_dicom
 
 LISTED = 6
@@ -30,7 +31,6 @@ NOT_T1 = re.compile(
     r"|survey|\bpd|pd_|map\b|phase|mosaic",
     re.IGNORECASE,
 )
-WITH_CONTRAST = re.compile(r"gad|gd\b|_gd|\bgd|\+c\b|post|contrast|ce\b|\bkm\b", re.IGNORECASE)
 HEAD = re.compile(r"head|brain|skull|neuro|kopf|cerebr|^$", re.IGNORECASE)
 UNREADABLE = (
     InvalidDicomError, BytesLengthException, EOFError, ValueError, KeyError, TypeError, NotImplementedError,
@@ -103,9 +103,9 @@ class Series:
     @property
     def is_first_choice(self) -> bool:
         """Whether it comes from the scanner as it is, and no contrast agent is spoken of."""
-        named = f"{self.text('SeriesDescription')} {self.text('ContrastBolusAgent')}"
         derived = self.text("ImageType").upper().startswith("DERIVED")
-        return not derived and not self.text("ContrastBolusAgent") and not WITH_CONTRAST.search(named)
+        given = is_agent(self.text("ContrastBolusAgent")) or speaks_of_contrast(self.text("SeriesDescription"))
+        return not derived and not given
 
 
 def text_of(header: Dataset, keyword: str) -> str:

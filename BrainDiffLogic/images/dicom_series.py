@@ -9,6 +9,7 @@ import numpy as np
 from pydicom import Dataset
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.contrast import contrast_notes
 from BrainDiffLogic.images.dicom_files import Series, find_series, read_header, tolerant
 from BrainDiffLogic.images.dicom_frames import Frame, frames_of, said, spoken_of, stored_pixels
 from BrainDiffLogic.images.meta_nrrd import LPS_TO_RAS
@@ -133,7 +134,8 @@ def read_dicom_series(path: Path, wanted: str | None = None, kind: str = "magnit
     affine = np.eye(4)
     affine[:3, :2] = LPS_TO_RAS @ (first.direction[:, :2] * first.spacing[:2])
     affine[:3, 2], affine[:3, 3] = LPS_TO_RAS @ step, LPS_TO_RAS @ first.position
-    return Volume.read(array, affine + 0.0, (*notes, *copies), kind=kind, storage=storage, source=str(path))
+    notes = (*notes, *copies, *contrast_notes(series.text("ContrastBolusAgent")))
+    return Volume.read(array, affine + 0.0, notes, kind=kind, storage=storage, source=str(path))
 
 
 class _Pixels:

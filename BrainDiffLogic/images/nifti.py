@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nibabel.nifti2 import Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
 
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.images.contrast import contrast_notes
 from BrainDiffLogic.images.streams import GZIP, check_length, check_voxels, opened, understood, write_image
 from BrainDiffLogic.volume import Storage, Volume, real_values
 
@@ -42,6 +44,7 @@ APART_MM = 1.0
 FORMS_DISAGREE = (
     "sform and qform place the volume differently: the sform is taken; programs that take the qform show it elsewhere"
 )
+CONTRAST = re.compile(r"_ce-([A-Za-z0-9]+)_")
 NO_SIZE = "the header gives no voxel size (pixdim is 0): 1 mm is taken"
 
 
@@ -61,7 +64,17 @@ def read_nifti(path: Path, kind: str) -> Volume:
         slope, intercept = 1.0, 0.0
     version = "nifti2" if isinstance(header, nib.Nifti2Header) else "nifti1"
     storage = Storage(raw.dtype if raw.dtype.kind in "iu" else array.dtype, slope, intercept, version, header)
+    notes = (*notes, *contrast_notes(_contrast_agent(path)))
     return Volume.read(array, header.get_best_affine(), notes, kind=kind, storage=storage, source=str(path))
+
+
+def _contrast_agent(path: Path) -> str:
+    """As the name or the sidecar tell it, in the words of BIDS; "" where they tell none."""
+    with suppress(InputError):
+        if agent := read_sidecar(path).get("ContrastBolusIngredient"):
+            return str(agent)
+    entity = CONTRAST.search(path.name)
+    return entity[1] if entity else ""
 
 
 def is_analyze(path: Path) -> bool:

@@ -75,6 +75,24 @@ def test_the_scan_as_it_was_measured_comes_before_what_contrast_or_a_computer_ch
     assert_is(tmp_path, array() + 1)
 
 
+@pytest.mark.parametrize(
+    "name", ["t1 mprage pre contrast", "t1 mprage precontrast", "t1_mprage_without_gd", "t1_space"]
+)
+def test_a_scan_that_says_that_it_has_no_contrast_agent_is_taken(tmp_path: Path, name: str) -> None:
+    a_study(tmp_path, {"SeriesDescription": "t1 mprage post contrast"}, {"SeriesDescription": name})
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.array, array() + 1)
+    assert not [note for note in volume.notes if "contrast agent" in note]
+
+
+@pytest.mark.parametrize(("agent", "noted"), [("Gadovist", True), ("NONE", False), ("No contrast", False), ("", False)])
+def test_a_contrast_agent_is_noted(tmp_path: Path, agent: str, noted: bool) -> None:
+    a_study(tmp_path, {**MPRAGE, "ContrastBolusAgent": agent})
+    notes = read_volume(tmp_path).notes
+    expected = "made with a contrast agent (Gadovist): no model was trained on such scans"
+    assert notes == ((expected,) if noted else ())
+
+
 @pytest.mark.parametrize("second", [{"SeriesDescription": "t1 repeat"}, {"SeriesDescription": "mprage"}])
 def test_two_t1_heads_are_listed_and_chosen_by_number_or_uid(tmp_path: Path, second: dict[str, Any]) -> None:
     a_study(tmp_path, MPRAGE, second, LOCALIZER)

@@ -107,6 +107,23 @@ def test_what_follows_a_gzipped_file_is_passed_over_as_gunzip_does(tmp_path: Pat
     assert_is(tmp_path / "a.nii.gz", voxels("int16"))
 
 
+@pytest.mark.parametrize(
+    ("name", "sidecar", "agent"),
+    [
+        ("sub-1_ce-gad_T1w", "", "gad"), ("sub-1_T1w", '{"ContrastBolusIngredient": "GADOLINIUM"}', "GADOLINIUM"),
+        ("sub-1_T1w", '{"ContrastBolusIngredient": "none"}', ""), ("sub-1_acq-ce_T1w", "", ""), ("sub-1_T1w", "[", ""),
+    ],
+)  # fmt: skip
+def test_a_contrast_agent_that_name_or_sidecar_tell_is_noted(
+    tmp_path: Path, name: str, sidecar: str, agent: str
+) -> None:
+    path = save_nifti(tmp_path / f"{name}.nii", voxels("int16"))
+    if sidecar:
+        path.with_suffix(".json").write_text(sidecar)
+    notes = read_volume(path).notes
+    assert notes == ((f"made with a contrast agent ({agent}): no model was trained on such scans",) if agent else ())
+
+
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.nii")
     with pytest.raises(InputError) as error:
