@@ -23,4 +23,4 @@ def is_agent(named: str) -> bool:
 
 def contrast_notes(agent: str) -> tuple[str, ...]:
     """What to know of a scan made with this agent; nothing where it is none."""
-    return (f"made with a contrast agent ({agent}): no model was trained on such scans",) if is_agent(agent) else ()
+    return (f"made with a contrast agent ({agent}), which the shipped models have not seen",) if is_agent(agent) else ()

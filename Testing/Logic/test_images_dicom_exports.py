@@ -89,7 +89,7 @@ def test_a_scan_that_says_that_it_has_no_contrast_agent_is_taken(tmp_path: Path,
 def test_a_contrast_agent_is_noted(tmp_path: Path, agent: str, noted: bool) -> None:
     a_study(tmp_path, {**MPRAGE, "ContrastBolusAgent": agent})
     notes = read_volume(tmp_path).notes
-    expected = "made with a contrast agent (Gadovist): no model was trained on such scans"
+    expected = "made with a contrast agent (Gadovist), which the shipped models have not seen"
     assert notes == ((expected,) if noted else ())
 
 
