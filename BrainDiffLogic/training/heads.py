@@ -67,7 +67,7 @@ def find_sources(configuration: CorrectorConfiguration, data: str | Path) -> tup
     guessed: tuple[set[str], set[str]] = (set(), set())
     held_out_people = {configuration.people.get(name, name) for name in configuration.validation}
     for entry in configuration.sources:
-        files = sorted(glob.glob(os.path.join(data, entry["glob"])))
+        files = sorted(glob.glob(os.path.join(glob.escape(str(data)), entry["glob"]), recursive=True))
         if not files:
             raise InputError(f"{data}: no file matches {entry['glob']!r}; check --data and the sources' glob")
         for file in files:

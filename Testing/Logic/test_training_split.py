@@ -70,6 +70,19 @@ def test_a_session_is_no_subject(name: str, subject: str) -> None:
     assert subject_of(name) == subject
 
 
+def test_a_pattern_goes_into_the_folders_of_a_bids_dataset_whatever_it_is_called(
+    a_data_folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "heads [2026]"
+    for subject in ("sub-01", "sub-02"):
+        (root / subject / "ses-1" / "anat").mkdir(parents=True)
+        place = root / subject / "ses-1" / "anat" / f"{subject}_T1w.nii.gz"
+        shutil.copy(a_data_folder / "heads" / "one_T1w.nii.gz", place)
+    sources = [{"glob": "**/*_T1w.nii.gz"}]
+    training, validation = find_sources(tiny(sources=sources, validation=["sub-01"]), root)
+    assert [[source.subject for source in side] for side in (training, validation)] == [["sub-02"], ["sub-01"]]
+
+
 def test_all_sessions_of_a_subject_are_on_one_side(a_data_folder: Path, tmp_path: Path) -> None:
     put_heads(a_data_folder, tmp_path, "sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1")
     training, validation = find_sources(tiny(validation=["sub-01"]), tmp_path)
