@@ -21,7 +21,7 @@ from BrainDiffLogic.motion.fitted import LineFit
 from BrainDiffLogic.motion.joint import Problem, descend, evidence, moved_by
 from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
 from BrainDiffLogic.motion.lanes import side_by_side, stopped
-from BrainDiffLogic.motion.magnitude import MagnitudeScan
+from BrainDiffLogic.motion.magnitude import MagnitudeScan, tapered
 from BrainDiffLogic.motion.nods import find_nods
 from BrainDiffLogic.motion.odd_motion import propose
 from BrainDiffLogic.motion.simulation import displacement, rigid_basis
@@ -40,8 +40,11 @@ FITTED = "even and fitted"
 """Shape of even motion: the mean of the poses descended to and of those fitted to what another method has seen, which
 know nothing of each other. The fitted ones alone are as often worse as better (swallows of 0.5 mm: MRE .0636 to .0653
 on 2 mm voxels, the mean .0637; steps of 1.5 mm in pycortex-S1 .0448 to .0498)."""
-FITTED_AGREES = 1.25
-"""Times as much as any other hypothesis must such poses agree with what they are partly fitted to."""
+DRIFT, DRIFT_FITTED = "drift", "drift and fitted"
+"""Shapes of motion: a steady drift over all lines, and the same with the even poses of FITTED beside it."""
+AGREES = {FITTED: 1.25, DRIFT_FITTED: 0.9}
+"""Times as much as any hypothesis that is not must poses agree with what they are partly fitted to. Less beside a
+drift: that a drifting head never left its straight line is what is unlikely."""
 NOD = "nod"
 """Shape of motion of a few lines alone."""
 DRIFTS = ("ramp", "curve")
@@ -201,14 +204,17 @@ class Limits:
                which the poses are acted on
     halves     correlation of the poses fitted to what the network takes off one half of the head with those of the
                other half, from which the fitted poses are tried at all
-    trust      how many times as much of the artifact of even motion is taken off as the network, which is timid, sees;
-               poses fitted to what it sees are as many times as large
+    larger     how many times as large as the poses fitted to what the network sees those are that are tried
+    least      mm that these move the head at least (root mean square): of less, more is imagined than seen
+    trust      how many times as much of the artifact of even motion is taken off as the network, which is timid, sees
     trust_drift  the same of drifts, of which the network sees a larger part
     """
 
     cost_fall: float = 0.0072
     agreement: float = 0.05
-    halves: float = 0.35
+    halves: float = 0.15
+    larger: float = 8.0
+    least: float = 0.25
     trust: float = 5.0
     trust_drift: float = 2.0
 
@@ -252,10 +258,9 @@ def estimate_motion(
     search = search_poses(problem, coarse_seen, cancelled)
     found = {one.shape: one.poses for one in search.tried[1:]}
     if coarse_seen is not None:
-        fit = LineFit(problem, coarse_seen)
-        halves = fit.halves_agree()
-        if halves >= limits.halves:
-            fitted = problem.centred(limits.trust * fit.poses())
+        fit = LineFit(problem, tapered(coarse_seen))  # as the problem's scan is
+        halves, fitted = fit.halves_agree(), problem.centred(limits.larger * fit.poses())
+        if halves >= limits.halves and fit.size(fitted) >= limits.least:
             found[FITTED] = (fitted + found[EVEN]) / 2
     progress(SEARCH_DONE, "Finding the motion")
     hypotheses = _of_all_lines(found, search.ramp, lines, scan.array.shape[axis])
@@ -263,7 +268,7 @@ def estimate_motion(
     shape, judged = search.best.shape, {"moved": moved, "reason": reason}
     if seen is not None:
         agreements = _agreements(scan, axis, hypotheses, seen)
-        shape = max(agreements, key=lambda one: agreements[one] / (FITTED_AGREES if one == FITTED else 1))
+        shape = _most_agreeing(agreements)
         judged = {"agreement": round(agreements[shape], 3), "halves_agree": round(halves, 3)}
     poses = hypotheses[shape]
     if shape != NOD:  # there the head lay still
@@ -335,8 +340,11 @@ def _of_all_lines(found: dict[str, np.ndarray], ramp: np.ndarray, lines: slice, 
     outside = ((lines.start, count - lines.stop), (0, 0))
     poses = {shape: np.pad(_trusted(one), outside, mode="edge") for shape, one in found.items()}
     time = np.arange(count) - count // 2
-    slope = np.polyfit(time[lines], ramp, 1)[0]
-    return {**poses, "drift": time[:, None] * slope}
+    drift = time[:, None] * np.polyfit(time[lines], ramp, 1)[0]
+    poses[DRIFT] = drift
+    if FITTED in poses:
+        poses[DRIFT_FITTED] = moved_by(drift, poses[FITTED])
+    return poses
 
 
 def _agreements(
@@ -353,6 +361,17 @@ def _agreements(
 
     agreements = side_by_side([partial(agreement, name) for name in hypotheses])
     return dict(zip(hypotheses, agreements, strict=True))
+
+
+def _most_agreeing(agreements: dict[str, float]) -> str:
+    """The name of the hypothesis that is taken: fitted poses only where they agree ``AGREES`` times as much."""
+    fitted = {name: agreements[name] for name in AGREES if name in agreements}
+    best = max(agreements.keys() - fitted.keys(), key=lambda name: agreements[name])
+    if fitted:
+        other = max(fitted, key=lambda name: fitted[name])
+        if fitted[other] > AGREES[other] * agreements[best]:
+            return other
+    return best
 
 
 def _seen_on(scan: MagnitudeScan, axis: int, spacing: float, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

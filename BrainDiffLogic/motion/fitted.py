@@ -82,9 +82,15 @@ class LineFit:
             agree.append(self._likeness(self.poses(one), self.poses(1 - one)))
         return float(np.mean(agree))
 
+    def size(self, poses: np.ndarray) -> float:
+        """The root mean square of poses (N, 6) in mm that a head moves on the mean, weighted by the lines' energy."""
+        return float(np.linalg.norm(self._weighted(poses)))
+
     def _likeness(self, a: np.ndarray, b: np.ndarray) -> float:
         """The correlation of two sets of poses (N, 6), weighted by the energy of the lines."""
-        weights = np.sqrt(self.problem.energy)[:, None] * UNITS
-        a, b = (weights * self.problem.centred(poses) for poses in (a, b))
+        a, b = self._weighted(a), self._weighted(b)
         size = np.linalg.norm(a) * np.linalg.norm(b)
         return float(np.vdot(a, b) / size) if size else 0.0
+
+    def _weighted(self, poses: np.ndarray) -> np.ndarray:
+        return np.sqrt(self.problem.energy)[:, None] * UNITS * self.problem.centred(poses)
