@@ -42,9 +42,9 @@ know nothing of each other. The fitted ones alone are as often worse as better (
 on 2 mm voxels, the mean .0637; steps of 1.5 mm in pycortex-S1 .0448 to .0498)."""
 DRIFT, DRIFT_FITTED = "drift", "drift and fitted"
 """Shapes of motion: a steady drift over all lines, and the same with the even poses of FITTED beside it."""
-AGREES = {FITTED: 1.25, DRIFT_FITTED: 0.9}
-"""Times as much as any hypothesis that is not must poses agree with what they are partly fitted to. Less beside a
-drift: that a drifting head never left its straight line is what is unlikely."""
+FITTED_AGREES, BESIDE_DRIFT = 1.25, 0.9
+"""Times as much as any other hypothesis must poses agree with what they are partly fitted to; beside a drift, as the
+drift alone: that a drifting head never left its straight line is what is unlikely."""
 NOD = "nod"
 """Shape of motion of a few lines alone."""
 DRIFTS = ("ramp", "curve")
@@ -364,14 +364,17 @@ def _agreements(
 
 
 def _most_agreeing(agreements: dict[str, float]) -> str:
-    """The name of the hypothesis that is taken: fitted poses only where they agree ``AGREES`` times as much."""
-    fitted = {name: agreements[name] for name in AGREES if name in agreements}
-    best = max(agreements.keys() - fitted.keys(), key=lambda name: agreements[name])
+    """The name of the hypothesis that is taken; poses that were fitted must agree by more than the others."""
+    fitted = [name for name in (FITTED, DRIFT_FITTED) if name in agreements]
+    plain = [name for name in agreements if name not in fitted]
     if fitted:
-        other = max(fitted, key=lambda name: fitted[name])
-        if fitted[other] > AGREES[other] * agreements[best]:
-            return other
-    return best
+        best = max(fitted, key=lambda name: agreements[name])
+        times = {name: FITTED_AGREES for name in plain}
+        if best == DRIFT_FITTED:
+            times[DRIFT] = BESIDE_DRIFT
+        if all(agreements[best] > times[name] * agreements[name] for name in plain):
+            return best
+    return max(plain, key=lambda name: agreements[name])
 
 
 def _seen_on(scan: MagnitudeScan, axis: int, spacing: float, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
