@@ -101,12 +101,12 @@ def by_physics(job: Job, limits: Limits) -> Change:
     made = artifact(scan, estimate, cancelled=job.cancelled)
     inside = made[scan.head], -first.change[scan.head]
     agreement = correlation(*inside)
-    trust = limits.trust_in(estimate.facts["shape"])
-    share = _share_taken_off(*inside, trust) if agreement >= limits.agreement else 0.0
+    trust = limits.trust_in(estimate.facts["shape"], agreement)
+    share = _share_taken_off(*inside, trust) if agreement >= limits.agreement and trust else 0.0
     facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
-        line = f"corrected by {card['name']} alone: no motion was found that makes what it takes off"
-        return replace(first, notes=[*first.notes, line])
+        why = "no motion was found that makes what it takes off" if trust else "it sees the nod that was found itself"
+        return replace(first, notes=[*first.notes, f"corrected by {card['name']} alone: {why}"])
     above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
     made = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
     cleaner = Scan(volume.with_array(volume.array - made))
