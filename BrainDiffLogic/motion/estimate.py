@@ -207,7 +207,7 @@ class Limits:
     larger     how many times as large as the poses fitted to what the network sees those are that are tried
     least      mm that these move the head at least (root mean square): of less, more is imagined than seen
     trust      how many times as much of the artifact of even motion is taken off as the network, which is timid, sees
-    trust_drift  the same of drifts, of which the network sees a larger part
+    trust_drift  the same of drifts alone, of which the network sees a larger part
     nod_seen   agreement from which a nod is left to the network
     """
 
@@ -229,7 +229,7 @@ class Limits:
         """
         if shape == NOD:
             return np.inf if agreement < self.nod_seen else 0.0
-        return self.trust if shape in (EVEN, FITTED) else self.trust_drift
+        return self.trust if shape in (EVEN, FITTED, DRIFT_FITTED) else self.trust_drift
 
 
 def estimate_motion(

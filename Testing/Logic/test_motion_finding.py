@@ -133,7 +133,7 @@ def test_the_motion_found_is_the_same_on_one_core_and_on_more(monkeypatch: pytes
 def test_a_drift_is_trusted_less_than_even_motion():
     limits = Limits()
     assert limits.trust_in("even") == limits.trust_in("even and fitted") == limits.trust > limits.trust_drift
-    assert limits.trust_in("drift and fitted") == limits.trust_drift
+    assert limits.trust_in("drift and fitted") == limits.trust
     assert limits.trust_in("nod") == limits.trust_in("nod", 0.5) == np.inf
     assert limits.trust_in("nod", 0.7) == 0, "the network sees most of it itself"
     assert {limits.trust_in(shape) for shape in ("ramp", "curve", "drift")} == {limits.trust_drift}
