@@ -213,7 +213,7 @@ class Limits:
 
     cost_fall: float = 0.0072
     agreement: float = 0.05
-    halves: float = 0.15
+    halves: float = 0.2
     larger: float = 8.0
     least: float = 0.25
     trust: float = 5.0

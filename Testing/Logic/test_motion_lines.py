@@ -116,7 +116,7 @@ def test_halves_do_not_agree_on_what_no_motion_made():
     other = np.roll(seen, seen.shape[0] // 2, axis=0) - np.roll(seen, seen.shape[2] // 2, axis=2)
     grain = np.random.default_rng(0).standard_normal(seen.shape).astype(np.float32)
     for wrong in (0.02 * ndimage.gaussian_filter(grain, 1), other):
-        assert abs(LineFit(problem, wrong).halves_agree()) < 0.25
+        assert LineFit(problem, wrong).halves_agree() < Limits().halves
 
 
 @cache
