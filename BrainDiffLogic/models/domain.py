@@ -110,11 +110,12 @@ def outside_domain(volume: Volume | Scan, card: Card) -> list[str]:
     """What of the volume's geometry lies outside what the model was trained on, one sentence each."""
     scan = Scan.of(volume)
     low, high = card["input"]["spacing_mm"]
-    reasons = [
-        f"voxels of {size:.2f} mm along {PATIENT_AXES[axis]}: the model was trained on {low} to {high} mm"
+    outside = [
+        f"{size:.2f} mm along {PATIENT_AXES[axis]}"
         for axis, size in sorted(zip(PLANES[scan.plane], scan.slice_spacing, strict=True))
         if not low <= size <= high
     ]
+    reasons = [f"voxels of {', '.join(outside)}: the model was trained on {low} to {high} mm"] if outside else []
     _, rows, columns = scan.cut(scan.volume.array).shape
     extent = float(min(np.array([rows, columns]) * scan.slice_spacing[1:]))
     smallest = card["input"].get("extent_mm", 0.0)
