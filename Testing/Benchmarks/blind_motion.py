@@ -315,7 +315,7 @@ def draw(found: list[tuple[tuple, Correction, Trajectory]], file: Path) -> None:
         motion = correction.report["motion"]
         true = np.concatenate([truth.translations, truth.rotations], axis=1)
         for poses, style in ((true, ":"), (np.array(motion["trajectory"]), "-")):
-            poses = poses if motion["shape"] == "drift" else symmetric(poses)
+            poses = poses if "drift" in motion["shape"] else symmetric(poses)
             poses = poses - poses[len(poses) // 2 - 15 : len(poses) // 2 + 16].mean(axis=0)
             for column, label, colour in shown:
                 which = "true" if style == ":" else "found"
