@@ -22,6 +22,7 @@ from BrainDiffLogic.models.checkpoints import load_checkpoint
 from BrainDiffLogic.motion.estimate import (
     Hypothesis,
     Limits,
+    MotionEstimate,
     Search,
     _likeliest_axis,
     _of_all_lines,
@@ -204,6 +205,20 @@ def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(found.difference.array, found.corrected.array - moved.array)
     assert np.abs(half.difference.array).sum() == pytest.approx(0.5 * np.abs(found.difference.array).sum(), rel=1e-3)
     json.dumps(found.report)
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.0, 0.0), (0.5, 1.0)])
+def test_a_nod_is_taken_off_whole_unless_the_network_sees_it_itself(monkeypatch: pytest.MonkeyPatch, noise, share):
+    scan = a_moved_scan()
+    estimate = MotionEstimate(scan.trajectory, "AP", True, "", {"shape": "nod"})
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.estimate_motion", lambda *_, **__: estimate)
+    seen = scan.moved.array - scan.reference.array
+    seen = seen + noise * np.random.default_rng(0).standard_normal(seen.shape)
+
+    found = joined(monkeypatch, seen)
+    assert (found.report["motion"]["agreement"] > Limits().nod_seen) == (noise == 0)
+    assert found.report["motion"]["share_taken_off"] == share
+    assert any("it sees the nod that was found itself" in note for note in found.report["notes"]) == (noise == 0)
 
 
 def test_what_is_left_after_physics_is_corrected_however_little_it_is(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from scipy import ndimage
 
 from BrainDiffLogic.errors import Cancelled
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
-from BrainDiffLogic.motion.estimate import Limits, _most_agreeing, _of_all_lines, artifact, estimate_motion
+from BrainDiffLogic.motion.estimate import (
+    SPACING,
+    Limits,
+    _most_agreeing,
+    _of_all_lines,
+    artifact,
+    estimate_motion,
+)
 from BrainDiffLogic.motion.fitted import UNITS, LineFit
 from BrainDiffLogic.motion.joint import Problem, symmetric
 from BrainDiffLogic.motion.magnitude import MagnitudeScan
@@ -169,10 +177,19 @@ def test_poses_that_were_fitted_must_agree_by_more_than_others(even, ramp, drift
     assert _most_agreeing(agreements) == taken
 
 
-def test_what_was_seen_is_laid_on_the_voxels_of_the_scan_and_tapered_as_it_is():
-    scan = MagnitudeScan(a_moved_scan().moved)
-    np.testing.assert_allclose(scan.shown(scan.array, 1, 7.0), scan.problem(1, 7.0)[0].scan, atol=1e-5)
-    assert not np.allclose(scan.shown(scan.array, 1, 7.0), scan.coarse(scan.array, 1, 7.0), atol=0.01)
+def test_what_was_seen_is_fitted_as_the_search_shows_the_scan(monkeypatch: pytest.MonkeyPatch):
+    fitted_to = []
+
+    def fit(_: Problem, seen: np.ndarray) -> None:
+        fitted_to.append(seen)
+        raise Cancelled
+
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.search_poses", lambda *_: SimpleNamespace(tried=()))
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.LineFit", fit)
+    moved = a_moved_scan().moved
+    with pytest.raises(Cancelled):
+        estimate_motion(moved, "AP", seen=moved.array - moved.array.min())
+    np.testing.assert_allclose(fitted_to[0], MagnitudeScan(moved).problem(1, SPACING)[0].scan, atol=1e-5)
 
 
 def test_what_looks_like_the_line_filled_in_says_nothing_of_a_nod():
