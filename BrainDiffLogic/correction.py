@@ -102,7 +102,7 @@ def by_physics(job: Job, limits: Limits) -> Change:
     inside = made[scan.head], -first.change[scan.head]
     agreement = correlation(*inside)
     trust = limits.trust_in(estimate.facts["shape"], agreement)
-    share = _share_taken_off(*inside, trust) if agreement >= limits.agreement and trust else 0.0
+    share = _share_taken_off(*inside, trust) if agreement >= limits.agreement else 0.0
     facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
         why = "no motion was found that makes what it takes off" if trust else "it sees the nod that was found itself"

@@ -21,7 +21,7 @@ from BrainDiffLogic.motion.fitted import LineFit
 from BrainDiffLogic.motion.joint import Problem, descend, evidence, moved_by
 from BrainDiffLogic.motion.kspace import PE_AXES, image_of, phase_encode_axis
 from BrainDiffLogic.motion.lanes import side_by_side, stopped
-from BrainDiffLogic.motion.magnitude import MagnitudeScan
+from BrainDiffLogic.motion.magnitude import MagnitudeScan, tapered
 from BrainDiffLogic.motion.nods import find_nods
 from BrainDiffLogic.motion.odd_motion import propose
 from BrainDiffLogic.motion.simulation import displacement, rigid_basis
@@ -262,8 +262,8 @@ def estimate_motion(
     coarse_seen = None if seen is None else scan.coarse(seen, axis, SPACING) / scan.scale
     search = search_poses(problem, coarse_seen, cancelled)
     found = {one.shape: one.poses for one in search.tried[1:]}
-    if seen is not None:
-        fit = LineFit(problem, scan.shown(seen, axis, SPACING) / scan.scale)
+    if coarse_seen is not None:
+        fit = LineFit(problem, tapered(coarse_seen))  # as the problem's scan is
         halves, fitted = fit.halves_agree(), problem.centred(limits.larger * fit.poses())
         if halves >= limits.halves and fit.size(fitted) >= limits.least:
             found[FITTED] = (fitted + found[EVEN]) / 2

@@ -56,10 +56,6 @@ class MagnitudeScan:
         cut = self.cut(axis)
         return low_resolution(array[cut].astype(np.float32), self.affine, axis, spacing)[0]
 
-    def shown(self, array: np.ndarray, axis: int, spacing: float) -> np.ndarray:
-        """An array (I, J, K) on the scan's grid as a coarse problem has the scan: ``coarse``, and tapered."""
-        return tapered(self.coarse(array, axis, spacing))
-
     def problem(self, axis: int, spacing: float | None = None) -> tuple[Problem, slice]:
         """The scan in its box on voxels of about ``spacing`` mm (None: its own), and which of all lines it shows."""
         cut = self.cut(axis)
