@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 
 NETWORK_SHARE = 0.1
-"""Of a correction by physics, each of the two times that the network is asked."""
+"""Of a correction by physics, each of the three times that the network is asked."""
+PROBE = 0.25
+"""Share of an artifact that is taken off to see how much less the network finds of it then."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def by_physics(job: Job, limits: Limits) -> Change:
 
     Neither the misfit nor the evidence tells poses that are right from poses that are wrong. The network does: it
     knows nothing of poses, so that where both find the same artifact, both have found it. The poses that agree with
-    it most are chosen, as much of their artifact is taken off as the agreement allows, and where the network finds
-    nothing, nothing is searched.
+    it most are chosen, and as much of their artifact is taken off as its answer says (``_share_to_take_off``), less
+    where they agree little; of a nod, whose poses are known, all. Where the network finds nothing, nothing is searched.
     """
-    from BrainDiffLogic.motion.estimate import artifact, correlation, estimate_motion
+    from BrainDiffLogic.motion.estimate import NOD, artifact, correlation, estimate_motion
     from BrainDiffLogic.motion.kspace import phase_encode_axis
 
     scan, volume = job.scan, job.scan.volume
@@ -91,7 +93,7 @@ def by_physics(job: Job, limits: Limits) -> Change:
     first = replace(first, facts=facts)
     if not first.decision.correct or not first.change.any():
         return first
-    search = part_of(job.progress, NETWORK_SHARE, 1 - 2 * NETWORK_SHARE)
+    search = part_of(job.progress, NETWORK_SHARE, 1 - 3 * NETWORK_SHARE)
     try:
         estimate = estimate_motion(
             scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
@@ -101,29 +103,47 @@ def by_physics(job: Job, limits: Limits) -> Change:
     made = artifact(scan, estimate, cancelled=job.cancelled)
     inside = made[scan.head], -first.change[scan.head]
     agreement = correlation(*inside)
-    trust = limits.trust_in(estimate.facts["shape"], agreement)
-    share = _share_taken_off(*inside, trust) if agreement >= limits.agreement else 0.0
+
+    without = partial(_after_physics, job, made, network, card)
+    share, why = 0.0, "no motion was found that makes what it takes off"
+    if estimate.facts["shape"] == NOD and agreement >= limits.agreement:
+        share, why = float(agreement < limits.nod_seen), "it sees the nod that was found itself"
+    elif trust := limits.trust(agreement):
+        _, probe = without(PROBE, begin=1 - 2 * NETWORK_SHARE)
+        share = trust * _share_to_take_off(*inside, -probe.change[scan.head])
     facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
-        why = "no motion was found that makes what it takes off" if trust else "it sees the nod that was found itself"
         return replace(first, notes=[*first.notes, f"corrected by {card['name']} alone: {why}"])
-    above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
-    made = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
-    cleaner = Scan(volume.with_array(volume.array - made))
-    rest = by_network(
-        replace(job, scan=cleaner, may_refrain=False, progress=part_of(job.progress, 1 - NETWORK_SHARE, NETWORK_SHARE)),
-        network, card,
-    )  # fmt: skip
+    part, rest = without(share, begin=1 - NETWORK_SHARE)
     notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
-    return replace(first, change=rest.change - made.astype(np.float32), device=rest.device, notes=notes)
+    return replace(first, change=rest.change - part.astype(np.float32), device=rest.device, notes=notes)
 
 
-def _share_taken_off(made: np.ndarray, seen: np.ndarray, trust: float) -> float:
-    """How much of the artifact ``made`` (n,) to take off, 0 to 1, where the network saw ``seen`` (n,) of it.
+def _after_physics(
+    job: Job, made: np.ndarray, network: Corrector, card: Card, share: float, *, begin: float
+) -> tuple[np.ndarray, Change]:
+    """(What is taken off of the artifact ``made``, what the network finds in the scan without it).
 
-    The least-squares gain of one on the other, times ``trust``, because the network takes off a part of what it sees.
+    made   (I, J, K) in the volume's units, of which ``share`` is taken off
+    begin  share of the whole work that is done already
     """
-    return float(np.clip(trust * float(np.vdot(made, seen)) / float(np.vdot(made, made)), 0, 1))
+    volume = job.scan.volume
+    above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
+    part = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
+    cleaner = Scan(volume.with_array(volume.array - part))
+    progress = part_of(job.progress, begin, NETWORK_SHARE)
+    return part, by_network(replace(job, scan=cleaner, may_refrain=False, progress=progress), network, card)
+
+
+def _share_to_take_off(made: np.ndarray, seen: np.ndarray, left: np.ndarray) -> float:
+    """How much of the artifact ``made`` (n,) to take off, 0 to 1: as much as the network's own answer says.
+
+    seen, left  (n,) what the network takes off the scan, and off the scan without ``PROBE`` times the artifact
+    A network takes off a part of what it sees, and how large a part depends on the scan. So it is asked how much less
+    it finds of the artifact once some is gone: at that rate nothing is left to find when this share is gone.
+    """
+    found, fall = float(np.vdot(made, seen)), float(np.vdot(made, seen) - np.vdot(made, left)) / PROBE
+    return float(np.clip(found / fall, 0, 1)) if fall > 0 else 0.0
 
 
 def by_network(job: Job, corrector: Corrector, card: Card) -> Change:

@@ -76,7 +76,7 @@ KINDS: dict[str, type] = {
 SHIPPED = {
     "attention-unet": "82bac358ad72ebecd569c0df05187aa354fd1747d9391cea98d357b1644f7ce4",
     "mc-net": "f241da13ac87b039d8f5d224c19da786fab638f95584bb390c30db3f7efb35be",
-    "motion": "ec2e0659efb1818cfbdd87f523063c0de3b36945de5c31f674f1d32573c224e0",
+    "motion": "d3fb2bf5774d869144f322a35b543705f3373363b1be510e29aaf315ebc9d887",
     "rmman": "3f51f64bc829ebe167a775406cef75250ed21593759524ec77f9de5e2b79272c",
     "severity": "40d184aa8128fe16546bf04f30b97ec333bc35463578feb6a2685653ec758040",
 }

@@ -202,34 +202,27 @@ class Limits:
     cost_fall  share of F that even motion takes away, more than in still heads (Testing/Benchmarks/still_heads.py)
     agreement  correlation in the head between the artifact of the poses and what the default network takes off, from
                which the poses are acted on
+    sure       the same, from which they are believed
     halves     correlation of the poses fitted to what the network takes off one half of the head with those of the
                other half, from which the fitted poses are tried at all
     larger     how many times as large as the poses fitted to what the network sees those are that are tried
-    least      mm that these move the head at least (root mean square): of less, more is imagined than seen
-    trust      how many times as much of the artifact of even motion is taken off as the network, which is timid, sees
-    trust_drift  the same of drifts alone, of which the network sees a larger part
-    nod_seen   agreement from which a nod is left to the network
+    least      mm that these move the head at least (root mean square), times that correlation: of less, more is
+               imagined than seen
+    nod_seen   agreement from which a nod is left to the network, which knows better beside the middle of k (k = 1,
+               agreement .71: MRE .1439, by the network .0849, with the nod taken off first .0966)
     """
 
     cost_fall: float = 0.0072
     agreement: float = 0.05
+    sure: float = 0.2
     halves: float = 0.2
     larger: float = 8.0
-    least: float = 0.25
-    trust: float = 5.0
-    trust_drift: float = 2.0
+    least: float = 0.08
     nod_seen: float = 0.6
 
-    def trust_in(self, shape: str, agreement: float = 0.0) -> float:
-        """The trust in a hypothesis, by its name and how far its artifact agrees with what the network takes off.
-
-        A nod is taken off whole: its poses are known, and its artifact was 0.8 to 1.2 times the true one in 11 scans.
-        One that the network sees itself is left to it: beside the middle of k it knows better (k = 1, agreement .71:
-        MRE .1439, by the network .0849, with the nod taken off first .0966).
-        """
-        if shape == NOD:
-            return np.inf if agreement < self.nod_seen else 0.0
-        return self.trust if shape in (EVEN, FITTED, DRIFT_FITTED) else self.trust_drift
+    def trust(self, agreement: float) -> float:
+        """How far poses are believed, 0 to 1, whose artifact agrees with what the network takes off."""
+        return float(np.clip((agreement - self.agreement) / (self.sure - self.agreement), 0, 1))
 
 
 def estimate_motion(
@@ -265,7 +258,7 @@ def estimate_motion(
     if coarse_seen is not None:
         fit = LineFit(problem, tapered(coarse_seen))  # as the problem's scan is
         halves, fitted = fit.halves_agree(), problem.centred(limits.larger * fit.poses())
-        if halves >= limits.halves and fit.size(fitted) >= limits.least:
+        if halves >= limits.halves and halves * fit.size(fitted) >= limits.least:
             found[FITTED] = (fitted + found[EVEN]) / 2
     progress(SEARCH_DONE, "Finding the motion")
     hypotheses = _of_all_lines(found, search.ramp, lines, scan.array.shape[axis])

@@ -131,13 +131,11 @@ def test_the_motion_found_is_the_same_on_one_core_and_on_more(monkeypatch: pytes
     assert serial.facts == found.facts
 
 
-def test_a_drift_is_trusted_less_than_even_motion():
+def test_poses_are_believed_as_far_as_the_network_agrees():
     limits = Limits()
-    assert limits.trust_in("even") == limits.trust_in("even and fitted") == limits.trust > limits.trust_drift
-    assert limits.trust_in("drift and fitted") == limits.trust
-    assert limits.trust_in("nod") == limits.trust_in("nod", 0.5) == np.inf
-    assert limits.trust_in("nod", 0.7) == 0, "the network sees most of it itself"
-    assert {limits.trust_in(shape) for shape in ("ramp", "curve", "drift")} == {limits.trust_drift}
+    assert limits.trust(-0.3) == limits.trust(limits.agreement) == 0
+    assert limits.trust((limits.agreement + limits.sure) / 2) == pytest.approx(0.5)
+    assert limits.trust(limits.sure) == limits.trust(0.9) == 1
 
 
 @pytest.mark.parametrize("tells", ["misfit", "what was seen"])
@@ -171,23 +169,37 @@ def test_a_still_head_comes_back_bit_for_bit_with_the_reason():
     assert found.report["gate"] == "returned unchanged" and "returned unchanged" in found.report["notes"][-1]
 
 
-def joined(monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | None = None, **options: Any) -> Correction:
-    """The scan corrected by physics and a network that takes ``seen`` off the scan, and nothing off what is left."""
-    answers = iter((-seen.astype(np.float32), np.zeros(seen.shape, np.float32)))
+def joined(
+    monkeypatch: pytest.MonkeyPatch, seen: np.ndarray, scan: Volume | None = None, rate: float = 1.0, **options: Any
+) -> Correction:
+    """The scan corrected by physics and a network.
+
+    The network takes ``seen`` off the scan; off what is left of it, less by ``rate`` times that for each artifact that
+    is gone from the scan.
+    """
     decision = Decision("corrected", {"gate": "corrected"}, [])
-    shown = []
+    scan = scan or a_moved_scan().moved
+    shown, made = [], []
 
     def network(job: Job, *_: object) -> Change:
         assert job.may_refrain == (not shown and not options.get("force", True)), "what is left is always little"
         shown.append(job.scan.volume.array)
-        return Change(next(answers), decision, "cpu", {})
+        gone = rate * _size(scan.array - shown[-1]) / _size(made[0]) if made else 0.0
+        return Change(((gone - 1) * seen).astype(np.float32), decision, "cpu", {})
+
+    def physics(*arguments: Any, **named: Any) -> np.ndarray:
+        made.append(artifact(*arguments, **named))
+        return made[0]
 
     monkeypatch.setattr("BrainDiffLogic.correction.by_network", network)
-    scan = scan or a_moved_scan().moved
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.artifact", physics)
     found = correct(scan, "motion", pe_axis="AP", **{"force": True, **options})
     assert np.array_equal(shown[0], scan.array)
-    assert len(shown) == 1 or np.allclose(shown[1], found.corrected.array, rtol=1e-6, atol=1e-6)
     return found
+
+
+def _size(image: np.ndarray) -> float:
+    return float(np.linalg.norm(image.astype(np.float64)))
 
 
 def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch):
@@ -205,6 +217,23 @@ def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(found.difference.array, found.corrected.array - moved.array)
     assert np.abs(half.difference.array).sum() == pytest.approx(0.5 * np.abs(found.difference.array).sum(), rel=1e-3)
     json.dumps(found.report)
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "share"),
+    [(0.5, 0.0, 1.0), (1.0, 0.0, 1.0), (4.0, 0.0, 0.25), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (1.0, 0.15, 1.0)],
+)
+def test_as_much_is_taken_off_as_the_network_finds_less_of_it(monkeypatch: pytest.MonkeyPatch, rate, noise, share):
+    scan, limits = a_moved_scan(), Limits()
+    estimate = MotionEstimate(scan.trajectory, "AP", True, "", {"shape": "drift"})
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.estimate_motion", lambda *_, **__: estimate)
+    seen = 0.2 * (scan.moved.array - scan.reference.array)
+    seen = seen + noise * np.random.default_rng(0).standard_normal(seen.shape)
+
+    motion = joined(monkeypatch, seen, rate=rate).report["motion"]
+    trust = limits.trust(motion["agreement"])
+    assert trust == 1 if noise == 0 else 0.1 < trust < 0.9
+    assert motion["share_taken_off"] == pytest.approx(trust * share, abs=0.02)  # no voxel falls below the lowest
 
 
 @pytest.mark.parametrize(("noise", "share"), [(0.0, 0.0), (0.5, 1.0)])
@@ -226,7 +255,7 @@ def test_what_is_left_after_physics_is_corrected_however_little_it_is(monkeypatc
     monkeypatch.setattr("BrainDiffLogic.correction.decide", lambda *_, **__: Decision("corrected", {}, []))
     monkeypatch.setattr("BrainDiffLogic.correction.judge", lambda *_: SimpleNamespace(refused="", notes=[]))
     found = joined(monkeypatch, 0.2 * (moved.array - a_moved_scan().reference.array), force=False)
-    assert found.report["motion"]["share_taken_off"] > 0, "the network was asked twice"
+    assert found.report["motion"]["share_taken_off"] > 0, "the network was asked again"
 
 
 def test_integers_over_their_whole_range_are_corrected_as_floats_are(monkeypatch: pytest.MonkeyPatch):
