@@ -179,13 +179,14 @@ def joined(
     """
     decision = Decision("corrected", {"gate": "corrected"}, [])
     scan = scan or a_moved_scan().moved
-    shown, made = [], []
+    shown, made, changes = [], [], []
 
     def network(job: Job, *_: object) -> Change:
         assert job.may_refrain == (not shown and not options.get("force", True)), "what is left is always little"
         shown.append(job.scan.volume.array)
         gone = rate * _size(scan.array - shown[-1]) / _size(made[0]) if made else 0.0
-        return Change(((gone - 1) * seen).astype(np.float32), decision, "cpu", {})
+        changes.append(((gone - 1) * seen).astype(np.float32))
+        return Change(changes[-1], decision, "cpu", {})
 
     def physics(*arguments: Any, **named: Any) -> np.ndarray:
         made.append(artifact(*arguments, **named))
@@ -195,6 +196,9 @@ def joined(
     monkeypatch.setattr("BrainDiffLogic.motion.estimate.artifact", physics)
     found = correct(scan, "motion", pe_axis="AP", **{"force": True, **options})
     assert np.array_equal(shown[0], scan.array)
+    if found.report["motion"] and found.report["motion"]["share_taken_off"]:
+        last = np.maximum(shown[-1].astype(np.float64) + changes[-1], scan.array.min())
+        np.testing.assert_allclose(found.corrected.array, last, rtol=1e-5, atol=1e-5 * np.abs(scan.array).max())
     return found
 
 

@@ -151,6 +151,16 @@ def test_a_drift_and_what_the_head_does_beside_it_are_found_together():
     assert errors[0] < 0.95 * errors[1]
 
 
+@pytest.mark.parametrize(("least", "tried"), [(0.19, True), (0.21, False)])
+def test_fitted_poses_are_tried_where_they_are_large_and_both_halves_agree(monkeypatch, least: float, tried: bool):
+    monkeypatch.setattr(LineFit, "halves_agree", lambda _: 0.4)
+    monkeypatch.setattr(LineFit, "size", lambda *_: 0.5)
+    scan = a_drifting_scan()
+    seen = 0.3 * (scan.moved.array - scan.reference.array)
+    found = estimate_motion(scan.moved, "AP", seen=seen, limits=Limits(least=least))
+    assert ("fitted" in found.facts["shape"]) == tried
+
+
 def test_fitted_poses_lie_beside_the_drift_of_all_lines():
     rng = np.random.default_rng(0)
     fitted, slope = rng.standard_normal((20, 6)) * ([1] * 3 + [0] * 3), np.array([0.1, 0.2, 0.3, 0, 0, 0])
