@@ -5,7 +5,7 @@
 Still heads without their noise (``training.quiet``), cropped with a margin of air, moved at their own voxel size with
 one pose a phase-encode line; noise of 2 % of the head's 99th percentile after the motion, the same in both images;
 the phase-encode axis is given, the motion gate off. The limits of the search were set on the cases of "chosen", some
-of them after a look at "fresh" and "grid", which has every kind of motion from 0.5 to 4 mm; "untouched" decided
+of them after a look at "fresh" and "grid", which has every kind of motion from 0.5 to 4 mm; the others decided
 nothing. "coils" (8 fixed receive coils, root sum of squares, an object phase, noise of 1 % a coil), "grappa" (the
 same, every second line measured, 24 calibration lines), "partial" (partial Fourier of 0.75) and "torchio" (four
 sudden moves by TorchIO's RandomMotion, which must be installed) are other ways of acquiring; "lesions" has lesions
@@ -68,12 +68,6 @@ FRESH = (
     ("niivue-otsu", "steps", 2.0, "SI", 27), ("ds000011-11", "tremor", 3.0, "SI", 28),
     ("mnemisc-ecog", "nod", 1.5, "SI", 29), ("uih-1", RECORDED, 3.0, "SI", 30),
 )  # fmt: skip
-UNTOUCHED = (
-    ("mnemisc-ecog", "steps", 1.5, "AP", 201), ("uih-1", "drift", 2.0, "SI", 202),
-    ("fnndsc-adi", "steps", 2.0, "AP", 203), ("pycortex-S1", RECORDED, 1.5, "AP", 204),
-    ("ds000011-12", "tremor", 2.0, "SI", 205), ("niivue-otsu", "tremor", 1.5, "AP", 206),
-    ("mnemisc-ecog", RECORDED, 1.0, "SI", 207), ("ds000011-11", "swallow", 2.0, "AP", 208),
-)  # fmt: skip
 VALIDATION = ("ds000011-11", "ds000011-12", "pycortex-S1")
 KINDS = ("tremor", "drift", "steps", "nod", "swallow", RECORDED)
 GRID = tuple(
@@ -104,8 +98,8 @@ STILL = tuple(
     )
 )  # fmt: skip
 GROUPS = {
-    "chosen": CHOSEN, "fresh": FRESH, "untouched": UNTOUCHED, "grid": GRID, "coils": COILS, "grappa": GRAPPA,
-    "partial": PARTIAL, "torchio": TORCHIO, "lesions": LESIONS, "still": STILL,
+    "chosen": CHOSEN, "fresh": FRESH, "grid": GRID, "coils": COILS, "grappa": GRAPPA, "partial": PARTIAL,
+    "torchio": TORCHIO, "lesions": LESIONS, "still": STILL,
 }  # fmt: skip
 RECEIVERS, COIL_NOISE = 8, 0.01
 WORSE = 1.01
