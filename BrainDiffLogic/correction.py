@@ -142,8 +142,8 @@ def _share_to_take_off(made: np.ndarray, seen: np.ndarray, left: np.ndarray) -> 
     A network takes off a part of what it sees, and how large a part depends on the scan. So it is asked how much less
     it finds of the artifact once some is gone: at that rate nothing is left to find when this share is gone.
     """
-    found, fall = float(np.vdot(made, seen)), float(np.vdot(made, seen) - np.vdot(made, left)) / PROBE
-    return float(np.clip(found / fall, 0, 1)) if fall > 0 else 0.0
+    found, rest = (float(np.vdot(made, one)) for one in (seen, left))
+    return float(np.clip(PROBE * found / (found - rest), 0, 1)) if found > rest else 0.0
 
 
 def by_network(job: Job, corrector: Corrector, card: Card) -> Change:

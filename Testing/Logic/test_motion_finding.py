@@ -174,8 +174,7 @@ def joined(
 ) -> Correction:
     """The scan corrected by physics and a network.
 
-    The network takes ``seen`` off the scan; off what is left of it, less by ``rate`` times that for each artifact that
-    is gone from the scan.
+    The network takes ``seen`` off the scan, and 1 - ``rate`` times s of it once the share s of the artifact is gone.
     """
     decision = Decision("corrected", {"gate": "corrected"}, [])
     scan = scan or a_moved_scan().moved
@@ -184,7 +183,7 @@ def joined(
     def network(job: Job, *_: object) -> Change:
         assert job.may_refrain == (not shown and not options.get("force", True)), "what is left is always little"
         shown.append(job.scan.volume.array)
-        gone = rate * _size(scan.array - shown[-1]) / _size(made[0]) if made else 0.0
+        gone = rate * np.linalg.norm(scan.array - shown[-1]) / np.linalg.norm(made[0]) if made else 0.0
         changes.append(((gone - 1) * seen).astype(np.float32))
         return Change(changes[-1], decision, "cpu", {})
 
@@ -200,10 +199,6 @@ def joined(
         last = np.maximum(shown[-1].astype(np.float64) + changes[-1], scan.array.min())
         np.testing.assert_allclose(found.corrected.array, last, rtol=1e-5, atol=1e-5 * np.abs(scan.array).max())
     return found
-
-
-def _size(image: np.ndarray) -> float:
-    return float(np.linalg.norm(image.astype(np.float64)))
 
 
 def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch):
