@@ -153,12 +153,22 @@ def test_a_drift_and_what_the_head_does_beside_it_are_found_together():
 
 @pytest.mark.parametrize(("least", "tried"), [(0.19, True), (0.21, False)])
 def test_fitted_poses_are_tried_where_they_are_large_and_both_halves_agree(monkeypatch, least: float, tried: bool):
+    shapes: list[str] = []
+
+    def of_all_lines(found: dict[str, np.ndarray], *_: object) -> None:
+        shapes.extend(found)
+        raise Cancelled
+
+    even = SimpleNamespace(shape="even", poses=0.0)
+    search = SimpleNamespace(tried=(None, even), ramp=None)
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.search_poses", lambda *_: search)
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate._of_all_lines", of_all_lines)
     monkeypatch.setattr(LineFit, "halves_agree", lambda _: 0.4)
     monkeypatch.setattr(LineFit, "size", lambda *_: 0.5)
-    scan = a_drifting_scan()
-    seen = 0.3 * (scan.moved.array - scan.reference.array)
-    found = estimate_motion(scan.moved, "AP", seen=seen, limits=Limits(least=least))
-    assert ("fitted" in found.facts["shape"]) == tried
+    scan = a_moved_scan()
+    with pytest.raises(Cancelled):
+        estimate_motion(scan.moved, "AP", seen=scan.moved.array - scan.reference.array, limits=Limits(least=least))
+    assert shapes == ["even", "even and fitted"] if tried else shapes == ["even"]
 
 
 def test_fitted_poses_lie_beside_the_drift_of_all_lines():
