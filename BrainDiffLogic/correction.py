@@ -18,7 +18,7 @@ import numpy as np
 from BrainDiffLogic import __version__
 from BrainDiffLogic.disagreement import NOT_ASKED, Panel, disagreement_map
 from BrainDiffLogic.errors import InputError, Refused
-from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, load_checkpoint
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, DEFAULT_NETWORK, PHYSICS, Card, load_checkpoint
 from BrainDiffLogic.models.domain import Judgement, judge
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan, seen_through_mask
@@ -87,20 +87,31 @@ def by_physics(job: Job, limits: Limits) -> Change:
     scan, volume = job.scan, job.scan.volume
     if job.pe_axis is not None:
         phase_encode_axis(volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
-    network, card = load_checkpoint(DEFAULT_MODEL)
-    first = by_network(replace(job, progress=part_of(job.progress, 0.0, NETWORK_SHARE)), network, card)
-    facts = {**first.facts, "network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
-    first = replace(first, facts=facts)
+    network, card = load_checkpoint(DEFAULT_NETWORK)
+    alone = replace(job, disagreement=False, progress=part_of(job.progress, 0.0, NETWORK_SHARE))
+    first = by_network(alone, network, card)
+    facts: dict[str, Any] = {"network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
+
+    def by_network_alone(why: str = "") -> Change:
+        one = first
+        if job.disagreement:  # of the scan as it is; asked for only now that it is known that this is what is used
+            progress = part_of(job.progress, 1 - NETWORK_SHARE, NETWORK_SHARE)
+            one = by_network(replace(job, progress=progress), network, card)
+        notes = [*one.notes, f"corrected by {card['name']} alone: {why}"] if why else one.notes
+        return replace(one, facts={**one.facts, **facts}, notes=notes)
+
     if not first.decision.correct or not first.change.any():
-        return first
+        return by_network_alone()
     search = part_of(job.progress, NETWORK_SHARE, 1 - 3 * NETWORK_SHARE)
     try:
         estimate = estimate_motion(
             scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
         )
+        made = artifact(scan, estimate, cancelled=job.cancelled)
     except InputError as error:
-        return replace(first, notes=[*first.notes, f"corrected by {card['name']} alone: {error}"])
-    made = artifact(scan, estimate, cancelled=job.cancelled)
+        return by_network_alone(str(error))
+    except MemoryError:
+        return by_network_alone("the memory does not hold the search for motion")
     inside = made[scan.head], -first.change[scan.head]
     agreement = correlation(*inside)
 
@@ -109,30 +120,36 @@ def by_physics(job: Job, limits: Limits) -> Change:
     if estimate.facts["shape"] == NOD and agreement >= limits.agreement:
         share, why = float(agreement < limits.nod_seen), "it sees the nod that was found itself"
     elif trust := limits.trust(agreement):
-        _, probe = without(PROBE, begin=1 - 2 * NETWORK_SHARE)
+        _, probe = without(PROBE, begin=1 - 2 * NETWORK_SHARE, probing=True)
         share = trust * _share_to_take_off(*inside, -probe.change[scan.head])
     facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
-        return replace(first, notes=[*first.notes, f"corrected by {card['name']} alone: {why}"])
+        return by_network_alone(why)
     part, rest = without(share, begin=1 - NETWORK_SHARE)
     notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
-    return replace(first, change=rest.change - part.astype(np.float32), device=rest.device, notes=notes)
+    if job.disagreement:
+        notes.append(f"the disagreement map is of what {card['name']} takes off, not of the motion that was found")
+    change, known = rest.change - part.astype(np.float32), {**rest.facts, **first.facts, **facts}
+    return replace(rest, change=change, decision=first.decision, facts=known, notes=notes)
 
 
 def _after_physics(
-    job: Job, made: np.ndarray, network: Corrector, card: Card, share: float, *, begin: float
+    job: Job, made: np.ndarray, network: Corrector, card: Card, share: float, *, begin: float, probing: bool = False
 ) -> tuple[np.ndarray, Change]:
     """(What is taken off of the artifact ``made``, what the network finds in the scan without it).
 
-    made   (I, J, K) in the volume's units, of which ``share`` is taken off
-    begin  share of the whole work that is done already
+    made     (I, J, K) in the volume's units, of which ``share`` is taken off
+    begin    share of the whole work that is done already
+    probing  nothing but what the network finds in the head is asked for
     """
     volume = job.scan.volume
     above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
     part = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
     cleaner = Scan(volume.with_array(volume.array - part))
     progress = part_of(job.progress, begin, NETWORK_SHARE)
-    return part, by_network(replace(job, scan=cleaner, may_refrain=False, progress=progress), network, card)
+    only, asked = (job.scan.head_slices, False) if probing else (None, job.disagreement)
+    job = replace(job, scan=cleaner, may_refrain=False, disagreement=asked, progress=progress)
+    return part, by_network(job, network, card, only)
 
 
 def _share_to_take_off(made: np.ndarray, seen: np.ndarray, left: np.ndarray) -> float:
@@ -146,8 +163,11 @@ def _share_to_take_off(made: np.ndarray, seen: np.ndarray, left: np.ndarray) -> 
     return float(np.clip(PROBE * found / (found - rest), 0, 1)) if found > rest else 0.0
 
 
-def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
-    """Ask a network for the residual of every slice, and the others how far they disagree."""
+def by_network(job: Job, corrector: Corrector, card: Card, only: np.ndarray | None = None) -> Change:
+    """Ask a network for the residual of every slice, and the others how far they disagree.
+
+    only  bool, as ``Scan.slices``: where alone it is of use; far from there it is 0. None: everywhere
+    """
     from BrainDiffLogic.inference import choose_device, predict_residual
 
     scan, motion = job.scan, job.motion
@@ -162,7 +182,7 @@ def by_network(job: Job, corrector: Corrector, card: Card) -> Change:
     if motion.correct:
         share = 1 / len(panel) if panel else 1.0
         ask = partial(predict_residual, device=job.device, cancelled=job.cancelled)
-        run = ask(corrector, scan.slices, progress=part_of(job.progress, 0.0, share))
+        run = ask(corrector, scan.slices, head=only, progress=part_of(job.progress, 0.0, share))
         residual, device, notes = run.residual, run.device, [*notes, *run.notes]
         if job.may_refrain and (reason := _too_little(residual, scan, card)):
             motion, panel = motion.overruled(reason), None
@@ -200,9 +220,6 @@ def _too_little(residual: np.ndarray, scan: Scan, card: Card) -> str | None:
             f" see the motion, whose ghosts the mask hides: correct the head before stripping it (it finds {found})"
         )
     return f"returned unchanged: the model finds too little, {found}"
-
-
-NO_DISAGREEMENT = 'the model "motion" has no disagreement map; leave it out, or choose a network'
 
 
 @dataclass(frozen=True)
@@ -318,8 +335,6 @@ def correct(
     scan = volume if isinstance(volume, Scan) else Scan(given.without_fill())
     loaded: tuple[Any, Card] = model if isinstance(model, tuple) else load_checkpoint(model)
     corrector, card = loaded
-    if disagreement and card["family"] == PHYSICS:
-        raise InputError(NO_DISAGREEMENT)
     judgement = judge(scan, card)
     if judgement.refused and not force:
         raise Refused(f"{scan.volume.name}: {judgement.refused}; correct it all the same with --force")

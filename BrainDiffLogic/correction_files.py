@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from BrainDiffLogic.correction import NO_DISAGREEMENT, Correction, correct
+from BrainDiffLogic.correction import Correction, correct
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_series, read_volume, write_volume
 from BrainDiffLogic.images.nifti import phase_encoding_beside
 from BrainDiffLogic.images.outputs import as_json, check_outputs, staged_outputs
 from BrainDiffLogic.metrics.quality import Assessment, assess
-from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, PHYSICS, Card, find_checkpoint, load_checkpoint
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, Card, find_checkpoint, load_checkpoint
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import OutputType, Volume, check_strength
@@ -60,8 +60,6 @@ def correct_file(
         scan = Scan(volume)
         scan.look()  # while PyTorch loads
         loaded = loading.result()
-    if disagreement and loaded[1]["family"] == PHYSICS:
-        raise InputError(NO_DISAGREEMENT)
     progress(CORRECTING, "Correcting")
     correction = correct(
         scan, loaded, strength=strength, device=device, force=force, cancelled=cancelled,

@@ -322,7 +322,7 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         correctedVolume: vtkMRMLScalarVolumeNode | None = None,
         differenceVolume: vtkMRMLScalarVolumeNode | None = None,
         qualityTable: vtkMRMLTableNode | None = None,
-        model: str = "mc-net",
+        model: str = "motion",
         strength: float = 1.0,
         device: str = "auto",
         force: bool = False,

@@ -18,13 +18,15 @@ from BrainDiffLogic.cohort.items import Item
 from BrainDiffLogic.cohort.work import BUSY, BatchSettings, Outcome, give_up, sweep, work_on
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import files_read
+from BrainDiffLogic.models.checkpoints import weights_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
 
 
-BASE_MIB, BYTES_A_VOXEL = 600, 80
-"""Peak memory of a worker: without a scan, and for each voxel of the largest (Testing/Benchmarks/batch.py)."""
+BASE_MIB, NETWORK_BYTES, PHYSICS_BYTES = 600, 80, 120
+"""Peak memory of a worker: without a scan, and for each voxel of the largest, corrected by a network or by physics
+(Testing/Benchmarks/batch.py, speed.py)."""
 FREE_SHARE = 0.9
 """Of the memory that is free, what workers may take."""
 PACKED = 2.5
@@ -36,10 +38,11 @@ ANY_PORT = "127.0.0.1:0"
 """Dask opens a web server on 8787 also without a dashboard: here it has no page, and takes nobody's port."""
 
 
-def memory_mib(sources: Iterable[Path]) -> int:
-    """What a worker needs that corrects the largest of these scans."""
+def memory_mib(sources: Iterable[Path], model: str) -> int:
+    """What a worker needs that corrects the largest of these scans by this model."""
     voxels = max((_voxels(source) for source in sources), default=0.0)
-    return round(BASE_MIB + voxels * BYTES_A_VOXEL / (1 << 20))
+    bytes_a_voxel = NETWORK_BYTES if len(weights_of(model)) == 1 else PHYSICS_BYTES
+    return round(BASE_MIB + voxels * bytes_a_voxel / (1 << 20))
 
 
 def _voxels(source: Path) -> float:

@@ -37,7 +37,7 @@ from BrainDiffLogic.files import digest, file_digest
 from BrainDiffLogic.images import check_source, is_dicom_file
 from BrainDiffLogic.images.nifti import read_sidecar
 from BrainDiffLogic.images.outputs import as_json, files_read, make_folder, staging_in, write_texts
-from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, find_checkpoint
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, weights_of
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,15 @@ def _finish(places: Places, settings: BatchSettings) -> tuple[str, str]:
 
 def fingerprint(item: Item, settings: BatchSettings) -> dict[str, Any]:
     """All that the outputs depend on, as the sidecar has it. Raises InputError for what cannot be read."""
-    weights = find_checkpoint(settings.model)
+    weights, card, *asked = (file for path in weights_of(settings.model) for file in (path, path.with_suffix(".json")))
     check_source(item.source)
     if not item.source.is_dir() and without_content([item.source]):
         raise InputError(f"{item.source}: {'; '.join(NO_CONTENT)}")
     try:
+        network = {"NetworkSHA256": digest([*map(file_digest, asked)])} if asked else {}
         return {
             "InputSHA256": _source_digest(item.source), "InputSidecarSHA256": digest(_sidecar(item)),
-            "ModelSHA256": file_digest(weights), "CardSHA256": file_digest(weights.with_suffix(".json")),
+            "ModelSHA256": file_digest(weights), "CardSHA256": file_digest(card), **network,
             "Version": __version__, "Parameters": settings.parameters,
         }  # fmt: skip
     except OSError as error:

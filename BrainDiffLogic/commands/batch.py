@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     workers.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: as cores and memory allow)")
     workers.add_argument("--dask", metavar="ADDRESS", help="a running Dask scheduler instead of workers of its own")
     add("--tries", type=int, default=TRIES, metavar="N", help=f"begin a scan whose worker dies so often ({TRIES})")
-    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"default: {DEFAULT_MODEL}; mc-net is fast")
     add("--strength", type=float, default=1.0, metavar="0..1", help="0: unchanged; 1 (default): all that is found")
-    add("--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"], help="for --model motion (default: auto)")
+    add("--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"], help="slow phase encoding (default: auto)")
     add("--force", action="store_true", help="correct also scans that show no motion, or outside of the domain")
     add("--disagreement", action="store_true", help="also how far predictions disagree (slower)")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from BrainDiffLogic.models.checkpoints import find_checkpoint, verify
+    from BrainDiffLogic.models.checkpoints import verify, weights_of
     from BrainDiffLogic.volume import check_strength
 
     try:
@@ -83,7 +83,8 @@ def _check(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise InputError(f"batch needs {error.name}: pip install 'braindiff[cohort]'") from None
     check_strength(args.strength)
-    verify(find_checkpoint(args.model))
+    for weights in weights_of(args.model):
+        verify(weights)
     for name in ("jobs", "tries"):
         number = getattr(args, name)
         if number is not None and number < 1:
@@ -121,7 +122,7 @@ def _crew(args: argparse.Namespace, items: Sequence[Item]) -> AbstractContextMan
 
     if args.dask:
         return crew_at(args.dask)
-    need = memory_mib([item.source for item in items if not item.fault])
+    need = memory_mib([item.source for item in items if not item.fault], args.model)
     workers = crew_size(args.jobs, len(items), need)
     fewer = f" of {args.jobs}: the memory holds no more" if args.jobs and workers < min(args.jobs, len(items)) else ""
     say(f"{len(items)} scans, {workers} workers{fewer} (up to {need} MiB each)")

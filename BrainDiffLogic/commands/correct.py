@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--html", metavar="F.html", type=Path, help="also write a page that shows what was done")
     add("--report", metavar="F.json", type=Path, help="also write what was done, and quality")
-    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"model to use (default: {DEFAULT_MODEL})")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help=f"default: {DEFAULT_MODEL}; mc-net is fast")
     add("--strength", type=float, default=1.0, metavar="0..1", help="0: IN as it is; 1 (default): all that is found")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     add("--dtype", default="input", choices=["input", "float32"],
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true",
         help="correct also a scan that shows no motion, and one far outside of the model's domain")  # fmt: skip
     add("--pe-axis", default="auto", choices=["auto", "AP", "SI", "LR"],
-        help="for --model motion: slow phase encoding (default: as the sidecar says, else the likeliest)")  # fmt: skip
+        help="slow phase encoding, for model motion (default: as the sidecar says, else the likeliest)")  # fmt: skip
     add(
         "--series", default="", metavar="NUMBER|UID",
         help="of a DICOM folder with several series the one to correct (default: the only T1-weighted head)",

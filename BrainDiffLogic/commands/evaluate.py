@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--pairs", type=Path, metavar="F.csv", help=table)
     source.add_argument("--bids", type=Path, metavar="DIR", help="BIDS folder: acq-standard beside acq-headmotionN")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the tables; what is measured in it stays")
-    add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all that are available)")
+    add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all networks that are available)")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
     add("--views", action="store_true", help="also each model's mean answer to mirrored and shifted slices")
-    add("--gated", action="store_true", help="also the default model (or the first) as a user gets it, gated")
+    add("--gated", action="store_true", help="also the default model, or of --models the first, as a user gets it")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--suite", default="quality", choices=SUITES, help="quality on pairs (default), or that no harm is done")
     register = "lay the reference onto the moved scan first (default: with --bids)"

@@ -120,26 +120,27 @@ class Ensemble:
 def build_methods(
     models: Iterable[str | Path] | None = None, device: str = "auto", views: bool = False, gated: bool = False
 ) -> dict[str, Method]:
-    """Every row by its name: doing nothing, the denoisers, the models, and of two models or more their ensemble.
+    """Every row by its name: doing nothing, the denoisers, the models, and of two networks or more their ensemble.
 
     models  names or .safetensors files; None: all networks that are available
     device  "auto", "cpu", "cuda" or "mps", for the models
     views   also a row for each model with test-time augmentation
-    gated   also a row for the default model, or the first where it is not among them, as a user gets it
+    gated   also a row for the default model, or the first of ``models`` where it is not among them, as a user gets it
     Raises InputError for an unknown model or device, or two rows of one name.
     """
     rows: dict[str, Method] = {NOTHING: nothing}
     rows |= {name: partial(denoised, denoiser=name) for name in (GAUSSIAN, NON_LOCAL_MEANS)}
-    networks = [ModelMethod(model, device) for model in (checkpoints.networks() if models is None else models)]
-    if networks:
+    asked = [ModelMethod(model, device) for model in (checkpoints.networks() if models is None else models)]
+    if asked:
         from BrainDiffLogic.inference import choose_device
 
         choose_device(device)
+    networks = [model for model in asked if checkpoints.read_card(model.path)["family"] != checkpoints.PHYSICS]
     more = [ModelMethod(model.path, device, views=True) for model in networks if views]
-    if gated and networks:
-        usual = [model.path for model in networks if model.path.stem == checkpoints.DEFAULT_MODEL] or [networks[0].path]
-        more.append(ModelMethod(usual[0], device, gated=True))
-    for model in networks + more:
+    if gated and asked:
+        usual = models is None or any(model.path.stem == checkpoints.DEFAULT_MODEL for model in asked)
+        more.append(ModelMethod(checkpoints.DEFAULT_MODEL if usual else asked[0].path, device, gated=True))
+    for model in asked + more:
         if model.name in (*rows, ENSEMBLE):
             raise InputError(f"{model.path}: there is a row {model.name!r} already; rename the file and its card")
         rows[model.name] = model
@@ -158,12 +159,11 @@ def made_by(methods: dict[str, Method]) -> dict[str, Any]:
 
 
 def _made_by(method: ModelMethod) -> list[Any]:
-    card = checkpoints.read_card(method.path)
     from BrainDiffLogic.inference import choose_device
 
+    card, *asked = (checkpoints.read_card(path) for path in checkpoints.weights_of(method.path))
     parts = [choose_device(method.device).type, *(card[entry] for entry in ("sha256", "views") if entry in card)]
-    if card["family"] == checkpoints.PHYSICS:  # asks the default network
-        parts.append(checkpoints.read_card(checkpoints.find_checkpoint(checkpoints.DEFAULT_MODEL))["sha256"])
+    parts += [network["sha256"] for network in asked]
     if method.gated:
         gate = shipped_weights()
         parts += [card.get("least_change", 0.0), file_digest(gate.with_suffix(".json")) if gate else None]

@@ -63,7 +63,8 @@ def _read_view(entry: Any) -> View:
 
 FORMAT = 1
 SUFFIX = ".safetensors"
-DEFAULT_MODEL = "mc-net"
+DEFAULT_NETWORK = "mc-net"
+"""Also asked by the family ``PHYSICS`` beside what it finds itself."""
 OWN_FOLDER = "BRAINDIFF_MODELS"
 """Environment variable that names the folder of imported models (default: ~/.braindiff/models)."""
 REQUIRED = ("format", "name", "version", "family", "arguments", "input", "training", "metrics", "sha256")
@@ -86,6 +87,7 @@ HALF_FROM = 60_000
 all of its weights: its residual changes by 0.011 %, with every kernel rounded by 0.14 %."""
 PHYSICS = "motion"
 """The family that finds the motion and undoes it, beside the default network; its numbers are limits, not weights."""
+DEFAULT_MODEL = PHYSICS
 Card = dict[str, Any]
 Module = TypeVar("Module", bound="torch.nn.Module")
 HEADLINE = "all above 1 mm"
@@ -126,6 +128,15 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
     if str(model) not in models:
         raise InputError(f"there is no model {str(model)!r}; available: {', '.join(models) or 'none'}")
     return models[str(model)]
+
+
+def weights_of(model: str | os.PathLike[str]) -> list[Path]:
+    """The weights that a model's answers depend on: its own, and for physics those of the network that it asks.
+
+    Raises InputError when one of them is missing, or the model's card is.
+    """
+    path = find_checkpoint(model)
+    return [path, find_checkpoint(DEFAULT_NETWORK)] if read_card(path)["family"] == PHYSICS else [path]
 
 
 def read_card(checkpoint: str | os.PathLike[str]) -> Card:

@@ -25,7 +25,7 @@ class BrainDiffSlicerParameterNode:
     correctedVolume: vtkMRMLScalarVolumeNode
     differenceVolume: vtkMRMLScalarVolumeNode
     qualityTable: vtkMRMLTableNode
-    model: str = "mc-net"
+    model: str = "motion"
     strength: Annotated[float, WithinRange(0, 1)] = 1.0
     force: bool = False
     disagreement: bool = False

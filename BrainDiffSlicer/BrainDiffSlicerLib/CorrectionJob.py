@@ -28,7 +28,7 @@ class CorrectionJob(CliJob):
     MODULE = "BrainDiffCorrect"
 
     def __init__(
-        self, inputVolume: slicer.vtkMRMLScalarVolumeNode, model: str = "mc-net", device: str = "auto",
+        self, inputVolume: slicer.vtkMRMLScalarVolumeNode, model: str = "motion", device: str = "auto",
         force: bool = False, disagreement: bool = False, **callbacks: Callable[..., None] | None,
     ) -> None:  # fmt: skip
         super().__init__(inputVolume, **callbacks)

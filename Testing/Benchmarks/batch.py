@@ -24,7 +24,7 @@ from BrainDiffLogic.volume import Volume
 
 RECKONED_SIDE, COHORT, NODES = 256, 10_000, 50
 NOOPS = 200
-FORCED = BatchSettings(force=True)
+FORCED = BatchSettings("mc-net", force=True)
 
 
 def save_balls(folder: Path, scans: int, side: int) -> Path:

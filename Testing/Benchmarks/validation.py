@@ -23,7 +23,6 @@ from BrainDiffLogic.evaluation.report import write_report
 from BrainDiffLogic.evaluation.run import EvaluationSettings, evaluate
 from BrainDiffLogic.evaluation.safety_scene import cropped
 from BrainDiffLogic.images import read_volume, write_volume
-from BrainDiffLogic.models.checkpoints import SUFFIX, shipped_folder
 from BrainDiffLogic.motion import preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.kspace import phase_encode_axis
 from BrainDiffLogic.training.heads import fourier_resampled
@@ -132,14 +131,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=None, help="names or files (default: the shipped ones)")
+    parser.add_argument("--models", nargs="*", default=None, help="names or files (default: all networks)")
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     for case in cases():
         simulate(case, args.data, args.out)
     pairs = read_pairs(write_pairs(args.out), aligned=True)
-    models = args.models or [str(path) for path in sorted(shipped_folder().glob("*" + SUFFIX))]
-    setting = EvaluationSettings(tuple(models), "cpu", gated=True)
+    setting = EvaluationSettings(tuple(args.models) if args.models else None, "cpu", gated=True)
     rows = evaluate(pairs, args.out / EVALUATION, setting, args.jobs, lambda share, stage: print(f"{share:.0%}", stage))
     print(write_report(args.out / EVALUATION, rows))
 

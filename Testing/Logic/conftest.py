@@ -16,9 +16,10 @@ from Harness.severities import save_severity
 
 @pytest.fixture
 def own_models(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default model is a tiny one, in a folder of imported models; shipped is a motion gate that sees 2 mm."""
+    """Default model and network are tiny networks, in a folder of imported models; the shipped gate sees 2 mm."""
     folder = tmp_path_factory.mktemp("models")
-    save_tiny(folder / f"{checkpoints.DEFAULT_MODEL}.safetensors")
+    for name in (checkpoints.DEFAULT_MODEL, checkpoints.DEFAULT_NETWORK):
+        save_tiny(folder / f"{name}.safetensors")
     save_severity(folder / "Severity" / "severity.safetensors", raw=1.0)
     monkeypatch.setenv("BRAINDIFF_MODELS", str(folder))
     monkeypatch.setattr(checkpoints, "shipped_folder", lambda: folder / "none")

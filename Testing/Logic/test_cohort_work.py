@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,9 +22,9 @@ from BrainDiffLogic.cohort.items import CORRECTED, DIFFERENCE, Item, Places, fin
 from BrainDiffLogic.cohort.run import memory_mib
 from BrainDiffLogic.cohort.table import read_rows, write_table
 from BrainDiffLogic.cohort.work import BUSY, DONE, FAILED, FOUND, REFUSED, BatchSettings, sweep, work_on
-from BrainDiffLogic.files import file_digest
+from BrainDiffLogic.files import file_digest, resources
 from BrainDiffLogic.images import read_volume, write_volume
-from BrainDiffLogic.models.checkpoints import available
+from BrainDiffLogic.models.checkpoints import available, imported_folder
 from BrainDiffLogic.volume import Volume
 from Harness.batches import outputs, save_scans
 from Harness.changed_files import change_a_byte
@@ -54,7 +55,7 @@ def test_outputs_and_provenance_of_a_scan(out: Path, an_item: Item) -> None:
     difference = read_volume(places.image(CORRECTED)).array.astype(float) - read_volume(an_item.source).array
     assert np.array_equal(read_volume(places.image(DIFFERENCE)).array, difference) and difference.any()
     assert said["InputSHA256"] == file_digest(an_item.source)
-    assert said["ModelSHA256"] == file_digest(available()["mc-net"])
+    assert said["ModelSHA256"] == file_digest(available()[SETTINGS.model])
     assert said["Parameters"] == SETTINGS.parameters and said["Sources"] == [f"bids:raw:{an_item.shown}"]
     assert said["Quality"]["Before"]["cjv"] != said["Quality"]["After"]["cjv"]
     assert said["OutputSHA256"][f"{an_item.folder}/{an_item.stem}_desc-moco_T1w.nii.gz"] == file_digest(
@@ -142,9 +143,20 @@ def test_a_scan_of_several_files_is_another_where_one_of_them_is(tmp_path: Path,
     assert work.fingerprint(item, SETTINGS) != before
 
 
+def test_what_physics_makes_depends_on_the_network_that_it_asks(an_item: Item) -> None:
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(resources() / "Checkpoints" / f"motion{suffix}", imported_folder())
+    before = work.fingerprint(an_item, BatchSettings("motion"))
+    card = available()["mc-net"].with_suffix(".json")
+    card.write_text(card.read_text() + "\n")
+    after = work.fingerprint(an_item, BatchSettings("motion"))
+    assert {name for name in before if before[name] != after[name]} == {"NetworkSHA256"}
+    assert "NetworkSHA256" not in work.fingerprint(an_item, BatchSettings("mc-net"))
+
+
 def test_a_worker_has_room_for_a_scan_whose_voxels_lie_apart(tmp_path: Path) -> None:
     write_volume(Volume(voxels("int16", (64, 64, 64)), np.eye(4)), tmp_path / "a.nhdr")
-    assert memory_mib([tmp_path / "a.nhdr"]) > memory_mib([]) + 64**3 * 2 * 80 / (1 << 20)
+    assert memory_mib([tmp_path / "a.nhdr"], "mc-net") > memory_mib([], "mc-net") + 64**3 * 2 * 80 / (1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +185,7 @@ def test_what_is_stale_or_damaged_is_done_again(
     elif what == "strength":
         settings = replace(SETTINGS, strength=0.5)
     elif what == "model":
-        card = available()["mc-net"].with_suffix(".json")
+        card = available()[SETTINGS.model].with_suffix(".json")
         card.write_text(card.read_text() + "\n")
     else:
         monkeypatch.setattr(work, "__version__", "0.0.0")

@@ -171,7 +171,7 @@ def test_models_are_listed_with_their_headline(tmp_path: Path, capsys: pytest.Ca
         assert braindiff(*arguments) == 0
         lines = capsys.readouterr().out.splitlines()
         assert re.fullmatch(r"mc-net +attention-unet +9\.8\.7 +0\.\d MB +not measured", lines[1])
-        assert lines[2].endswith("MRE 0.080 (do nothing 0.100), SSIM 0.950 (do nothing 0.900)")
+        assert lines[3].endswith("MRE 0.080 (do nothing 0.100), SSIM 0.950 (do nothing 0.900)")
 
 
 def test_a_damaged_card_does_not_hide_the_other_models(capsys: pytest.CaptureFixture[str]) -> None:

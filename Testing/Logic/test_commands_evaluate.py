@@ -34,7 +34,7 @@ from Harness.command_line import assert_refused, braindiff
 from Harness.correctors import save_tiny
 
 ROWS = ["do nothing", "Gaussian", "non-local means"]
-MODEL = checkpoints.DEFAULT_MODEL
+MODEL = checkpoints.DEFAULT_NETWORK
 pytestmark = pytest.mark.usefixtures("own_models")
 
 

@@ -106,9 +106,9 @@ def test_a_calibration_does_not_hold_for_the_same_weights_asked_otherwise() -> N
 
 
 def test_the_shipped_calibration_is_that_of_the_shipped_default() -> None:
-    from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, load_checkpoint
+    from BrainDiffLogic.models.checkpoints import DEFAULT_NETWORK, load_checkpoint
 
-    curve = Calibration.of(Panel.around(load_checkpoint(DEFAULT_MODEL)).sums)
+    curve = Calibration.of(Panel.around(load_checkpoint(DEFAULT_NETWORK)).sums)
     assert curve is not None, "the weights changed: run Testing/Benchmarks/disagreement.py --out"
     assert curve.share == 0.8 and curve.spread[0] == curve.error[0] == 0
 

@@ -174,7 +174,8 @@ def joined(
 ) -> Correction:
     """The scan corrected by physics and a network.
 
-    The network takes ``seen`` off the scan, and 1 - ``rate`` times s of it once the share s of the artifact is gone.
+    The network takes ``seen`` off the scan, and 1 - ``rate`` times s of it once the share s of the artifact is gone;
+    its disagreement map, where that is asked for, says how often the network was asked.
     """
     decision = Decision("corrected", {"gate": "corrected"}, [])
     scan = scan or a_moved_scan().moved
@@ -185,7 +186,8 @@ def joined(
         shown.append(job.scan.volume.array)
         gone = rate * np.linalg.norm(scan.array - shown[-1]) / np.linalg.norm(made[0]) if made else 0.0
         changes.append(((gone - 1) * seen).astype(np.float32))
-        return Change(changes[-1], decision, "cpu", {})
+        apart = np.full(scan.shape, len(shown), np.float32) if job.disagreement else None
+        return Change(changes[-1], decision, "cpu", {}, disagreement=apart)
 
     def physics(*arguments: Any, **named: Any) -> np.ndarray:
         made.append(artifact(*arguments, **named))
@@ -347,6 +349,15 @@ def test_a_stack_too_thin_is_refused_by_the_search_and_left_to_the_network():
     assert np.array_equal(found.corrected.array, correct(thin, "mc-net", force=True).corrected.array)
 
 
+def test_where_the_memory_is_too_small_the_network_corrects_alone(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.estimate_motion", full)
+    found = joined(monkeypatch, 0.1 * a_moved_scan().moved.array)
+    assert "alone: the memory does not hold" in found.report["notes"][-1] and found.difference.array.any()
+
+
 @pytest.mark.parametrize(
     ("fall", "rings", "moved", "reason"),
     [
@@ -370,9 +381,15 @@ def test_the_shipped_limits_are_those_of_the_library():
     assert vars(load_checkpoint("motion")[0]) == pytest.approx(vars(Limits()))
 
 
-def test_the_motion_has_no_disagreement_map():
-    with pytest.raises(InputError, match="no disagreement map"):
-        correct(a_moved_scan().moved, "motion", disagreement=True)
+@pytest.mark.parametrize(("share", "asked"), [(0.3, 3), (0.0, 1)])
+def test_the_disagreement_map_is_of_the_networks_last_answer(monkeypatch: pytest.MonkeyPatch, share, asked):
+    moved, still = a_moved_scan().moved.array, a_moved_scan().reference.array
+    noise = 0.05 * np.random.default_rng(0).standard_normal(moved.shape) * (moved > 0.4)
+    found = joined(monkeypatch, share * (moved - still) + noise * (share == 0), disagreement=True)
+    again = found.report["motion"]["share_taken_off"] == 0
+    assert again == (share == 0)
+    assert np.unique(found.disagreement.array).tolist() == [asked + again], "none was made for the answers before"
+    assert any("not of the motion that was found" in note for note in found.report["notes"]) == (share > 0)
 
 
 def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -159,8 +159,8 @@ def test_the_installed_cli_module_corrects_with_the_installed_library_and_model(
     assert (status, errors) == (0, "")
     assert library == a_tree / MODULES / "BrainDiffLogic" / "__init__.py"
     report = json.loads((tmp_path / "report.json").read_text())
-    card = json.loads((CHECKOUT / "Resources" / "Checkpoints" / "mc-net.json").read_text())
-    assert (report["model"], report["model_sha256"]) == ("mc-net", card["sha256"])
+    card = json.loads((CHECKOUT / "Resources" / "Checkpoints" / "motion.json").read_text())
+    assert (report["model"], report["model_sha256"]) == ("motion", card["sha256"])
     assert read_volume(tmp_path / "out.nrrd").shape == (32, 40, 36)
 
 

@@ -127,7 +127,7 @@ def test_the_default_model_is_the_librarys_at_every_door(the_module):
 def test_every_model_of_this_computer_can_be_chosen(a_panel):
     combo = a_panel.ui.modelComboBox
     assert [combo.itemData(index) for index in range(combo.count)] == [
-        "mc-net", "attention-unet", "motion", "rmman", "tiny", "file",
+        "motion", "attention-unet", "mc-net", "rmman", "tiny", "file",
     ]  # fmt: skip
     combo.currentIndex = 1
     assert a_panel.logic.getParameterNode().model == "attention-unet"
