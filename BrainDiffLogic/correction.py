@@ -36,6 +36,10 @@ NETWORK_SHARE = 0.1
 PROBE = 0.25
 """Share of an artifact that is taken off to see how much less the network finds of it then."""
 
+NOT_BELIEVED = "trajectory_not_believed"
+"""Where a report has the poses of which nothing was taken off, in place of "trajectory"."""
+TOO_LARGE = f"the search for motion does not fit into the memory; the model {DEFAULT_NETWORK} takes half as much"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -102,16 +106,18 @@ def by_physics(job: Job, limits: Limits) -> Change:
 
     if not first.decision.correct or not first.change.any():
         return by_network_alone()
-    search = part_of(job.progress, NETWORK_SHARE, 1 - 3 * NETWORK_SHARE)
+    search, why_not = part_of(job.progress, NETWORK_SHARE, 1 - 3 * NETWORK_SHARE), ""
     try:
         estimate = estimate_motion(
             scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
         )
         made = artifact(scan, estimate, cancelled=job.cancelled)
     except InputError as error:
-        return by_network_alone(str(error))
-    except MemoryError:
-        return by_network_alone("the memory does not hold the search for motion")
+        why_not = str(error)
+    except MemoryError as error:  # not corrected in another way than was asked for: a cohort would not be one
+        raise MemoryError(f"{scan.volume.name}: {TOO_LARGE}") from error
+    if why_not:  # only now, when what the search held is gone
+        return by_network_alone(why_not)
     inside = made[scan.head], -first.change[scan.head]
     agreement = correlation(*inside)
 
@@ -122,13 +128,20 @@ def by_physics(job: Job, limits: Limits) -> Change:
     elif trust := limits.trust(agreement):
         _, probe = without(PROBE, begin=1 - 2 * NETWORK_SHARE, probing=True)
         share = trust * _share_to_take_off(*inside, -probe.change[scan.head])
-    facts["motion"] = {**estimate.as_dict(), "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
+    found = estimate.as_dict()
+    if not share:
+        found[NOT_BELIEVED] = found.pop("trajectory")
+    facts["motion"] = {**found, "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
     if not share:
         return by_network_alone(why)
     part, rest = without(share, begin=1 - NETWORK_SHARE)
     notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
     if job.disagreement:
-        notes.append(f"the disagreement map is of what {card['name']} takes off, not of the motion that was found")
+        facts["disagreement"] = {**rest.facts["disagreement"], "calibrated": False, "share": None}
+        notes.append(
+            f"the disagreement map is of what {card['name']} takes off, not of the motion that was found:"
+            " it is not calibrated"
+        )
     change, known = rest.change - part.astype(np.float32), {**rest.facts, **first.facts, **facts}
     return replace(rest, change=change, decision=first.decision, facts=known, notes=notes)
 
@@ -317,7 +330,7 @@ def correct(
                correction unchanged (``severity``), as one in which the model finds too little; False, to measure
                a model: neither
     disagreement  also ask the model about mirrored and shifted slices, and the shipped models of the other families,
-               and say how far their answers lie apart; takes some three times as long
+               and say how far their answers lie apart; a network takes some three times as long
     pe_axis    for the model "motion": "AP", "SI" or "LR", the axis of slow phase encoding; None: tried
     progress   called with (share done, stage) after every batch of slices
     cancelled  asked before every batch; when it says True, ``Cancelled`` is raised

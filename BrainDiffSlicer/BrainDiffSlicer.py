@@ -352,7 +352,8 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
         :param onFailed: called with a message of one line
         :param onCancelled: called without arguments
         :param disagreementVolume: gets the disagreement map, if there is to be one; made if None
-        :param disagreement: also show how far predictions lie apart, at strength 1; takes some three times as long
+        :param disagreement: also show how far predictions lie apart, at strength 1; a network then takes three times
+            as long
         :return: the CorrectionOutputs, or the CorrectionJob (running, cancel()) if waitForCompletion is False
         :raises ValueError: if the input cannot be corrected into these outputs
         :raises DependencyError: if Python packages are missing; nothing is installed here

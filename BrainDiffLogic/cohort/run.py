@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
 
 
-BASE_MIB, NETWORK_BYTES, PHYSICS_BYTES = 600, 80, 120
+BASE_MIB, NETWORK_BYTES, PHYSICS_BYTES = 600, 80, 150
 """Peak memory of a worker: without a scan, and for each voxel of the largest, corrected by a network or by physics
 (Testing/Benchmarks/batch.py, speed.py)."""
 FREE_SHARE = 0.9

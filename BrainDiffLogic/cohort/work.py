@@ -216,7 +216,10 @@ def _correct(places: Places, settings: BatchSettings, made_from: Mapping[str, An
 def _facts(report: dict[str, Any], item: Item) -> dict[str, Any]:
     """The report of the correction in the words of BIDS, without paths of the machine."""
     told = {key: value for key, value in report.items() if key not in ("outputs", "quality", "motion", "input")}
-    motion = {key: value for key, value in (report.get("motion") or {}).items() if key != "trajectory"}
+    from BrainDiffLogic.correction import NOT_BELIEVED
+
+    poses = ("trajectory", NOT_BELIEVED)  # the first is a table of its own
+    motion = {key: value for key, value in (report.get("motion") or {}).items() if key not in poses}
     quality = {"Before": report["quality"]["before"], "After": report["quality"]["after"]}
     return {"Quality": quality, "Report": {"input": item.shown, **told, "motion": motion or None}}
 

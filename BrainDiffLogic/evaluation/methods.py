@@ -138,8 +138,9 @@ def build_methods(
     networks = [model for model in asked if checkpoints.read_card(model.path)["family"] != checkpoints.PHYSICS]
     more = [ModelMethod(model.path, device, views=True) for model in networks if views]
     if gated and asked:
-        usual = models is None or any(model.path.stem == checkpoints.DEFAULT_MODEL for model in asked)
-        more.append(ModelMethod(checkpoints.DEFAULT_MODEL if usual else asked[0].path, device, gated=True))
+        named = [model.path for model in asked if model.path.stem == checkpoints.DEFAULT_MODEL]
+        usual = checkpoints.DEFAULT_MODEL if models is None else (named or [asked[0].path])[0]
+        more.append(ModelMethod(usual, device, gated=True))
     for model in asked + more:
         if model.name in (*rows, ENSEMBLE):
             raise InputError(f"{model.path}: there is a row {model.name!r} already; rename the file and its card")
@@ -161,10 +162,11 @@ def made_by(methods: dict[str, Method]) -> dict[str, Any]:
 def _made_by(method: ModelMethod) -> list[Any]:
     from BrainDiffLogic.inference import choose_device
 
-    card, *asked = (checkpoints.read_card(path) for path in checkpoints.weights_of(method.path))
-    parts = [choose_device(method.device).type, *(card[entry] for entry in ("sha256", "views") if entry in card)]
-    parts += [network["sha256"] for network in asked]
+    cards = [checkpoints.read_card(path) for path in checkpoints.weights_of(method.path)]
+    parts: list[Any] = [choose_device(method.device).type]
+    parts += [card[entry] for card in cards for entry in ("sha256", "views") if entry in card]
     if method.gated:
         gate = shipped_weights()
-        parts += [card.get("least_change", 0.0), file_digest(gate.with_suffix(".json")) if gate else None]
+        parts += [card.get("least_change", 0.0) for card in cards]
+        parts.append(file_digest(gate.with_suffix(".json")) if gate else None)
     return parts

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 class EvaluationSettings:
     """What is measured beside the pairs.
 
-    models    names or .safetensors files; None: all that are available
+    models    names or .safetensors files; None: all networks that are available
     device    where they run
     register  lay the still scan onto the moved one first (real pairs; simulated ones lie on each other)
     views     measure each model with test-time augmentation as well

@@ -8,6 +8,8 @@ cost that does not depend on the number of poses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,8 @@ class Acquisition:
             values = np.moveaxis(values, self.axis, 0)
         else:
             voxels = np.ascontiguousarray(image, dtype=np.complex64)
-            values = self._plan.execute(voxels).reshape(self.points.shape[1:])
+            with _memory_of_finufft():
+                values = self._plan.execute(voxels).reshape(self.points.shape[1:])
         _shift_lines(values, self.shape, self.affine, self.axis, self.shifts)
         if self.points is not None:
             values[self._outside()] = 0
@@ -90,7 +93,8 @@ class Acquisition:
         if self.points is None:
             return fft.ifftn(np.moveaxis(values, 0, self.axis), norm="forward", overwrite_x=True, workers=threads())
         values[self._outside()] = 0
-        return self._plan.execute_adjoint(values.reshape(-1))
+        with _memory_of_finufft():
+            return self._plan.execute_adjoint(values.reshape(-1))
 
     @property
     def _plan(self) -> Any:
@@ -110,6 +114,17 @@ class Acquisition:
         if self._cut is None:
             self._cut = _outside_band(self.points, self.shape)  # type: ignore[arg-type]
         return self._cut
+
+
+@contextmanager
+def _memory_of_finufft() -> Iterator[None]:
+    """Its failed allocations are RuntimeErrors: raised as what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "malloc" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def sample_points(shape: tuple[int, ...], affine: np.ndarray, rotations: np.ndarray, axis: int) -> np.ndarray:

@@ -13,8 +13,7 @@ implanted before the motion and tells how much of their contrast is left; "still
 pycortex-S1 are of scanners that mc-net was not trained on, ds000011-11 and -12 people of its validation. A line a
 scan and method: MRE, SSIM, Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and
 of "motion"; with ``--exact`` also of what "motion" takes off before it asks mc-net again, and of the true trajectory
-undone. OUT keeps the quiet heads, and GROUP.json with every number. ``--write-card`` puts those of "grid" on the
-shipped card of "motion". Minutes a scan.
+undone. OUT keeps the quiet heads, and GROUP.json with every number. Minutes a scan.
 """
 
 from __future__ import annotations
@@ -27,15 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cards import NAMES
 
 from BrainDiffLogic.correction import Correction, correct
 from BrainDiffLogic.evaluation.methods import NOTHING, non_local_means
 from BrainDiffLogic.evaluation.safety_scene import implanted, place_lesions
-from BrainDiffLogic.evaluation.statistics import SEVERITY_GROUPS, in_severity_group, is_worse
 from BrainDiffLogic.images import read_volume
-from BrainDiffLogic.metrics.quality import CONVENTION, compare
-from BrainDiffLogic.models.checkpoints import find_checkpoint
+from BrainDiffLogic.metrics.quality import compare
 from BrainDiffLogic.motion import Trajectory, preset, simulate_motion, with_severity
 from BrainDiffLogic.motion.coils import smooth_coils
 from BrainDiffLogic.motion.estimate import MotionEstimate, artifact
@@ -80,6 +76,14 @@ COILS = (
     ("mnemisc-ecog", "tremor", 1.5, "AP", 41), ("ds000011-11", "drift", 2.0, "AP", 42),
     ("niivue-otsu", "steps", 2.0, "SI", 43), ("pycortex-S1", RECORDED, 2.0, "SI", 44),
 )  # fmt: skip
+UNTOUCHED = (
+    ("mnemisc-ecog", "drift", 1.5, "SI", 201), ("pycortex-S1", "tremor", 1.5, "AP", 202),
+    ("mnemisc-ecog", RECORDED, 2.0, "AP", 203), ("pycortex-S1", "drift", 2.0, "SI", 204),
+    ("mnemisc-ecog", "steps", 1.5, "AP", 205), ("pycortex-S1", "steps", 2.5, "AP", 206),
+    ("mnemisc-ecog", "tremor", 1.0, "SI", 207), ("pycortex-S1", "swallow", 1.5, "SI", 208),
+    ("ds000011-12", "tremor", 2.0, "SI", 209), ("pycortex-S1", RECORDED, 1.0, "AP", 210),
+    ("ds000011-11", "nod", 1.5, "AP", 211), ("uih-1", RECORDED, 2.5, "AP", 212),
+)  # fmt: skip
 GRAPPA = (
     ("mnemisc-ecog", RECORDED, 1.5, "SI", 51), ("ds000011-12", "tremor", 1.5, "AP", 52),
     ("niivue-otsu", "drift", 2.0, "AP", 53), ("pycortex-S1", "steps", 1.5, "AP", 54),
@@ -98,8 +102,8 @@ STILL = tuple(
     )
 )  # fmt: skip
 GROUPS = {
-    "chosen": CHOSEN, "fresh": FRESH, "grid": GRID, "coils": COILS, "grappa": GRAPPA, "partial": PARTIAL,
-    "torchio": TORCHIO, "lesions": LESIONS, "still": STILL,
+    "chosen": CHOSEN, "fresh": FRESH, "grid": GRID, "coils": COILS, "untouched": UNTOUCHED, "grappa": GRAPPA,
+    "partial": PARTIAL, "torchio": TORCHIO, "lesions": LESIONS, "still": STILL,
 }  # fmt: skip
 RECEIVERS, COIL_NOISE = 8, 0.01
 WORSE = 1.01
@@ -115,11 +119,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, metavar="N", help="the first N of each group")
     parser.add_argument("--exact", action="store_true", help="physics alone, too: as found, and as it was")
     parser.add_argument("--picture", type=Path, metavar="F.png", help="also draw what was found in the first six")
-    parser.add_argument("--write-card", action="store_true", help="of OUT/grid.json; measures nothing")
     args = parser.parse_args()
-    if args.write_card:
-        write_card(json.loads((args.out / "grid.json").read_text()))
-        return
     args.out.mkdir(parents=True, exist_ok=True)
     drawn = []
     for group in args.group:
@@ -150,7 +150,8 @@ def measured(case: tuple, group: str, args: argparse.Namespace) -> tuple[dict[st
         return row, found, truth
     results, seconds, found = corrected(moved, truth if args.exact or group == "lesions" else None, pe_axis)
     inside = head_mask(quiet.array)
-    print(f"{name} {kind} {severity:g} mm {pe_axis} {seed}", flush=True)
+    row["gate"] = correct(moved, "mc-net").report["gate"]  # "motion" returns what mc-net returns
+    print(f"{name} {kind} {severity:g} mm {pe_axis} {seed}: {row['gate']}", flush=True)
     row["methods"] = {}
     for method, volume in results.items():
         one = compare(volume, still, inside)
@@ -234,7 +235,7 @@ def scanned(still: Volume, case: tuple, group: str, data: Path) -> tuple[Volume,
     else:
         motion = with_severity(preset(kind, lines, seed=seed), severity)
     way: dict[str, Any] = {"noise": NOISE}
-    if group in ("coils", "grappa"):
+    if group in ("coils", "untouched", "grappa"):
         maps = smooth_coils(still.shape, still.affine, RECEIVERS, seed)
         way = {"noise": COIL_NOISE, "coils": maps, "phase": smooth_phase(still.shape, seed)}
     if group == "grappa":
@@ -284,24 +285,6 @@ def summary(title: str, rows: list[dict[str, Any]]) -> None:
                 f"{title}, {name}, {len(some)} scans, {method}: MRE {mre:.4f} SSIM {ssim:.4f}"
                 f" Tenengrad {tenengrad:.3f}, worse by 1 %: {worse}, {seconds:.0f} s"
             )
-
-
-def write_card(rows: list[dict[str, Any]]) -> None:
-    """Put what "motion" gave on its card, beside doing nothing: a row a stratum of severity and method."""
-    path = find_checkpoint("motion").with_suffix(".json")
-    card = json.loads(path.read_text(encoding="utf-8"))
-    card["metrics"], card["metrics_convention"] = [], CONVENTION
-    for group in SEVERITY_GROUPS:
-        some = [row["methods"] for row in rows if in_severity_group(row["severity"], group)]
-        for method in (NOTHING, "motion") if some else ():
-            mre, ssim, tenengrad, _ = np.mean([one[method] for one in some], axis=0)
-            worse = np.mean([is_worse(one[method][0], one[NOTHING][0]) for one in some])
-            card["metrics"].append({
-                "severity": NAMES.get(group, group), "method": method, "volumes": len(some), "ssim": round(ssim, 4),
-                "mre": round(mre, 4), "tenengrad_ratio": round(tenengrad, 3),
-                "worse_than_input": None if method == NOTHING else round(worse, 3),
-            })  # fmt: skip
-    path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def draw(found: list[tuple[tuple, Correction, Trajectory]], file: Path) -> None:

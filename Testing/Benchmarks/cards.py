@@ -90,40 +90,47 @@ def measured_with(folder: Path) -> dict[str, list[Any]]:
     return found
 
 
-def check_weights(folders: Sequence[Path], models: Sequence[Path]) -> None:
+def check_weights(folders: Sequence[Path], models: Sequence[ModelMethod]) -> None:
     """Raises InputError unless every number of the models was measured with the weights that are there now."""
     for folder in folders:
         found = measured_with(folder)
-        for path in models:
-            now = made_by({path.stem: ModelMethod(path)})[path.stem]
-            if path.stem not in found or any(parts != now for parts in found[path.stem]):
-                raise InputError(f"{folder}: {path.stem} was not measured with the weights of {path}; measure again")
+        for model in models:
+            now = made_by({model.name: model})[model.name]
+            if model.name not in found or any(parts != now for parts in found[model.name]):
+                raise InputError(f"{folder}: {model.name} was not measured with the weights that are here: measure it")
 
 
-def write_cards(validation: Path, independent: Path, safety: Path) -> None:
-    """Put each shipped network's rows, beside those of doing nothing, on its card. Raises as ``check_weights``.
+def write_cards(validation: Path, independent: Path, safety: Path | None) -> None:
+    """Put each shipped model's rows, beside those of doing nothing, on its card. Raises as ``check_weights``.
 
-    What finds the motion takes minutes a scan and has scans of its own (blind_motion.py).
+    What finds the motion takes minutes a scan: it is measured as a user gets it alone, and not by the suite of safety.
+    safety  None: only the cards of what that suite does not measure
     """
-    models = [path for path in sorted(shipped_folder().glob("*" + SUFFIX)) if read_card(path)["family"] != PHYSICS]
-    check_weights([validation, independent, safety], models)
+    paths = sorted(shipped_folder().glob("*" + SUFFIX))
+    models = [ModelMethod(path, gated=read_card(path)["family"] == PHYSICS) for path in paths]
+    if safety is None:
+        models = [model for model in models if model.gated]
+    check_weights([validation, independent], models)
     severities, others = rows_of(validation, [SEVERITY]), rows_of(independent, ["all", SEVERITY])
-    checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
-    for path in models:
-        card = read_card(path)
-        wanted = (path.stem, NOTHING)
+    for model in models:
+        card = read_card(model.path)
+        wanted = (model.name, NOTHING)
         card["metrics"] = [row for row in severities if row["method"] in wanted]
         card["metrics_convention"] = EVALUATION_CONVENTION
         card["independent_metrics"] = [row for row in others if row["method"] in wanted]
-        card["safety"] = safety_of(checks, path.stem)
-        path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        if safety is not None and not model.gated:
+            check_weights([safety], [model])
+            checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
+            card["safety"] = safety_of(checks, model.name)
+        model.path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Write cards and tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("validation", "independent", "safety"):
-        parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR")
+        wanted = {"required": name != "safety", "help": "without it only the card of motion" * (name == "safety")}
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", **wanted)
     args = parser.parse_args()
     write_cards(args.validation, args.independent, args.safety)
     folder = shipped_folder()
@@ -134,7 +141,7 @@ def main() -> None:
     )
     for source, target in (
         (args.validation / MARKDOWN, "evaluation.md"), (args.independent / MARKDOWN, INDEPENDENT),
-        (args.safety / REPORT, REPORT),
+        *([(args.safety / REPORT, REPORT)] if args.safety else []),
     ):  # fmt: skip
         shutil.copyfile(source, folder / target)
 

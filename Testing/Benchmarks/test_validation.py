@@ -106,10 +106,10 @@ def test_numbers_of_other_weights_do_not_get_onto_a_card(tmp_path: Path) -> None
 
     folders = [tmp_path / "evaluation", tmp_path / "suite"]
     measured(now, now)
-    check_weights(folders, [model])
+    check_weights(folders, [ModelMethod(model)])
     for other in ((now[:1], now), (now, ["0" * 64, *now[1:]])):
         measured(*other)
         with pytest.raises(InputError, match="m was not measured with the weights"):
-            check_weights(folders, [model])
+            check_weights(folders, [ModelMethod(model)])
     with pytest.raises(InputError, match="n was not measured"):
-        check_weights(folders, [save_tiny(tmp_path / "n.safetensors")])
+        check_weights(folders, [ModelMethod(save_tiny(tmp_path / "n.safetensors"))])

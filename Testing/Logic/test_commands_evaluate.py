@@ -25,6 +25,7 @@ from BrainDiffLogic.evaluation import run as engine
 from BrainDiffLogic.evaluation.methods import ModelMethod, build_methods, made_by
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
+from BrainDiffLogic.files import resources
 from BrainDiffLogic.metrics.measures import EVALUATION_CONVENTION
 from BrainDiffLogic.models import checkpoints
 from BrainDiffLogic.pictures import PANELS, write_strip
@@ -330,6 +331,32 @@ def test_the_gated_row_is_the_model_as_a_user_gets_it(a_head: Volume, monkeypatc
     made = made_by(rows)
     assert made[f"{MODEL}, gated"][: len(made[MODEL])] == made[MODEL]
     assert len(made[f"{MODEL}, gated"]) > len(made[MODEL])
+
+
+def test_the_gated_row_is_of_the_file_that_was_named(tmp_path: Path) -> None:
+    default = checkpoints.DEFAULT_MODEL
+    other = save_tiny(tmp_path / f"{default}.safetensors")
+    gated = build_methods([MODEL, other], "cpu", gated=True)[f"{default}, gated"]
+    assert isinstance(gated, ModelMethod) and gated.path == other
+    usual = build_methods(None, "cpu", gated=True)[f"{default}, gated"]
+    assert isinstance(usual, ModelMethod) and usual.path == checkpoints.find_checkpoint(default) != other
+
+
+@pytest.mark.parametrize(("entry", "value"), [("least_change", 0.05), ("views", []), ("sha256", "0" * 64)])
+def test_what_physics_makes_is_measured_again_when_its_network_changes(
+    monkeypatch: pytest.MonkeyPatch, entry: str, value: object
+) -> None:
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(resources() / "Checkpoints" / f"motion{suffix}", checkpoints.imported_folder())
+    read = checkpoints.read_card
+
+    def changed(path: Path) -> dict[str, object]:
+        return {**read(path), **({entry: value} if Path(path).stem == MODEL else {})}
+
+    row = {"row": ModelMethod("motion", "cpu", gated=True)}
+    before = made_by(row)
+    monkeypatch.setattr(checkpoints, "read_card", changed)
+    assert made_by(row) != before
 
 
 def test_a_row_with_views_for_each_model_and_none_of_them_in_the_ensemble(tmp_path: Path, a_head: Volume) -> None:

@@ -187,7 +187,8 @@ def joined(
         gone = rate * np.linalg.norm(scan.array - shown[-1]) / np.linalg.norm(made[0]) if made else 0.0
         changes.append(((gone - 1) * seen).astype(np.float32))
         apart = np.full(scan.shape, len(shown), np.float32) if job.disagreement else None
-        return Change(changes[-1], decision, "cpu", {}, disagreement=apart)
+        facts = {"disagreement": {"answers": 6, "calibrated": True, "share": 0.8}} if job.disagreement else {}
+        return Change(changes[-1], decision, "cpu", facts, disagreement=apart)
 
     def physics(*arguments: Any, **named: Any) -> np.ndarray:
         made.append(artifact(*arguments, **named))
@@ -349,13 +350,21 @@ def test_a_stack_too_thin_is_refused_by_the_search_and_left_to_the_network():
     assert np.array_equal(found.corrected.array, correct(thin, "mc-net", force=True).corrected.array)
 
 
-def test_where_the_memory_is_too_small_the_network_corrects_alone(monkeypatch: pytest.MonkeyPatch):
-    def full(*_: object, **__: object) -> None:
-        raise MemoryError
+@pytest.mark.parametrize(
+    ("said", "error", "told"),
+    [
+        ("FINUFFT general malloc failure", MemoryError, "does not fit into the memory; the model mc-net takes half"),
+        ("FINUFFT eps too small", RuntimeError, "FINUFFT eps too small"),
+    ],
+)
+def test_too_little_memory_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch, said, error, told):
+    class Full:
+        def __init__(self, *_: object, **__: object) -> None:
+            raise RuntimeError(said)
 
-    monkeypatch.setattr("BrainDiffLogic.motion.estimate.estimate_motion", full)
-    found = joined(monkeypatch, 0.1 * a_moved_scan().moved.array)
-    assert "alone: the memory does not hold" in found.report["notes"][-1] and found.difference.array.any()
+    monkeypatch.setattr("finufft.Plan", Full)
+    with pytest.raises(error, match=told):
+        joined(monkeypatch, 0.1 * a_moved_scan().moved.array)
 
 
 @pytest.mark.parametrize(
@@ -390,6 +399,9 @@ def test_the_disagreement_map_is_of_the_networks_last_answer(monkeypatch: pytest
     assert again == (share == 0)
     assert np.unique(found.disagreement.array).tolist() == [asked + again], "none was made for the answers before"
     assert any("not of the motion that was found" in note for note in found.report["notes"]) == (share > 0)
+    assert found.report["disagreement"]["calibrated"] == (share == 0), "of the network alone it is"
+    poses = "trajectory_not_believed" if again else "trajectory"
+    assert {name for name in found.report["motion"] if name.startswith("trajectory")} == {poses}
 
 
 def test_the_command_prints_and_writes_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

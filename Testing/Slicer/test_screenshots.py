@@ -18,8 +18,8 @@ MODULE = Path(__file__).resolve().parents[2] / "BrainDiffSlicer" / "BrainDiffSli
 TARGET = "BRAINDIFF_SCREENSHOTS"
 """Environment variable that names the folder of the pictures."""
 VIEW = (300, 330)
-TOO_LONG = 110.0
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+TOO_LONG = 900.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,9 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+CORRECTION_MS = 900_000
+"""A correction takes minutes on a busy machine."""
+
 
 def value(page: Page, name: str) -> object:
     """What the page's state holds under a name."""
@@ -27,7 +30,7 @@ def upload(page: Page, path: Path) -> None:
 def correct(page: Page) -> None:
     """Presses the button and waits for the end."""
     page.click("#correct")
-    page.wait_for_selector("#download")
+    page.wait_for_selector("#download", timeout=CORRECTION_MS)
 
 
 def serious_faults(page: Page) -> list[tuple[str, list[str]]]:

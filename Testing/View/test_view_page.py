@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from page_driver import correct, serious_faults, upload, value
+from page_driver import CORRECTION_MS, correct, serious_faults, upload, value
 from PIL import Image
 
 from BrainDiffLogic import read_volume, write_volume
@@ -151,7 +151,7 @@ def test_other_files_give_what_braindiff_correct_gives(
 @pytest.mark.slow
 def test_wheel_and_drags_move_all_views(start_viewer: Callable, open_page: Callable, a_small_head: Path) -> None:
     page = open_page(start_viewer(a_small_head, a_small_head).url)
-    page.wait_for_selector("#download")
+    page.wait_for_selector("#download", timeout=CORRECTION_MS)
     box = page.locator(".pane").nth(1).bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
@@ -183,7 +183,7 @@ def test_the_motion_is_drawn_and_its_moments_lead_to_slices(
     page.select_option("select", "motion")
     page.wait_for_function("() => window.trame.state.state.card.startsWith('BrainDiff motion')")
     page.click("#correct")
-    page.wait_for_selector("#download", timeout=900_000)
+    page.wait_for_selector("#download", timeout=CORRECTION_MS)
     moments = page.locator("button.moment").all()
     assert moments
     assert len(page.locator("svg polyline").get_attribute("points").split()) == read_volume(a_small_head).shape[2]
@@ -213,7 +213,7 @@ def test_two_people_do_not_see_each_other(
     assert second.request.get(second.url + "results.zip").status == 404
     second.click("#correct")
     for page, source, plane in ((first, a_small_head, "Sagittal"), (second, other, "Axial")):
-        page.wait_for_selector("#download")
+        page.wait_for_selector("#download", timeout=CORRECTION_MS)
         assert (value(page, "name"), value(page, "plane")) == (source.name, plane)
         corrected, difference, report = saved(page, tmp_path)
         own = read_volume(source).array
@@ -308,7 +308,7 @@ def test_the_page_may_be_loaded_again_in_the_middle(
     page.wait_for_function("() => window.trame.state.state.share > 0")
     page.reload()
     page.wait_for_selector("#cancel, #download")
-    page.wait_for_selector("#download")
+    page.wait_for_selector("#download", timeout=CORRECTION_MS)
     assert value(page, "plane") == "Coronal"
     assert panes(page)[0].std() > 20
 
@@ -335,7 +335,7 @@ def test_the_pictures_of_the_documentation(start_viewer: Callable, open_page: Ca
 def test_the_page_is_accessible(start_viewer: Callable, open_page: Callable, a_small_head: Path, width: int) -> None:
     viewer = start_viewer(a_small_head, a_small_head)
     page = open_page(viewer.url, width, 900)
-    page.wait_for_selector("#download")
+    page.wait_for_selector("#download", timeout=CORRECTION_MS)
     page.evaluate("state => Object.entries(state).forEach((pair) => window.trame.state.set(...pair))", SHOWN)
     page.wait_for_selector("[role=alert]")
     page.click("#all")
