@@ -141,6 +141,10 @@ class Decision:
         """The scan comes back unchanged after all, for the reason that ``line`` gives."""
         return Decision(UNCHANGED, {**self.facts, "gate": UNCHANGED}, [*self.notes, line])
 
+    def corrected_all_the_same(self) -> Decision:
+        """The scan is corrected after all."""
+        return Decision(CORRECTED, {**self.facts, "gate": CORRECTED}, [])
+
 
 def decide(scan: Scan, *, gate: bool, force: bool) -> Decision:
     """Whether to correct a scan: estimate its severity and compare it with the threshold on the weights' card.

@@ -177,18 +177,19 @@ def joined(
     The network takes ``seen`` off the scan, and 1 - ``rate`` times s of it once the share s of the artifact is gone;
     its disagreement map, where that is asked for, says how often the network was asked.
     """
-    decision = Decision("corrected", {"gate": "corrected"}, [])
     scan = scan or a_moved_scan().moved
     shown, made, changes = [], [], []
 
     def network(job: Job, *_: object) -> Change:
+        if not job.motion.correct:
+            return Change(np.zeros(scan.shape, np.float32), job.motion, "cpu", {})
         assert job.may_refrain == (not shown and not options.get("force", True)), "what is left is always little"
         shown.append(job.scan.volume.array)
         gone = rate * np.linalg.norm(scan.array - shown[-1]) / np.linalg.norm(made[0]) if made else 0.0
         changes.append(((gone - 1) * seen).astype(np.float32))
         apart = np.full(scan.shape, len(shown), np.float32) if job.disagreement else None
         facts = {"disagreement": {"answers": 6, "calibrated": True, "share": 0.8}} if job.disagreement else {}
-        return Change(changes[-1], decision, "cpu", facts, disagreement=apart)
+        return Change(changes[-1], job.motion, "cpu", facts, disagreement=apart)
 
     def physics(*arguments: Any, **named: Any) -> np.ndarray:
         made.append(artifact(*arguments, **named))
@@ -219,6 +220,27 @@ def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(found.difference.array, found.corrected.array - moved.array)
     assert np.abs(half.difference.array).sum() == pytest.approx(0.5 * np.abs(found.difference.array).sum(), rel=1e-3)
     json.dumps(found.report)
+
+
+@pytest.mark.parametrize(
+    ("part", "noise", "searched", "gate"),
+    [
+        (0.2, 0.0, True, "corrected"), (0.001, 0.0, False, "returned unchanged"),
+        (0.0, 0.1, True, "returned unchanged"),
+    ],
+)  # fmt: skip
+def test_where_the_gate_sees_no_motion_network_and_poses_must_find_it(
+    monkeypatch: pytest.MonkeyPatch, part, noise, searched, gate
+):
+    returned = Decision("returned unchanged", {"gate": "returned unchanged"}, ["shows 0.0 mm"])
+    monkeypatch.setattr("BrainDiffLogic.correction.decide", lambda *_, **__: returned)
+    moved, still = a_moved_scan().moved.array, a_moved_scan().reference.array
+    seen = part * (moved - still) + noise * np.random.default_rng(0).standard_normal(moved.shape) * (moved > 0.4)
+    found = joined(monkeypatch, seen)
+    assert (found.report["motion"] is not None) == searched and found.report["gate"] == gate
+    assert found.difference.array.any() == (gate == "corrected")
+    assert ("the motion gate saw none" in found.report["notes"][-1]) == (gate == "corrected")
+    assert ("shows 0.0 mm" in found.report["notes"]) == (gate != "corrected")
 
 
 @pytest.mark.parametrize(
