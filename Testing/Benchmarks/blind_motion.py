@@ -6,12 +6,12 @@ Still heads without their noise (``training.quiet``), cropped with a margin of a
 one pose a phase-encode line; noise of 2 % of the head's 99th percentile after the motion, the same in both images;
 the phase-encode axis is given, the motion gate off. The limits of the search were set on the cases of "chosen", some
 of them after a look at "fresh" and "grid", which has every kind of motion from 0.5 to 4 mm; the others decided
-nothing. "coils" (8 fixed receive coils, root sum of squares, an object phase, noise of 1 % a coil), "grappa" (the
-same, every second line measured, 24 calibration lines), "partial" (partial Fourier of 0.75) and "torchio" (four
+nothing. "coils" (8 fixed receive coils, root sum of squares, an object phase, noise of 1 % a coil), "untouched" (the
+same, looked at when all was settled), "grappa" (the same, every second line measured, 24 calibration lines), "partial" (partial Fourier of 0.75) and "torchio" (four
 sudden moves by TorchIO's RandomMotion, which must be installed) are other ways of acquiring; "lesions" has lesions
 implanted before the motion and tells how much of their contrast is left; "still" heads did not move. mnemisc-ecog and
-pycortex-S1 are of scanners that mc-net was not trained on, ds000011-11 and -12 people of its validation. A line a
-scan and method: MRE, SSIM, Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and
+pycortex-S1 are of scanners that mc-net was not trained on, ds000011-11 and -12 people of its validation. What
+the motion gate alone would do with each scan, and a line a method: MRE, SSIM, Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and
 of "motion"; with ``--exact`` also of what "motion" takes off before it asks mc-net again, and of the true trajectory
 undone. OUT keeps the quiet heads, and GROUP.json with every number. Minutes a scan.
 """
@@ -150,7 +150,7 @@ def measured(case: tuple, group: str, args: argparse.Namespace) -> tuple[dict[st
         return row, found, truth
     results, seconds, found = corrected(moved, truth if args.exact or group == "lesions" else None, pe_axis)
     inside = head_mask(quiet.array)
-    row["gate"] = correct(moved, "mc-net").report["gate"]  # "motion" returns what mc-net returns
+    row["gate"] = correct(moved, "mc-net").report["gate"]  # which "motion" overrules where it finds motion
     print(f"{name} {kind} {severity:g} mm {pe_axis} {seed}: {row['gate']}", flush=True)
     row["methods"] = {}
     for method, volume in results.items():
