@@ -7,12 +7,13 @@ one pose a phase-encode line; noise of 2 % of the head's 99th percentile after t
 the phase-encode axis is given, the motion gate off. The limits of the search were set on the cases of "chosen", some
 of them after a look at "fresh" and "grid", which has every kind of motion from 0.5 to 4 mm; the others decided
 nothing. "coils" (8 fixed receive coils, root sum of squares, an object phase, noise of 1 % a coil), "untouched" (the
-same, looked at when all was settled), "grappa" (the same, every second line measured, 24 calibration lines), "partial" (partial Fourier of 0.75) and "torchio" (four
-sudden moves by TorchIO's RandomMotion, which must be installed) are other ways of acquiring; "lesions" has lesions
-implanted before the motion and tells how much of their contrast is left; "still" heads did not move. mnemisc-ecog and
-pycortex-S1 are of scanners that mc-net was not trained on, ds000011-11 and -12 people of its validation. What
-the motion gate alone would do with each scan, and a line a method: MRE, SSIM, Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and
-of "motion"; with ``--exact`` also of what "motion" takes off before it asks mc-net again, and of the true trajectory
+same, looked at when all was settled), "grappa" (the same, every second line measured, 24 calibration lines),
+"partial" (partial Fourier of 0.75) and "torchio" (four sudden moves by TorchIO's RandomMotion, which must be
+installed) are other ways of acquiring; "lesions" has lesions implanted before the motion and tells how much of their
+contrast is left; "still" heads did not move. mnemisc-ecog and pycortex-S1 are of scanners that mc-net was not trained
+on, ds000011-11 and -12 people of its validation. What the motion gate alone would do with each scan, and a line a
+method: MRE, SSIM, Tenengrad ratio and processor seconds of doing nothing, of non-local means, of mc-net and of
+"motion"; with ``--exact`` also of what "motion" takes off before it asks mc-net again, and of the true trajectory
 undone. OUT keeps the quiet heads, and GROUP.json with every number. Minutes a scan.
 """
 
