@@ -44,7 +44,7 @@ def start(code: list[str], arguments: list[object], folder: Path, **options: obj
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_stopped_command_leaves_nothing_behind(a_scan: Path, name: str) -> None:
     before = listing(a_scan.parent)
-    options = ["--difference", "d.nii.gz", "--strength", "0", "--device", "cpu", "--force"]
+    options = ["--model", "mc-net", "--difference", "d.nii.gz", "--strength", "0", "--device", "cpu", "--force"]
     number = getattr(signal, name)
     heeded = partial(signal.signal, number, signal.SIG_DFL)  # nohup has it ignored, by everything that it starts
     process = start(["-c", STUCK], ["correct", a_scan, "o.nii.gz", *options], a_scan.parent, preexec_fn=heeded)
@@ -65,7 +65,7 @@ def test_a_command_in_this_process_leaves_the_signals_as_they_were(a_scan: Path)
 @pytest.mark.parametrize("command", ["correct", "simulate"])
 def test_a_path_that_stdout_cannot_encode_is_written_with_escapes(a_scan: Path, command: str) -> None:
     scan = a_scan.rename(a_scan.with_name("\u982d.nii.gz"))
-    options = ["--strength", "0", "--force", "--device", "cpu"] if command == "correct" else []
+    options = ["--model", "mc-net", "--strength", "0", "--force", "--device", "cpu"] if command == "correct" else []
     arguments = ["-m", command_line.__name__, command]
     process = start(arguments, [scan, "\u51fa.nii.gz", *options], a_scan.parent, env={"PYTHONIOENCODING": "cp1252"})
     printed, errors = process.communicate(timeout=60)
@@ -87,7 +87,7 @@ def test_a_full_stdout_is_one_line_and_no_traceback(a_scan: Path, command: str, 
 def test_nobody_reads_what_is_printed(a_scan: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    options = ["--strength", "0", "--force", "--device", "cpu"]
+    options = ["--model", "mc-net", "--strength", "0", "--force", "--device", "cpu"]
     arguments = ["-m", command_line.__name__, "correct"]
     pipes = {"stdout": writing, "stderr": writing}
     process = start(arguments, [a_scan, "o.nii.gz", *options], a_scan.parent, **pipes)

@@ -320,7 +320,7 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, how: str, stage: st
     save_scan(tmp_path / "scan.nii", (128, 120, 120), np.diag([1.5, 1.5, 1.5, 1]))  # seconds of work
     before = listing(tmp_path)
     (tmp_path / "unfinished").mkdir()
-    options = ["--report", "report.json", "--difference", "difference.nii.gz", "--device", "cpu", "--force"]
+    options = ["--model", "mc-net", "--report", "report.json", "--difference", "difference.nii.gz", "--force"]
     line = command(*options, "--staging", "unfinished", "scan.nii", "out.nii.gz")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     with subprocess.Popen(line, cwd=tmp_path, env=environment(), text=True, **pipes) as child:
