@@ -15,7 +15,7 @@ from BrainDiffLogic.images import SERIES, WRITABLE, as_stored, grid_notes, is_se
 from BrainDiffLogic.images.nifti import phase_encoding_beside
 from BrainDiffLogic.images.outputs import as_json, check_outputs, staged_outputs
 from BrainDiffLogic.metrics.quality import Assessment, assess
-from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, Card, find_checkpoint, load_checkpoint, weights_of
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, Card, files_of, find_checkpoint, load_checkpoint
 from BrainDiffLogic.progress import Progress, part_of, silent
 from BrainDiffLogic.scan import Scan
 from BrainDiffLogic.volume import OutputType, Volume, check_strength
@@ -49,8 +49,7 @@ def correct_file(
     outputs = [(corrected, images), (difference, images), (report, (".json",)), (disagreement, WRITABLE),
                (html, (".html",))]  # fmt: skip
     named = [(path, suffixes) for path, suffixes in outputs if path]
-    needed = [file for path in weights_of(weights) for file in (path, path.with_suffix(".json"))]
-    check_outputs(named, [source, *needed], overwrite)
+    check_outputs(named, [source, *files_of(weights)], overwrite)
     progress(READING, "Reading")
     volume = read_volume(source, series)
     _check_series([path for path in (corrected, difference) if path and is_series(path)], volume, dtype)

@@ -37,7 +37,7 @@ from BrainDiffLogic.files import digest, file_digest
 from BrainDiffLogic.images import check_source, is_dicom_file
 from BrainDiffLogic.images.nifti import read_sidecar
 from BrainDiffLogic.images.outputs import as_json, files_read, make_folder, staging_in, write_texts
-from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, weights_of
+from BrainDiffLogic.models.checkpoints import DEFAULT_MODEL, files_of
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _finish(places: Places, settings: BatchSettings) -> tuple[str, str]:
 
 def fingerprint(item: Item, settings: BatchSettings) -> dict[str, Any]:
     """All that the outputs depend on, as the sidecar has it. Raises InputError for what cannot be read."""
-    weights, card, *asked = (file for path in weights_of(settings.model) for file in (path, path.with_suffix(".json")))
+    weights, card, *asked = files_of(settings.model)
     check_source(item.source)
     if not item.source.is_dir() and without_content([item.source]):
         raise InputError(f"{item.source}: {'; '.join(NO_CONTENT)}")
@@ -215,9 +215,9 @@ def _correct(places: Places, settings: BatchSettings, made_from: Mapping[str, An
 
 def _facts(report: dict[str, Any], item: Item) -> dict[str, Any]:
     """The report of the correction in the words of BIDS, without paths of the machine."""
-    told = {key: value for key, value in report.items() if key not in ("outputs", "quality", "motion", "input")}
     from BrainDiffLogic.correction import NOT_BELIEVED
 
+    told = {key: value for key, value in report.items() if key not in ("outputs", "quality", "motion", "input")}
     poses = ("trajectory", NOT_BELIEVED)  # the first is a table of its own
     motion = {key: value for key, value in (report.get("motion") or {}).items() if key not in poses}
     quality = {"Before": report["quality"]["before"], "After": report["quality"]["after"]}

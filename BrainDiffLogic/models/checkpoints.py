@@ -139,6 +139,11 @@ def weights_of(model: str | os.PathLike[str]) -> list[Path]:
     return [path, find_checkpoint(DEFAULT_NETWORK)] if read_card(path)["family"] == PHYSICS else [path]
 
 
+def files_of(model: str | os.PathLike[str]) -> list[Path]:
+    """The weights of ``weights_of``, each with its card after it."""
+    return [file for path in weights_of(model) for file in (path, path.with_suffix(".json"))]
+
+
 def read_card(checkpoint: str | os.PathLike[str]) -> Card:
     """The card beside a checkpoint. Raises InputError when it is missing, no card, or of another format."""
     path = Path(checkpoint).with_suffix(".json")

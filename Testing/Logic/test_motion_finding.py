@@ -223,15 +223,16 @@ def test_what_the_network_sees_too_is_taken_off(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("part", "noise", "searched", "gate"),
+    ("part", "noise", "overrules", "searched", "gate"),
     [
-        (0.2, 0.0, True, "corrected"), (0.001, 0.0, False, "returned unchanged"),
-        (0.0, 0.1, True, "returned unchanged"),
+        (0.2, 0.0, 0.25, True, "corrected"), (0.001, 0.0, 0.25, False, "returned unchanged"),
+        (0.0, 0.1, 0.25, True, "returned unchanged"), (0.2, 0.0, 1.0, True, "returned unchanged"),
     ],
 )  # fmt: skip
 def test_where_the_gate_sees_no_motion_network_and_poses_must_find_it(
-    monkeypatch: pytest.MonkeyPatch, part, noise, searched, gate
+    monkeypatch: pytest.MonkeyPatch, part, noise, overrules, searched, gate
 ):
+    monkeypatch.setattr("BrainDiffLogic.correction.OVERRULES", overrules)
     returned = Decision("returned unchanged", {"gate": "returned unchanged"}, ["shows 0.0 mm"])
     monkeypatch.setattr("BrainDiffLogic.correction.decide", lambda *_, **__: returned)
     moved, still = a_moved_scan().moved.array, a_moved_scan().reference.array
