@@ -39,7 +39,7 @@ PROBE = 0.25
 SEES_MOTION, OVERRULES = 0.004, 0.25
 """The motion gate knows less than network and poses together. Where it sees no motion, but the network takes off so
 large a share of the scale, in the mean over the head, motion is searched; it overrules the gate where the artifact
-agrees so well with what the network takes off. Of 85 still scans, some with noise of 2 and 4 % more, the network takes
+agrees so well with what the network takes off. Of 119 still scans, some with noise of 2 and 4 % more, the network takes
 more than 0.0022 off one alone, 0.0059, with which the poses agree by 0.15; off pycortex-S1 drifting by 2 mm in coils,
 which the gate returned, 0.0095, with an agreement of 0.35."""
 NOT_BELIEVED = "trajectory_not_believed"
