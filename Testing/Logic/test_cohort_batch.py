@@ -15,14 +15,17 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import numpy as np
 import psutil
 import pytest
+from moved_head import a_moved_scan
 
 from BrainDiffLogic.cohort import run
 from BrainDiffLogic.cohort.items import Item, find_items, prepare
 from BrainDiffLogic.cohort.run import crew_size, local_crew, memory_mib, run_batch
 from BrainDiffLogic.cohort.work import FAILED, BatchSettings, Outcome
 from BrainDiffLogic.commands.batch import _Shown
+from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.volume import Volume
 from Harness.batches import DeadlyItem, outputs, save_scans
 from Harness.command_line import assert_refused, braindiff, child, start
@@ -93,6 +96,31 @@ def test_a_dataset_becomes_derivatives_that_the_bids_validator_accepts(a_dataset
     assert validator_errors(out) == []
     (out / "sub-001" / "anat" / "sub-001_desc-moco_T1w.json").write_text("{}")
     assert validator_errors(out), "the validator looks at what it is given"
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="the BIDS validator is not installed: pip install bids-validator-deno")
+@pytest.mark.timeout(300)
+def test_the_motion_that_is_found_lies_beside_the_corrected_scan(tmp_path: Path) -> None:
+    dataset, scan = tmp_path / "bids", a_moved_scan()
+    scale = 900 / float(scan.moved.array.max())
+    save_scans(dataset, scan.moved, 1)
+    source = dataset / "sub-001" / "anat" / "sub-001_T1w.nii.gz"
+    write_volume(scan.moved.with_array((scale * scan.moved.array).astype(np.int16)), source)
+    source.with_name("sub-001_T1w.json").write_text('{"PhaseEncodingDirection": "j"}')
+
+    out = dataset / "derivatives" / "braindiff"
+    run = child("batch", dataset, out, "participant", "--jobs", 1, "--force", cwd=dataset)
+    assert run.returncode == 0, run.stderr
+
+    place = out / "sub-001" / "anat"
+    table = (place / "sub-001_desc-moco_motion.tsv").read_text().splitlines()
+    report = json.loads((place / "sub-001_desc-moco_T1w.json").read_text())["Report"]
+    assert report["model"] == "motion" and report["motion"]["pe_axis"] == "AP", "as the sidecar says"
+    assert len(table) == 1 + scan.moved.shape[1] and "trajectory" not in report["motion"]
+    still, both = scale * scan.reference.array, (source, place / "sub-001_desc-moco_T1w.nii.gz")
+    errors = [float(np.abs(read_volume(path).array - still)[still > 0.3 * scale].mean()) for path in both]
+    assert errors[1] < 0.97 * errors[0]
+    assert validator_errors(out) == []
 
 
 def deadly(item: Item, folder: Path, lives: int) -> DeadlyItem:
