@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from BrainDiffLogic.motion import Simulation, Trajectory, simulate_motion
+from BrainDiffLogic.motion.estimate import Search, search_poses
+from BrainDiffLogic.motion.joint import Problem
 from BrainDiffLogic.volume import Volume
 
 
@@ -30,3 +33,14 @@ def a_moved_scan() -> Simulation:
     poses = ndimage.gaussian_filter1d(rng.standard_normal((47, 6)), 2.0, axis=0)
     poses *= np.array([1.0, 1.6, 1.6, 1.5, 0.8, 0.8]) / poses.std(axis=0)
     return simulate_motion(a_head(), Trajectory(poses[:, :3], poses[:, 3:]), "AP", noise=0.01, seed=1)
+
+
+_SEARCHED: dict[tuple[bytes, int], Search] = {}
+
+
+def search_once(problem: Problem, seen: np.ndarray | None = None, *more: Any) -> Search:
+    """``search_poses``, made once for each scan of a head that does not nod, all that ``seen`` is asked for."""
+    key = problem.scan.tobytes(), problem.axis
+    if key not in _SEARCHED:
+        _SEARCHED[key] = search_poses(problem, seen, *more)
+    return _SEARCHED[key]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moved_head import a_head, a_moved_scan
+from moved_head import a_head, a_moved_scan, search_once
 from scipy import ndimage
 
 from BrainDiffLogic import correct, write_volume
@@ -196,6 +196,7 @@ def joined(
         return made[0]
 
     monkeypatch.setattr("BrainDiffLogic.correction.by_network", network)
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.search_poses", search_once)
     monkeypatch.setattr("BrainDiffLogic.motion.estimate.artifact", physics)
     found = correct(scan, "motion", pe_axis="AP", **{"force": True, **options})
     assert np.array_equal(shown[0], scan.array)
@@ -330,7 +331,8 @@ def test_the_share_done_rises_to_one(monkeypatch: pytest.MonkeyPatch):
     assert shares == sorted(shares) and shares[0] < 0.2 and shares[-1] == 1
 
 
-def test_of_the_hypotheses_that_one_is_chosen_that_agrees_most():
+def test_of_the_hypotheses_that_one_is_chosen_that_agrees_most(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.search_poses", search_once)
     scan, unfitted = a_moved_scan(), Limits(halves=1.0)  # poses that are fitted agree with anything that poses can make
     agreeing = estimate_motion(scan.moved, "AP", seen=scan.moved.array - scan.reference.array, limits=unfitted)
     opposite = estimate_motion(scan.moved, "AP", seen=scan.reference.array - scan.moved.array, limits=unfitted)

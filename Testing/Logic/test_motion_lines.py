@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from moved_head import a_head, a_moved_scan
+from moved_head import a_head, a_moved_scan, search_once
 from scipy import ndimage
 
 from BrainDiffLogic.errors import Cancelled
@@ -135,7 +135,8 @@ def a_drifting_scan() -> Simulation:
     return simulate_motion(a_head(), Trajectory.of_rows(poses), "AP", noise=0.01, seed=1)
 
 
-def test_a_drift_and_what_the_head_does_beside_it_are_found_together():
+def test_a_drift_and_what_the_head_does_beside_it_are_found_together(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("BrainDiffLogic.motion.estimate.search_poses", search_once)
     scan = a_drifting_scan()
     seen = 0.3 * (scan.moved.array - scan.reference.array)
     both = estimate_motion(scan.moved, "AP", seen=seen)
