@@ -86,7 +86,7 @@ def measured_with(folder: Path) -> dict[str, list[Any]]:
             found.setdefault(method, []).append(entry["made_by"])
     for file in (folder / SUITE).glob("*.json"):
         key = json.loads(file.read_text(encoding="utf-8"))["key"]
-        found.setdefault(key["method"], []).append(key["weights"])
+        found.setdefault(key["method"], []).append(key["made_by"])
     return found
 
 
@@ -103,8 +103,8 @@ def check_weights(folders: Sequence[Path], models: Sequence[ModelMethod]) -> Non
 def write_cards(validation: Path, independent: Path, safety: Path | None) -> None:
     """Put each shipped model's rows, beside those of doing nothing, on its card. Raises as ``check_weights``.
 
-    What finds the motion takes minutes a scan: it is measured as a user gets it alone, and not by the suite of safety.
-    safety  None: only the cards of what that suite does not measure
+    What finds the motion takes minutes a scan: of evaluations its rows are those of what a user gets.
+    safety  None: only the cards of what finds the motion, without that suite's numbers
     """
     paths = sorted(shipped_folder().glob("*" + SUFFIX))
     models = [ModelMethod(path, gated=read_card(path)["family"] == PHYSICS) for path in paths]
@@ -118,10 +118,10 @@ def write_cards(validation: Path, independent: Path, safety: Path | None) -> Non
         card["metrics"] = [row for row in severities if row["method"] in wanted]
         card["metrics_convention"] = EVALUATION_CONVENTION
         card["independent_metrics"] = [row for row in others if row["method"] in wanted]
-        if safety is not None and not model.gated:
-            check_weights([safety], [model])
+        if safety is not None:
+            check_weights([safety], [whole := ModelMethod(model.path)])  # the suite looks at all that a model finds
             checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
-            card["safety"] = safety_of(checks, model.name)
+            card["safety"] = safety_of(checks, whole.name)
         model.path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from validation import cases, files_of, resampled, write_pairs
 
 from BrainDiffLogic import write_volume
 from BrainDiffLogic.errors import InputError
+from BrainDiffLogic.evaluation import safety_suite
 from BrainDiffLogic.evaluation.methods import ModelMethod, made_by
 from BrainDiffLogic.evaluation.pairs import read_pairs
 from BrainDiffLogic.evaluation.report import write_report
@@ -91,20 +93,23 @@ def test_the_safety_of_a_card_is_that_of_the_report_and_says_all(second: float |
     assert found["failed"] == (failed or ["lesions, 3 mm (>= 0.9): 0.7 on a, none on b"])
 
 
-def test_numbers_of_other_weights_do_not_get_onto_a_card(tmp_path: Path) -> None:
+def test_numbers_of_other_weights_do_not_get_onto_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_tiny(tmp_path / "m.safetensors", views=[{"mirrored": True}])
     now = made_by({"m": ModelMethod(model)})["m"]
-    case, head = tmp_path / "evaluation" / "cases" / "a.json", tmp_path / "suite" / "safety" / "a_m.json"
+    folders = [tmp_path / "evaluation", tmp_path / "suite"]
+    monkeypatch.setattr(safety_suite, "build_scene", lambda *_: SimpleNamespace(cases=()))
+    monkeypatch.setattr(safety_suite, "CHECKS", {"clean in": lambda *_: []})
+    still = Volume(np.arange(27, dtype=np.float32).reshape(3, 3, 3), np.eye(4), source="a.nii")
+    safety_suite.run_safety({"m": ModelMethod(model)}, [still], folders[1])
+    case, (head,) = folders[0] / "cases" / "a.json", (folders[1] / "safety").glob("*.json")
+    case.parent.mkdir(parents=True)
+    key = json.loads(head.read_text())["key"]
+    assert key["made_by"] == now
 
     def measured(of_case: list, of_head: list) -> None:
-        for file, content in (
-            (case, {"methods": {"m": {"made_by": of_case}, "do nothing": {"made_by": []}}}),
-            (head, {"key": {"method": "m", "weights": of_head}}),
-        ):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(content))
+        case.write_text(json.dumps({"methods": {"m": {"made_by": of_case}, "do nothing": {"made_by": []}}}))
+        head.write_text(json.dumps({"key": {**key, "made_by": of_head}}))
 
-    folders = [tmp_path / "evaluation", tmp_path / "suite"]
     measured(now, now)
     check_weights(folders, [ModelMethod(model)])
     for other in ((now[:1], now), (now, ["0" * 64, *now[1:]])):
