@@ -27,7 +27,7 @@ from BrainDiffLogic.volume import Volume, blend, check_strength, to_sagittal, vo
 
 if TYPE_CHECKING:
     from BrainDiffLogic.models.corrector import Corrector
-    from BrainDiffLogic.motion.estimate import Limits
+    from BrainDiffLogic.motion.estimate import Limits, MotionEstimate
     from BrainDiffLogic.severity import Decision
 
 
@@ -89,98 +89,127 @@ def by_physics(job: Job, limits: Limits) -> Change:
     Neither the misfit nor the evidence tells poses that are right from poses that are wrong. The network does: it
     knows nothing of poses, so that where both find the same artifact, both have found it. The poses that agree with
     it most are chosen, and as much of their artifact is taken off as its answer says (``_share_to_take_off``), less
-    where they agree little; of a nod, whose poses are known, all. Where the network finds nothing, nothing is searched.
-    Where both find motion that the gate does not see, it is overruled (``OVERRULES``).
+    where they agree little; of a nod, whose poses are known, all, unless the network sees it itself. Where the network
+    finds nothing, nothing is searched. Where both find motion that the gate does not see, it is overruled
+    (``OVERRULES``).
     """
-    from BrainDiffLogic.motion.estimate import NOD, artifact, correlation, estimate_motion
     from BrainDiffLogic.motion.kspace import phase_encode_axis
 
-    scan, volume = job.scan, job.scan.volume
     if job.pe_axis is not None:
-        phase_encode_axis(volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
-    network, card = load_checkpoint(DEFAULT_NETWORK)
-    gate, began = job.motion, job
-    job = replace(job, motion=gate if gate.correct else gate.corrected_all_the_same())
-    first = by_network(
-        replace(job, disagreement=False, progress=part_of(job.progress, 0.0, NETWORK_SHARE)), network, card
-    )
-    facts: dict[str, Any] = {"network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
-
-    def by_network_alone(why: str = "") -> Change:
-        if not gate.correct:
-            one = by_network(began, network, card)
-            return replace(one, facts={**one.facts, **facts})
-        one = first
-        if job.disagreement:  # of the scan as it is; asked for only now that it is known that this is what is used
-            progress = part_of(job.progress, 1 - NETWORK_SHARE, NETWORK_SHARE)
-            one = by_network(replace(job, progress=progress), network, card)
-        notes = [*one.notes, f"corrected by {card['name']} alone: {why}"] if why else one.notes
-        return replace(one, facts={**one.facts, **facts}, notes=notes)
-
-    least = 0.0 if gate.correct else SEES_MOTION * scan.scale.scale
-    if not first.decision.correct or not float(np.abs(first.change[scan.head]).mean()) > least:
-        return by_network_alone()
-    search, why_not = part_of(job.progress, NETWORK_SHARE, 1 - 3 * NETWORK_SHARE), ""
+        phase_encode_axis(job.scan.volume.affine, job.pe_axis)  # an unknown axis is the caller's mistake
+    both = _PhysicsAndNetwork(job, limits, *load_checkpoint(DEFAULT_NETWORK))
+    if not both.network_sees_motion():
+        return both.network_alone()
+    why_not = ""
     try:
-        estimate = estimate_motion(
-            scan, job.pe_axis, seen=-first.change, limits=limits, cancelled=job.cancelled, progress=search
-        )
-        made = artifact(scan, estimate, cancelled=job.cancelled)
+        estimate, made = both.searched()
     except InputError as error:
         why_not = str(error)
     except MemoryError as error:  # not corrected in another way than was asked for: a cohort would not be one
-        raise MemoryError(f"{scan.volume.name}: {TOO_LARGE}") from error
+        raise MemoryError(f"{job.scan.volume.name}: {TOO_LARGE}") from error
     if why_not:  # only now, when what the search held is gone
-        return by_network_alone(why_not)
-    inside = made[scan.head], -first.change[scan.head]
-    agreement = correlation(*inside)
-
-    without = partial(_after_physics, job, made, network, card)
-    share, why = 0.0, "no motion was found that makes what it takes off"
-    if not gate.correct and agreement < OVERRULES:
-        why = ""
-    elif estimate.facts["shape"] == NOD and agreement >= limits.agreement:
-        share, why = float(agreement < limits.nod_seen), "it sees the nod that was found itself"
-    elif trust := limits.trust(agreement):
-        _, probe = without(PROBE, begin=1 - 2 * NETWORK_SHARE, probing=True)
-        share = trust * _share_to_take_off(*inside, -probe.change[scan.head])
-    found = estimate.as_dict()
-    if not share:
-        found[NOT_BELIEVED] = found.pop("trajectory")
-    facts["motion"] = {**found, "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
-    if not share:
-        return by_network_alone(why)
-    part, rest = without(share, begin=1 - NETWORK_SHARE)
-    notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
-    if not gate.correct:
-        notes.append(f"the motion gate saw none, but motion was found that makes what {card['name']} takes off")
-    if job.disagreement:
-        facts["disagreement"] = {**rest.facts["disagreement"], "calibrated": False, "share": None}
-        notes.append(
-            f"the disagreement map is of what {card['name']} takes off, not of the motion that was found:"
-            " it is not calibrated"
-        )
-    change, known = rest.change - part.astype(np.float32), {**rest.facts, **first.facts, **facts}
-    return replace(rest, change=change, decision=first.decision, facts=known, notes=notes)
+        return both.network_alone(why_not)
+    share, why = both.believed(estimate, made)
+    return both.joined(made, share) if share else both.network_alone(why)
 
 
-def _after_physics(
-    job: Job, made: np.ndarray, network: Corrector, card: Card, share: float, *, begin: float, probing: bool = False
-) -> tuple[np.ndarray, Change]:
-    """(What is taken off of the artifact ``made``, what the network finds in the scan without it).
+class _PhysicsAndNetwork:
+    """One scan, asked of the network first: what follows from its answer.
 
-    made     (I, J, K) in the volume's units, of which ``share`` is taken off
-    begin    share of the whole work that is done already
-    probing  nothing but what the network finds in the head is asked for
+    job     what was asked; limits: from where on poses are believed; network, card: the default network
+    facts   entries of the report, filled on the way
     """
-    volume = job.scan.volume
-    above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
-    part = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
-    cleaner = Scan(volume.with_array(volume.array - part))
-    progress = part_of(job.progress, begin, NETWORK_SHARE)
-    only, asked = (job.scan.head_slices, False) if probing else (None, job.disagreement)
-    job = replace(job, scan=cleaner, may_refrain=False, disagreement=asked, progress=progress)
-    return part, by_network(job, network, card, only)
+
+    def __init__(self, job: Job, limits: Limits, network: Corrector, card: Card) -> None:
+        self.asked, self.gate, self.limits, self.network, self.card = job, job.motion, limits, network, card
+        self.job = job if self.gate.correct else replace(job, motion=self.gate.corrected_all_the_same())
+        progress = part_of(job.progress, 0.0, NETWORK_SHARE)
+        self.first = by_network(replace(self.job, disagreement=False, progress=progress), network, card)
+        self.facts: dict[str, Any] = {"network": {"name": card["name"], "sha256": card["sha256"]}, "motion": None}
+
+    def network_sees_motion(self) -> bool:
+        """Whether it takes anything off; much, where the gate sees no motion."""
+        least = 0.0 if self.gate.correct else SEES_MOTION * self.job.scan.scale.scale
+        inside = np.abs(self.first.change[self.job.scan.head])
+        return self.first.decision.correct and float(inside.mean()) > least
+
+    def network_alone(self, why: str = "") -> Change:
+        """As if physics had not been asked; ``why`` not."""
+        if not self.gate.correct:
+            one = by_network(self.asked, self.network, self.card)
+            return replace(one, facts={**one.facts, **self.facts})
+        one = self.first
+        if self.job.disagreement:  # asked for only now that it is known that this is what is used
+            progress = part_of(self.job.progress, 1 - NETWORK_SHARE, NETWORK_SHARE)
+            one = by_network(replace(self.job, progress=progress), self.network, self.card)
+        notes = [*one.notes, f"corrected by {self.card['name']} alone: {why}"] if why else one.notes
+        return replace(one, facts={**one.facts, **self.facts}, notes=notes)
+
+    def searched(self) -> tuple[MotionEstimate, np.ndarray]:
+        """The motion that is found, and (I, J, K) the artifact that it made."""
+        from BrainDiffLogic.motion.estimate import artifact, estimate_motion
+
+        scan, cancelled = self.job.scan, self.job.cancelled
+        estimate = estimate_motion(
+            scan, self.job.pe_axis, seen=-self.first.change, limits=self.limits, cancelled=cancelled,
+            progress=part_of(self.job.progress, NETWORK_SHARE, 1 - 3 * NETWORK_SHARE),
+        )  # fmt: skip
+        return estimate, artifact(scan, estimate, cancelled=cancelled)
+
+    def believed(self, estimate: MotionEstimate, made: np.ndarray) -> tuple[float, str]:
+        """(How much of the artifact ``made`` to take off, 0 to 1; why nothing of it)."""
+        from BrainDiffLogic.motion.estimate import NOD, correlation
+
+        head, limits = self.job.scan.head, self.limits
+        inside = made[head], -self.first.change[head]
+        agreement = correlation(*inside)
+        share, why = 0.0, "no motion was found that makes what it takes off"
+        if not self.gate.correct and agreement < OVERRULES:
+            why = ""
+        elif estimate.facts["shape"] == NOD and agreement >= limits.agreement:
+            share, why = float(agreement < limits.nod_seen), "it sees the nod that was found itself"
+        elif trust := limits.trust(agreement):
+            _, probe = self._without(made, PROBE, begin=1 - 2 * NETWORK_SHARE, probing=True)
+            share = trust * _share_to_take_off(*inside, -probe.change[head])
+        found = estimate.as_dict()
+        if not share:
+            found[NOT_BELIEVED] = found.pop("trajectory")
+        self.facts["motion"] = {**found, "agreement": round(agreement, 3), "share_taken_off": round(share, 3)}
+        return share, why
+
+    def joined(self, made: np.ndarray, share: float) -> Change:
+        """The scan without ``share`` of the artifact ``made``, what is left corrected by the network."""
+        part, rest = self._without(made, share, begin=1 - NETWORK_SHARE)
+        first, name = self.first, self.card["name"]
+        notes = [*first.notes, *(note for note in rest.notes if note not in first.notes)]
+        if not self.gate.correct:
+            notes.append(f"the motion gate saw none, but motion was found that makes what {name} takes off")
+        if self.job.disagreement:
+            self.facts["disagreement"] = {**rest.facts["disagreement"], "calibrated": False, "share": None}
+            notes.append(
+                f"the disagreement map is of what {name} takes off, not of the motion that was found:"
+                " it is not calibrated"
+            )
+        change, facts = rest.change - part.astype(np.float32), {**rest.facts, **first.facts, **self.facts}
+        return replace(rest, change=change, decision=first.decision, facts=facts, notes=notes)
+
+    def _without(
+        self, made: np.ndarray, share: float, *, begin: float, probing: bool = False
+    ) -> tuple[np.ndarray, Change]:
+        """(What is taken off of the artifact ``made``, what the network finds in the scan without it).
+
+        made     (I, J, K) in the volume's units, of which ``share`` is taken off
+        begin    share of the whole work that is done already
+        probing  nothing but what the network finds in the head is asked for
+        """
+        job, volume = self.job, self.job.scan.volume
+        above = np.subtract(volume.array, volume.array.min(), dtype=np.result_type(volume.array, np.float32))
+        part = np.minimum(np.float32(share) * made, above)  # no voxel below the lowest
+        cleaner = Scan(volume.with_array(volume.array - part))
+        progress = part_of(job.progress, begin, NETWORK_SHARE)
+        only, asked = (job.scan.head_slices, False) if probing else (None, job.disagreement)
+        job = replace(job, scan=cleaner, may_refrain=False, disagreement=asked, progress=progress)
+        return part, by_network(job, self.network, self.card, only)
 
 
 def _share_to_take_off(made: np.ndarray, seen: np.ndarray, left: np.ndarray) -> float:
@@ -255,7 +284,7 @@ def _too_little(residual: np.ndarray, scan: Scan, card: Card) -> str | None:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the network found in ``volume``, before it is blended with it.
+    """What the corrector found in ``volume``, before it is blended with it.
 
     change  (I, J, K) what to add at strength 1, in the volume's units
     scan    what was found in the volume first: its head, its scale
@@ -306,7 +335,7 @@ class Correction:
                 the input's values (int32, float64); at strength 0 the input's own voxels
     difference  corrected - input, signed, in the input's units, exactly
     report      what was done, with which model, and what was noticed; JSON-able
-    finding     what the network found, for another strength
+    finding     what the corrector found, for another strength
     disagreement  how far predictions disagree at strength 1 (``disagreement_map``), float32 in the input's units, 0
                 outside the head; None where it was not asked for
     """

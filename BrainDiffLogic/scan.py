@@ -37,10 +37,6 @@ class RobustScale:
         """Input units to the network's units, float32."""
         return (array.astype(np.float32) - np.float32(self.offset)) / np.float32(self.scale)
 
-    def residual_to_input_units(self, residual: np.ndarray) -> np.ndarray:
-        """A difference in the network's units as a difference in input units, float32."""
-        return residual.astype(np.float32, copy=False) * np.float32(self.scale)
-
 
 def robust_scale(array: np.ndarray, mask: np.ndarray | None = None) -> RobustScale:
     """The scale of a volume (I, J, K): its floor to 0, the 99th percentile inside the head to 1.

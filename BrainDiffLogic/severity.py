@@ -134,7 +134,7 @@ class Decision:
 
     @property
     def correct(self) -> bool:
-        """Whether the corrector is asked."""
+        """Whether the scan is corrected, as far as the gate has its way."""
         return self.gate != UNCHANGED
 
     def overruled(self, line: str) -> Decision:

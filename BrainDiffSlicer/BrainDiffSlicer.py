@@ -52,8 +52,8 @@ class BrainDiffSlicer(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["BrainDiff contributors"]
         self.parent.helpText = _("""
-Corrects head motion in a T1-weighted volume with a neural network, and shows what it changed: original, corrected
-volume and difference side by side. For research use, not for diagnosis. The original stays untouched.
+Corrects head motion in a T1-weighted volume by physics and a neural network, and shows what it changed: original,
+corrected volume and difference side by side. For research use, not for diagnosis. The original stays untouched.
 See the <a href="{url}">tutorial</a> for each control, the limits of the models, and timing.
 """).format(url="https://github.com/BrainDiff/SlicerBrainDiff#readme")
         self.parent.acknowledgementText = _("""
@@ -337,7 +337,7 @@ class BrainDiffSlicerLogic(ScriptedLoadableModuleLogic):
     ) -> CorrectionOutputs | CorrectionJob:
         """
         Correct head motion in a volume.
-        Can be used without GUI widget. The network runs in a process of its own; outputs appear when it is done.
+        Can be used without GUI widget. The correction runs in a process of its own; outputs appear when it is done.
         :param inputVolume: T1-weighted volume of a head; it is not changed
         :param correctedVolume: gets the corrected image on the grid of the input; made if None
         :param differenceVolume: gets corrected minus input, signed; made if None

@@ -62,9 +62,13 @@ def _voxels(source: Path) -> float:
 
 def crew_size(wanted: int | None, scans: int, need_mib: int) -> int:
     """How many workers: as many as are wanted, else as there are cores, but no more than scans or than memory holds."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     hold = int(FREE_SHARE * psutil.virtual_memory().available / (1 << 20) / need_mib)
-    return max(1, min(wanted or cores, scans, hold))
+    return max(1, min(wanted or _cores(), scans, hold))
+
+
+def _cores() -> int:
+    """Those that this process may use, which a cluster's job has fewer of than its node."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -76,8 +80,7 @@ def local_crew(workers: int, tries: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    cores = os.cpu_count() or 1
-    threads = str(max(1, cores // workers))
+    threads = str(max(1, _cores() // workers))
     settings: dict[str, object] = {
         "distributed.scheduler.allowed-failures": tries - 1,
         "distributed.scheduler.worker-saturation": 1.0,

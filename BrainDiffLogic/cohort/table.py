@@ -61,7 +61,7 @@ MORE: dict[str, dict[str, Any]] = {
     "gate": {
         "Levels": {
             UNCHANGED: "Shows too little motion, or the model would change next to nothing",
-            PASSED: "Shows motion",
+            PASSED: "Shows motion, to the gate or (a note in the sidecar says so) to the default model alone",
             FORCED: "Shows too little motion, corrected all the same (--force)",
             OFF: "The gate was not asked",
         }

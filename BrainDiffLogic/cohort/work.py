@@ -203,7 +203,7 @@ def _correct(places: Places, settings: BatchSettings, made_from: Mapping[str, An
             html=places.page, model=settings.model, strength=settings.strength,
             device=settings.device, force=settings.force, pe_axis=settings.pe_axis, overwrite=True,
         )  # fmt: skip
-        texts = {places.sidecar(one): as_json(sidecar(item, one)) for one in images[1:]}
+        texts = {places.sidecar(one): as_json(sidecar(item, one, _bids_facts(item))) for one in images[1:]}
         if poses := (facts.get("motion") or {}).get("trajectory"):
             texts |= dict(zip(places.motion, motion_texts(item, poses), strict=True))
         write_texts(texts)

@@ -1,9 +1,10 @@
 """Find the motion of the head in a magnitude image alone, and undo it by the physics of the acquisition.
 
 The pose of a phase-encode line is shared by every slice: some 6 x 200 unknowns against ten million voxels. They are
-found together with the still head (``joint``): by descent for even motion, by proposals for odd motion and for nods,
-with the evidence as the judge, on voxels of 3 mm. What is then taken off the scan is the artifact that the model
-predicts, |A x| - x; nothing is learned, so no anatomy can be invented, and the scan keeps its noise.
+found together with the still head (``joint``) on voxels of 3 mm: by descent for even motion, by proposals for odd
+motion and for nods. The judge is the evidence or, where another method has seen an artifact, the agreement with it.
+What is then taken off the scan is the artifact that the model predicts, |A x| - x; nothing in it is learned, so that no
+anatomy can be invented, and the scan keeps its noise.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Hypothesis:
 class Search:
     """What a search found.
 
-    best      the hypothesis of lowest evidence
+    best      of those with motion the hypothesis of lowest evidence
     still     the hypothesis of no motion
     cost_fall share of F that even motion takes away
     rings     the best score of odd motion in the power spectrum, and its shape

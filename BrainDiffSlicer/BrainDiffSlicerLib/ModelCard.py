@@ -122,7 +122,7 @@ class ModelCard:
         head = "".join(f"<th align='left'>{escape(title)}</th>" for title in titles)
         body = "".join(f"<tr>{self._cells(row)}</tr>" for row in rows)
         convention = escape(str(self._card.get("metrics_convention") or ""))
-        caption = _("Measured on heads that were not used for training")
+        caption = _("Measured on heads that no network was trained on")
         return f"<p><b>{escape(caption)}</b></p><table cellpadding='2'><tr>{head}</tr>{body}</table><p>{convention}</p>"
 
     def _cells(self, row: dict[str, Any]) -> str:

@@ -66,7 +66,7 @@ class MotionPanel:
             mm=f"{found['severity_mm']:.1f}", error=f"{found['severity_error_mm']:.1f}"
         )
         if found.get("gate") == "returned unchanged":
-            return _("{text}: too little to correct").format(text=text)
+            return _("{text}: below what the gate lets through").format(text=text)
         if found.get("ras_mm") and found.get("plane") in DIRECTIONS:
             axis, positive, negative = DIRECTIONS[found["plane"]]
             place = found["ras_mm"][axis]

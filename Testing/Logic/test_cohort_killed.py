@@ -23,7 +23,7 @@ from Harness.batches import outputs, save_scans
 from Harness.command_line import child, start
 
 SCANS, WORKERS, FINISHED_BETWEEN = 16, 4, 2
-OPTIONS = ("participant", "--jobs", WORKERS, "--tries", 6, "--force")
+OPTIONS = ("participant", "--jobs", WORKERS, "--tries", 6, "--force", "--model", "mc-net")
 
 
 def done_in(out: Path) -> int:

@@ -143,6 +143,14 @@ def test_a_scan_of_several_files_is_another_where_one_of_them_is(tmp_path: Path,
     assert work.fingerprint(item, SETTINGS) != before
 
 
+def test_all_that_is_made_of_a_stripped_brain_is_called_one(out: Path, an_item: Item) -> None:
+    an_item.source.with_name(an_item.source.name.replace(".nii.gz", ".json")).write_text('{"SkullStripped": true}')
+    assert work_on(an_item, out, SETTINGS).status == DONE
+    places = Places(out, an_item)
+    made = [places.sidecar(one) for one in (CORRECTED, DIFFERENCE)]
+    assert [json.loads(path.read_text())["SkullStripped"] for path in made] == [True, True]
+
+
 def test_what_physics_makes_depends_on_the_network_that_it_asks(an_item: Item) -> None:
     for suffix in (".safetensors", ".json"):
         shutil.copy(resources() / "Checkpoints" / f"motion{suffix}", imported_folder())

@@ -27,7 +27,6 @@ TURN, SHIFT, CENTRE = (5.0, -3.0, 4.0), np.array([3.3, -4.1, 2.7]), np.array([0.
 class Pair:
     still: Volume
     moved: Volume
-    still_at_gain: Volume
     truth: np.ndarray  # RAS mm, from points of the moved scan to the still one
     aligned: Alignment
     before: Comparison
@@ -57,7 +56,7 @@ def a_pair() -> Pair:
     truth[:3, :3], truth[:3, 3] = turn, CENTRE - turn @ (CENTRE + SHIFT)
     aligned = align_reference(still, moved)
     after = compare(moved, aligned.reference, aligned.inside)
-    return Pair(still, moved, unmoved, truth, aligned, compare(moved, unmoved), after)
+    return Pair(still, moved, truth, aligned, compare(moved, unmoved), after)
 
 
 def test_a_known_rigid_transform_is_found(a_pair: Pair) -> None:

@@ -22,8 +22,6 @@ from BrainDiffLogic.images import read_volume, write_volume
 from BrainDiffLogic.images.nifti import nifti_affine
 from BrainDiffLogic.volume import Volume
 
-FORM_CODES = {"qform_code": 0, "sform_code": 0}
-
 
 def patched(path: Path, *patches: tuple[int, bytes]) -> Path:
     """The file with bytes replaced: (offset, new bytes)."""

@@ -230,7 +230,7 @@ def test_a_correction_ends_the_estimate(a_panel_with_a_head):
     [
         ({"gate": "corrected", "plane": "sagittal", "ras_mm": [-31, 0, 0]}, "2.3 +- 0.7 mm, most at L 31 mm"),
         ({"gate": "corrected", "plane": "axial", "ras_mm": [0, 0, 12.4]}, "2.3 +- 0.7 mm, most at S 12 mm"),
-        ({"gate": "returned unchanged", "ras_mm": None}, "2.3 +- 0.7 mm: too little to correct"),
+        ({"gate": "returned unchanged", "ras_mm": None}, "2.3 +- 0.7 mm: below what the gate lets through"),
         ({"severity_mm": None}, "cannot be estimated"),
     ],
 )

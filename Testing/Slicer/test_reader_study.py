@@ -10,7 +10,6 @@ import pytest
 from panel_parts import add_head, nodes
 
 PAIRS = 6
-QUESTIONS_A_PAIR = 7
 
 
 @pytest.fixture
