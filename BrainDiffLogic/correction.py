@@ -114,7 +114,7 @@ def by_physics(job: Job, limits: Limits) -> Change:
 
 
 class _PhysicsAndNetwork:
-    """One scan, asked of the network first: what follows from its answer.
+    """A scan of which the network is asked first, and what follows from its answer.
 
     job     what was asked; limits: from where on poses are believed; network, card: the default network
     facts   entries of the report, filled on the way
@@ -131,10 +131,10 @@ class _PhysicsAndNetwork:
         """Whether it takes anything off; much, where the gate sees no motion."""
         least = 0.0 if self.gate.correct else SEES_MOTION * self.job.scan.scale.scale
         inside = np.abs(self.first.change[self.job.scan.head])
-        return self.first.decision.correct and float(inside.mean()) > least
+        return self.first.decision.correct and float(inside.sum(dtype=np.float64)) > least * inside.size
 
     def network_alone(self, why: str = "") -> Change:
-        """As if physics had not been asked; ``why`` not."""
+        """What the network takes off alone; ``why``, for the report."""
         if not self.gate.correct:
             one = by_network(self.asked, self.network, self.card)
             return replace(one, facts={**one.facts, **self.facts})

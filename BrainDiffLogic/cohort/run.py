@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from BrainDiffLogic.cohort.work import BUSY, BatchSettings, Outcome, give_up, sw
 from BrainDiffLogic.errors import InputError
 from BrainDiffLogic.images.outputs import files_read
 from BrainDiffLogic.models.checkpoints import weights_of
+from BrainDiffLogic.motion.lanes import allowed_cores
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster
@@ -63,12 +63,7 @@ def _voxels(source: Path) -> float:
 def crew_size(wanted: int | None, scans: int, need_mib: int) -> int:
     """How many workers: as many as are wanted, else as there are cores, but no more than scans or than memory holds."""
     hold = int(FREE_SHARE * psutil.virtual_memory().available / (1 << 20) / need_mib)
-    return max(1, min(wanted or _cores(), scans, hold))
-
-
-def _cores() -> int:
-    """Those that this process may use, which a cluster's job has fewer of than its node."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(wanted or allowed_cores(), scans, hold))
 
 
 @contextmanager
@@ -80,7 +75,7 @@ def local_crew(workers: int, tries: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    threads = str(max(1, _cores() // workers))
+    threads = str(max(1, allowed_cores() // workers))
     settings: dict[str, object] = {
         "distributed.scheduler.allowed-failures": tries - 1,
         "distributed.scheduler.worker-saturation": 1.0,

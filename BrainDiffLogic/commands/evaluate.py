@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", nargs="+", metavar="NAME|PATH", help="models (default: all networks that are available)")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="default: auto")
     add("--views", action="store_true", help="also each model's mean answer to mirrored and shifted slices")
-    add("--gated", action="store_true", help="also the default model (or the first of --models) as users get it")
+    add("--gated", action="store_true", help="also the default model as users get it (not in --models: the first)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     add("--suite", default="quality", choices=SUITES, help="quality on pairs (default), or that no harm is done")
     register = "lay the reference onto the moved scan first (default: with --bids)"

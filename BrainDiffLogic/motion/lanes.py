@@ -31,12 +31,15 @@ class _Lane(threading.local):
 _lane = _Lane()
 
 
+def allowed_cores() -> int:
+    """Those that this process may run on, which a cluster's job has fewer of than its node."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores() -> int:
     """The number of threads that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdigit() and int(asked) else allowed_cores()
 
 
 def threads() -> int:

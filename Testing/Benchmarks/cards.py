@@ -119,7 +119,8 @@ def write_cards(validation: Path, independent: Path, safety: Path | None) -> Non
         card["metrics_convention"] = EVALUATION_CONVENTION
         card["independent_metrics"] = [row for row in others if row["method"] in wanted]
         if safety is not None:
-            check_weights([safety], [whole := ModelMethod(model.path)])  # the suite looks at all that a model finds
+            whole = ModelMethod(model.path)  # the suite looks at all that a model finds
+            check_weights([safety], [whole])
             checks = json.loads((safety / "safety.json").read_text(encoding="utf-8"))
             card["safety"] = safety_of(checks, whole.name)
         model.path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
